@@ -1,0 +1,3 @@
+"""Oliveira: a model's whole life in one Python program."""
+
+__version__ = "0.1.0"

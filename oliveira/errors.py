@@ -1,0 +1,37 @@
+"""What can go wrong, sorted by who can mend it."""
+
+
+class OliveiraError(Exception):
+    """Any failure that Oliveira explains in one sentence instead of a traceback."""
+
+    exit_code = 1
+
+
+class UserError(OliveiraError):
+    """Something a person can put right: names the field, the value and the remedy. Nothing was started."""
+
+    exit_code = 2
+
+
+class CorruptError(OliveiraError):
+    """Bytes on disk are not the bytes that were written. Never loaded, never served."""
+
+    exit_code = 3
+
+
+class DiskError(OliveiraError):
+    """The disk is full or read-only: nothing that was acknowledged is lost, the work can go on later."""
+
+    exit_code = 4
+
+
+class TrainingError(OliveiraError):
+    """Training cannot go on (NaN, no data); names the last good checkpoint."""
+
+    exit_code = 5
+
+
+class Interrupted(OliveiraError):
+    """A person or the supervisor asked to stop; the work can be resumed."""
+
+    exit_code = 130
