@@ -1,0 +1,327 @@
+"""The file a user writes: which text, which model, where it runs and what keeps it fresh.
+
+File < environment (`OLIVEIRA_TRAIN__STEPS=50`) < flag (`--set train.steps=50`). An unknown key, a wrong type or a pair
+that cannot work is one sentence with field, value and remedy; exit code 2; nothing was started.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oliveira.errors import UserError
+
+WORLDS = Path(__file__).parent / "worlds"
+ENVIRONMENT_PREFIX = "OLIVEIRA_"
+# Read by the command line and the tests, not part of a world.
+_NOT_WORLD = {
+    "OLIVEIRA_HOME",
+    "OLIVEIRA_PORT",
+    "OLIVEIRA_DATA",
+    "OLIVEIRA_KEY",
+    "OLIVEIRA_WORLD",
+    "OLIVEIRA_HOST",
+    "OLIVEIRA_SEEDS",
+}
+
+
+class Section(BaseModel):
+    # No inf or nan: `world.json` could not hold them.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """Which text. `base` and `new` are names of `oliveira sources`, or `path:FOLDER`."""
+
+    base: str = Field("almeida", description="source of the base domain")
+    new: str = Field("bncc", description="source of the new domain: adaptation, drift and update are shown on it")
+    vocab_size: int = Field(4096, ge=300, le=65_000, description="byte-level BPE tokens, special tokens included")
+    validation: float = Field(0.05, gt=0, lt=0.4, description="share of documents held out for validation")
+    test: float = Field(0.05, gt=0, lt=0.4, description="share of documents held out for the test")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two documents are one")
+    min_chars: int = Field(20, ge=1, description="shorter documents are dropped")
+    max_chars: int = Field(0, ge=0, description="stop collecting after so many characters; 0 = all of it")
+
+
+class ModelSection(Section):
+    name: Literal["gpt"] = "gpt"
+    d_model: int = Field(192, ge=8)
+    n_layers: int = Field(6, ge=1)
+    n_heads: int = Field(6, ge=1)
+    n_kv_heads: int = Field(6, ge=1)
+    d_ff: int = Field(512, ge=8)
+    max_len: int = Field(256, ge=16)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    feed_forward: Literal["swiglu", "gelu", "relu"] = "swiglu"
+    positions: Literal["rope", "learned", "sinusoidal"] = "rope"
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSection:
+        if self.d_model % self.n_heads:
+            fits = [h for h in range(1, 65) if self.d_model % h == 0 and h != self.n_heads]
+            near = sorted(fits, key=lambda h: abs(h - self.n_heads))[:3]
+            raise ValueError(
+                f"model.n_heads = {self.n_heads} does not divide model.d_model = {self.d_model}. "
+                f"Use {', '.join(map(str, sorted(near)))} heads, "
+                f"or d_model = {self.d_model // self.n_heads * self.n_heads} "
+                f"or {(self.d_model // self.n_heads + 1) * self.n_heads}."
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"model.n_kv_heads = {self.n_kv_heads} does not divide model.n_heads = {self.n_heads}. "
+                f"Use 1, {self.n_heads} or another divisor."
+            )
+        if self.positions == "rope" and (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"model.positions = rope needs an even head width, not {self.d_model // self.n_heads} "
+                f"(model.d_model = {self.d_model}, model.n_heads = {self.n_heads}). "
+                "Change n_heads or use positions = learned."
+            )
+        return self
+
+
+class TrainSection(Section):
+    steps: int = Field(1200, ge=1)
+    batch_size: int = Field(16, ge=1, description="sequences a step, before accumulation")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate (cosine); factor (noam)")
+    min_lr: float = Field(0.05, ge=0, le=1, description="last learning rate as a share of the peak (cosine)")
+    warmup_steps: int = Field(60, ge=1)
+    schedule: Literal["cosine", "noam"] = "cosine"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = Field(0.1, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints: what a kill can cost")
+    evaluate_every: int = Field(200, ge=1)
+    evaluate_tokens: int = Field(50_000, ge=256, description="validation tokens looked at while training")
+    sample_every: int = Field(400, ge=1)
+    threads: int = Field(0, ge=0, description="0 = all cores")
+
+
+class AdaptSection(Section):
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: list[Literal["query", "key", "value", "output", "gate", "up", "down"]] = Field(
+        default=["query", "key", "value", "output", "gate", "up", "down"], min_length=1
+    )
+    steps: int = Field(150, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(3e-3, gt=0)
+    replay: float = Field(
+        0.3, ge=0, lt=1, description="share of base-domain sequences in each batch, against forgetting"
+    )
+
+
+class CompressSection(Section):
+    methods: list[Literal["int4", "nf4"]] = Field(default=["int4", "nf4"])
+    serve: Literal["fp32", "int4", "nf4"] = Field("fp32", description="which weights the package carries")
+
+
+class ExportSection(Section):
+    onnx: bool = True
+    max_logit_error: float = Field(1e-3, gt=0)
+    prompts: int = Field(20, ge=1, description="greedy texts that must agree")
+
+
+class ServeSection(Section):
+    host: str = "127.0.0.1"
+    slots: int = Field(8, ge=1, description="streams decoded together")
+    queue: int = Field(256, ge=0, description="requests that may wait; then 429")
+    max_body: int = Field(1 << 20, ge=1024, description="bytes of a request body")
+    max_message: int = Field(1 << 16, ge=64, description="bytes of one message after NFC")
+    max_messages: int = Field(256, ge=1)
+    deadline: float = Field(120.0, gt=0, description="seconds a request may take")
+    drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
+    threads: int = Field(0, ge=0, description="0 = all cores")
+    keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
+    traffic_megabytes: int = Field(64, ge=1)
+
+
+class MonitorSection(Section):
+    window: int = Field(2000, ge=100, description="tokens a window of the live stream")
+    alpha: float = Field(1e-4, gt=0, lt=0.5, description="wished false-alarm probability a window")
+    confirm: int = Field(2, ge=1, description="windows in a row before an alarm")
+    check_windows: int = Field(2000, ge=10, description="windows without drift on which the false alarms are counted")
+    poll_seconds: float = Field(1.0, gt=0)
+
+
+class GateSection(Section):
+    min_gain: float = Field(0.02, description="bits per byte the challenger must win on the new domain")
+    max_forgetting: float = Field(0.02, ge=0, description="share of base-domain bits per byte it may lose")
+    max_latency: float = Field(1.25, gt=0, description="challenger's decode latency over the champion's")
+    require_approval: bool = Field(False, description="a person must approve in the console")
+
+
+class UpdateSection(Section):
+    steps: int = Field(200, ge=1)
+    cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")
+    min_new_chars: int = Field(20_000, ge=100, description="live text needed before a challenger is trained")
+    every_hours: float = Field(0.0, ge=0, description="also retrain on a schedule; 0 = only on drift or by hand")
+    on_drift: bool = Field(True, description="the loop retrains by itself when its own monitor raises the alarm")
+    threads: int = Field(1, ge=1, description="retraining runs at low priority on so many threads")
+
+
+class World(Section):
+    """Everything `oliveira up` needs to know. Every field has a default; `oliveira up --print-world` shows them."""
+
+    name: str = "default"
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    adapt: AdaptSection = AdaptSection()
+    compress: CompressSection = CompressSection()
+    export: ExportSection = ExportSection()
+    serve: ServeSection = ServeSection()
+    monitor: MonitorSection = MonitorSection()
+    gate: GateSection = GateSection()
+    update: UpdateSection = UpdateSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> World:
+        if self.data.validation + self.data.test >= 0.5:
+            raise ValueError(
+                f"data.validation + data.test = {self.data.validation + self.data.test:g} "
+                "leaves less than half for training. "
+                "Make them smaller, for example 0.05 each."
+            )
+        if self.train.warmup_steps >= self.train.steps and self.train.steps > 1:
+            raise ValueError(
+                f"train.warmup_steps = {self.train.warmup_steps} is not below train.steps = {self.train.steps}. "
+                f"Use at most {max(1, self.train.steps // 10)} warm-up steps."
+            )
+        if self.compress.serve != "fp32" and self.compress.serve not in self.compress.methods:
+            raise ValueError(
+                f"compress.serve = {self.compress.serve} is not among compress.methods = {self.compress.methods}. "
+                "Add it there or serve fp32."
+            )
+        if "gate" in self.adapt.targets and self.model.feed_forward != "swiglu":
+            rest = [name for name in self.adapt.targets if name != "gate"] or ["up", "down"]
+            raise ValueError(
+                f"adapt.targets = {self.adapt.targets} holds gate, "
+                f"which model.feed_forward = {self.model.feed_forward} does not have. "
+                f"Use adapt.targets = {rest} or feed_forward = swiglu."
+            )
+        return self
+
+
+def load_world(
+    path: str | Path = "default",
+    overrides: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> World:
+    """Reads a world by name or path and lays environment and `a.b=value` overrides over it.
+
+    Raises `UserError` with field, value and remedy.
+    """
+    place = Path(path) if Path(path).suffix == ".toml" else WORLDS / f"{path}.toml"
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        names = ", ".join(sorted(p.stem for p in WORLDS.glob("*.toml")))
+        raise UserError(
+            f"world {str(path)!r} cannot be read. Give the path of a .toml file or one of: {names}."
+        ) from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
+    environment = dict(os.environ) if environment is None else environment
+    origins: dict[str, str] = {}  # where a value came from that is not in the file
+    for name, value in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_WORLD:
+            key = name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
+            origins[key] = f"environment variable {name}"
+            _set(tree, key, value, origins[key])
+    for key, value in (overrides or {}).items():
+        origins[key] = f"--set {key}"
+        _set(tree, key, value, origins[key])
+    try:
+        return World.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, place, text, origins)) from None
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {text!r} is not of the form section.field=value, for example --set train.steps=50.")
+    return key.strip(), value.strip()
+
+
+def _set(tree: dict[str, Any], key: str, value: str, origin: str) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"{origin}: {parent} is not a section. `oliveira up --print-world` shows the fields.")
+    try:
+        tree[leaf] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[leaf] = value  # a bare word is a string
+
+
+def _explain(error: ValidationError, place: Path, text: str, origins: dict[str, str]) -> str:
+    first = error.errors()[0]
+    names = [part for part in first["loc"] if isinstance(part, str)]  # without places in a list
+    field = ".".join(names)
+
+    def where(dotted: str) -> str:
+        line = _line(text, dotted)
+        outside = (origin for key, origin in origins.items() if key.startswith(f"{dotted}."))
+        return origins.get(dotted) or (f"{place.name}{line}" if line else next(outside, place.name))
+
+    match first["type"]:
+        case "value_error":  # our own sentences name the fields themselves
+            head, dot, rest = str(first["ctx"]["error"]).partition(". ")
+            return f"{head} ({_first_origin(head, origins) or where(head.split(' ')[0])}).{' ' + rest if dot else ''}"
+        case "extra_forbidden":
+            known = _fields(tuple(names[:-1]))
+            near = difflib.get_close_matches(names[-1], known, n=3, cutoff=0.5) or sorted(known)
+            return f"{field} is not a field of a world ({where(field)}). Did you mean {', '.join(near)}?"
+        case "model_type":
+            fields = ", ".join(_fields(tuple(names)))
+            return f"{field} = {first['input']!r} ({where(field)}) is not a section. Set one of its fields: {fields}."
+    return f"{field} = {first['input']!r} is refused ({where(field)}): {first['msg']}. Correct that field."
+
+
+def _first_origin(sentence: str, origins: dict[str, str]) -> str | None:
+    """Of a pair that does not fit, the half that came from outside the file."""
+    words = {word.strip("(),") for word in sentence.split()}
+    return next((origin for key, origin in origins.items() if key in words), None)
+
+
+def _line(text: str, dotted: str) -> str:
+    """`:14` for the line that sets `dotted`, or the line of its section; nothing if the file is silent about it."""
+    section, leaf = dotted.rpartition(".")[::2]
+    current, found = "", ""
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#")[0].strip()
+        if words.startswith("["):
+            current = words.strip("[] ")
+            if current == dotted:
+                found = f":{number}"
+        key = words.split("=")[0].strip()
+        if "=" in words and (current, key) in ((section, leaf), ("", dotted)):
+            return f":{number}"
+    return found
+
+
+def _fields(location: tuple[Any, ...]) -> list[str]:
+    model: Any = World
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        annotation = next((a for a in get_args(annotation) if isinstance(a, type)), annotation)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
