@@ -1,0 +1,124 @@
+"""Scaled dot-product and multi-head attention, grouped queries included.
+
+Paper: Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+
+    Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V                                          (eq. 1)
+    head_i = Attention(x W_q, x W_k, x W_v),  MultiHead = concat(head_1 … head_h) W_o
+
+Shapes: x (B, T, d_model); q (B, H, T, K); k, v (B, H_kv, S, K). B batch, T queries, S keys, H heads, K head width.
+Mask: boolean, True = may attend, broadcast to (B, H, T, S).
+Complexity: O(B·T·S·d_model) time; the fused kernel needs O(B·T·d_model) memory.
+Checked against: torch.nn.functional.scaled_dot_product_attention, torch.nn.MultiheadAttention, 1e-5.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KeyValueCache(Protocol):
+    """Keys and values of the tokens already seen. The caller keeps it, the model only reads and extends it."""
+
+    def length(self) -> int:
+        """Tokens held before this call."""
+        ...
+
+    def extend(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the new keys and values of one layer. Returns all that may be attended to: (B, H_kv, S, K) each."""
+        ...
+
+
+class ConcatCache:
+    """The plain cache: old ‖ new. `past` holds one (key, value) pair a layer, or nothing yet."""
+
+    def __init__(self, past: list[tuple[Tensor, Tensor]] | None = None) -> None:
+        self.past = list(past or [])
+
+    def length(self) -> int:
+        return self.past[0][0].shape[2] if self.past else 0
+
+    def extend(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        if layer == len(self.past):
+            self.past.append((k_BHTK, v_BHTK))
+        else:
+            k_old, v_old = self.past[layer]
+            self.past[layer] = torch.cat([k_old, k_BHTK], dim=2), torch.cat([v_old, v_BHTK], dim=2)
+        return self.past[layer]
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Equation 1 as it is written: the oracle of the fused kernel. Rows that may attend to nothing give zeros."""
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.nan_to_num(torch.softmax(scores, dim=-1)) @ v
+
+
+def causal_mask(n_new: int, n_past: int, device: torch.device | None = None) -> Tensor:
+    """(T, S): query t, at position n_past + t, may attend to every position up to its own."""
+    position = torch.arange(n_past, n_past + n_new, device=device)
+    return torch.arange(n_past + n_new, device=device) <= position[:, None]
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with `n_kv_heads` ≤ `n_heads` shared keys and values."""
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        *,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
+        self.d_head, self.dropout = d_model // n_heads, dropout
+        self.query = nn.Linear(d_model, n_heads * self.d_head, bias=bias)
+        self.key = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias)
+        self.value = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias)
+        self.output = nn.Linear(n_heads * self.d_head, d_model, bias=bias)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        *,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """`context` (B, S, d_model): attend to another sequence. `causal`: each position sees itself and the past.
+        `rotation`: cosines and sines of RoPE. `cache`: earlier keys and values of this `layer`."""
+        source = x_BTD if context is None else context
+        q_BHTK = self._split(self.query(x_BTD), self.n_heads)
+        k_BHSK = self._split(self.key(source), self.n_kv_heads)
+        v_BHSK = self._split(self.value(source), self.n_kv_heads)
+        if rotation is not None:
+            q_BHTK, k_BHSK = rotate(q_BHTK, *rotation), rotate(k_BHSK, *rotation)
+        if cache is not None:
+            k_BHSK, v_BHSK = cache.extend(layer, k_BHSK, v_BHSK)
+        if self.n_kv_heads < self.n_heads:
+            groups = self.n_heads // self.n_kv_heads
+            k_BHSK, v_BHSK = k_BHSK.repeat_interleave(groups, dim=1), v_BHSK.repeat_interleave(groups, dim=1)
+        dropout = self.dropout if self.training else 0.0
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
+        )
+        return self.output(y_BHTK.transpose(1, 2).flatten(2))
+
+    def _split(self, x_BTD: Tensor, n_heads: int) -> Tensor:
+        return x_BTD.unflatten(-1, (n_heads, self.d_head)).transpose(1, 2)
+
+
+def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+    """RoPE in the half-rotation form of GPT-NeoX and Llama: (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin)."""
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return x_BHTK * cos_TK + torch.cat([-second, first], dim=-1) * sin_TK

@@ -1,0 +1,96 @@
+"""Every check on every entry, and broken models that the checks must catch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from checks import CHECKS
+from torch import Tensor, nn
+
+from oliveira import registry
+from oliveira.models.gpt import GPT
+from oliveira.registry import Entry, create, entries, entry
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            found,
+            check,
+            id=f"{found.name}-{name}",
+            marks=[pytest.mark.xfail(reason=found.xfail[name], strict=True)] if name in found.xfail else [],
+        )
+        for found in entries()
+        for name, check in CHECKS.items()
+    ]
+
+
+@pytest.mark.parametrize(("found", "check"), cases())
+def test_contract(found: Entry, check: Any) -> None:
+    check(found)
+
+
+def test_exceptions_name_a_check() -> None:
+    assert not {name for found in entries() for name in found.xfail} - CHECKS.keys()
+
+
+class SeesTheFuture(GPT):
+    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().hidden(tokens_BT, **arguments)
+        return x + 1e-3 * x.mean(dim=1, keepdim=True)
+
+
+class MixesTheBatch(GPT):
+    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().hidden(tokens_BT, **arguments)
+        return x + 1e-3 * x.mean(dim=0, keepdim=True)
+
+
+class ForgetsTheCache(GPT):
+    def forward(self, tokens_BT: Tensor, *, cache: Any = None, **arguments: Any) -> Tensor:
+        return super().forward(tokens_BT, **arguments)
+
+
+class HasADeadParameter(GPT):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.dead = nn.Parameter(torch.zeros(3))
+
+
+class DrawsAtRandom(GPT):
+    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().hidden(tokens_BT, **arguments)
+        return x + 1e-3 * torch.randn_like(x)
+
+
+class CannotLearn(GPT):
+    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        return super().hidden(tokens_BT, **arguments).detach()
+
+
+class IgnoresPosition(GPT):
+    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        return self.norm(self.embedding(tokens_BT))
+
+
+@pytest.mark.parametrize(
+    ("model", "check"),
+    [
+        (SeesTheFuture, "causal"),
+        (MixesTheBatch, "batch_of_two_is_two_singles"),
+        (ForgetsTheCache, "cache_equals_full_recompute"),
+        (HasADeadParameter, "every_parameter_gets_a_gradient"),
+        (DrawsAtRandom, "same_seed_same_bits"),
+        (CannotLearn, "overfits_one_batch"),
+        (IgnoresPosition, "position_matters"),
+    ],
+)
+def test_broken_models_are_caught(model: type, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(entry("gpt"), model=model)
+    monkeypatch.setitem(registry._ENTRIES, "gpt", broken)
+    assert type(create("gpt", **broken.tiny)) is model
+    with pytest.raises(AssertionError):
+        CHECKS[check](broken)
