@@ -1,0 +1,1 @@
+"""The one training loop, its optimisers, schedules, checkpoints and curves."""

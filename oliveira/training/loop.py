@@ -1,0 +1,152 @@
+"""The one training loop: any model, any batch, any loss.
+
+Bit-identical resume: batch `i` is a function of the seed and of `i`, the checkpoint holds model, optimiser, random
+state and step, and it is written before the evaluation, so that a slow or failing evaluation cannot cost it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from oliveira.errors import Interrupted, TrainingError
+from oliveira.training import schedules
+from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
+from oliveira.training.curves import Curve
+from oliveira.training.optim import make_optimizer
+from oliveira.training.seeds import seed_everything
+from oliveira.world import TrainSection
+
+Batch = TypeVar("Batch")
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass
+class Progress:
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    seconds: float
+
+    @property
+    def eta(self) -> float:
+        return self.seconds / max(1, self.step) * (self.steps - self.step)
+
+
+@dataclass
+class Job(Generic[Batch]):
+    """What differs from run to run."""
+
+    batch: Callable[[int], Batch]  # micro-batch number → batch
+    loss: Callable[[nn.Module, Batch], Tensor]  # mean loss of a batch
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    sample: Callable[[nn.Module], str] | None = None
+    tokens_per_batch: int = 0
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+    d_model: int = 1  # for the Noam schedule
+    seconds: float = math.inf  # stop after so long: an equal-time budget
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *, seed: int) -> dict[str, float]:
+    """Trains in place, resuming from `folder` when it holds a checkpoint. Returns the last metrics.
+
+    Raises Interrupted (state saved, the next call goes on) and TrainingError (NaN; names the last good checkpoint).
+    """
+    optimizer = make_optimizer(
+        model,
+        kind=config.optimizer,
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    checkpoint = folder / CHECKPOINT
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "metrics": {}}
+    seed_everything(seed)
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint, model, optimizer)
+    curve = Curve(folder / "curve.jsonl", resume_at=state["step"])
+    started = time.monotonic() - state["seconds"]
+    saved = state["step"]
+
+    def save_now(step: int) -> None:
+        nonlocal saved
+        save_checkpoint(
+            checkpoint,
+            model,
+            optimizer,
+            {"step": step, "seconds": time.monotonic() - started, "metrics": state["metrics"]},
+        )
+        saved = step
+
+    try:
+        model.train()
+        for step in range(state["step"] + 1, config.steps + 1):
+            lr = learning_rate(step, config, job.d_model)
+            optimizer.set_lr(lr)
+            loss = 0.0
+            for micro in range(config.accumulate):
+                part = job.loss(model, job.batch((step - 1) * config.accumulate + micro)) / config.accumulate
+                part.backward()
+                loss += part.item()
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                where = (
+                    f"The last good checkpoint is step {saved} in {folder}." if saved else "There is no checkpoint yet."
+                )
+                raise TrainingError(
+                    f"the loss became {loss} at step {step} (gradient norm {norm}). {where} "
+                    f"Lower train.lr = {config.lr}."
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds = time.monotonic() - started
+            tokens = step * config.accumulate * job.tokens_per_batch
+            curve.add(dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens))
+            job.on_progress(Progress(step, config.steps, loss, tokens / max(seconds, 1e-9), seconds))
+            last = step == config.steps or seconds >= job.seconds
+            if step % config.checkpoint_every == 0 or last:
+                save_now(step)
+            if job.evaluate and (step % config.evaluate_every == 0 or last):
+                state["metrics"] = _evaluating(model, job.evaluate)
+                curve.add(dict(step=step, seconds=round(seconds, 3), **state["metrics"]))
+            if job.sample and (step % config.sample_every == 0 or last):
+                curve.add(dict(step=step, seconds=round(seconds, 3), sample=_evaluating(model, job.sample)))
+            if last:
+                break
+            if job.should_stop():
+                save_now(step)
+                raise Interrupted(f"stopped at step {step} of {config.steps}; start again to go on from there.")
+        if job.evaluate and not state["metrics"]:
+            state["metrics"] = _evaluating(model, job.evaluate)
+    finally:
+        curve.close()
+    return state["metrics"]
+
+
+Result = TypeVar("Result")
+
+
+def _evaluating(model: nn.Module, look: Callable[[nn.Module], Result]) -> Result:
+    model.eval()
+    with torch.no_grad():
+        result = look(model)
+    model.train()
+    return result
+
+
+def learning_rate(step: int, config: TrainSection, d_model: int) -> float:
+    if config.schedule == "noam":
+        return schedules.noam(step, d_model=d_model, warmup_steps=config.warmup_steps, factor=config.lr)
+    return schedules.cosine(
+        step, peak=config.lr, warmup_steps=config.warmup_steps, steps=config.steps, min_lr=config.min_lr
+    )
