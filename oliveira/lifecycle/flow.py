@@ -1,0 +1,35 @@
+"""The loop as the seed draws it, with the state of each stage."""
+
+import itertools
+
+FLOW = ("collect", "preprocess", "train", "adapt", "compress", "package", "export", "serve", "monitor")
+# The seed's boxes (in Portuguese) and the stages that each stands for.
+BOXES = (
+    ("A", "Coleta de Dados", ("collect",)),
+    ("B", "Pré-processamento", ("preprocess",)),
+    ("C", "Treinamento Base", ("train",)),
+    ("D", "Otimização: LoRA/Quant", ("adapt", "compress")),
+    ("E", "Deploy", ("package", "export", "serve")),
+    ("F", "Monitoramento: Prometheus", ("monitor",)),
+    ("G", "Atualização Contínua", ("update",)),
+)
+COLOURS = {"done": "#2f855a", "running": "#b7791f", "failed": "#c53030", "waiting": "#718096"}
+
+
+def mermaid(states: dict[str, str]) -> str:
+    """`graph TD` of the seed; each box takes the least finished state of its stages."""
+    lines = ["graph TD"]
+    for letter, title, stages in BOXES:
+        state = box_state([states.get(stage, "waiting") for stage in stages])
+        lines.append(f'    {letter}["{title}<br/>{state}"]:::{state}')
+    lines += [f"    {a[0]} --> {b[0]}" for a, b in itertools.pairwise(BOXES)]
+    lines.append("    G --> A")
+    lines += [f"    classDef {state} fill:{colour},color:#fff" for state, colour in COLOURS.items()]
+    return "\n".join(lines)
+
+
+def box_state(states: list[str]) -> str:
+    for state in ("failed", "running"):
+        if state in states:
+            return state
+    return "done" if all(state == "done" for state in states) else "waiting"

@@ -1,0 +1,222 @@
+"""`oliveira up --once`: the whole life with a witness. Serves, sends text of a new domain, and sees drift,
+retraining, gate, swap, rollback."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import Interrupted, OliveiraError
+from oliveira.lifecycle.pieces import pieces
+from oliveira.lifecycle.process import Stop
+from oliveira.lifecycle.traffic_load import Client, Load
+from oliveira.lifecycle.up import House
+
+ROOM_FOR_ANSWER = 16  # tokens
+IDLE_REQUESTS = 60
+SWAP_REQUESTS = 200
+PATIENCE = 600.0
+
+
+def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str, Any]:
+    """Returns what becomes `life.json`. Raises OliveiraError when an arrow of the loop does not come."""
+    started = time.time()
+    witness = _Witness(house, stop)
+    base, new = _prompts(house, "base", "validation"), _prompts(house, "new", "train")
+    before = house.ledger.alias("champion")
+    assert before is not None
+
+    say(f"{IDLE_REQUESTS} requests of the known domain")
+    with Load(house.address, house.key, base, workers=2) as idle:
+        witness.until(lambda: len(idle.answers) >= IDLE_REQUESTS, "the answers to the known domain")
+
+    say("traffic of the new domain, until the monitor raises its alarm")
+    since = _last_decision(house)
+    sent, characters = _send_until_drift(house, witness, new)
+    drift = house.ledger.last_event("drift")
+    assert drift is not None
+    say(f"drift after {sent} requests; a challenger is trained on them, at low priority")
+    with Load(house.address, house.key, base, workers=2, pause=0.05) as training:
+        witness.until(lambda: _decided(house, since) is not None, "the gate's decision")
+        decision = _decided(house, since)
+        assert decision is not None
+        if decision["verdict"] == "promoted":
+            witness.until(lambda: _served(house) == decision["digest"], "the challenger being served")
+        training_p95 = training.quantile(0.95)
+    swap = _swap_under_load(house, witness, base, before, decision, say)
+    rollback = _roll_back(house, witness, before, decision, say)
+    gate = decision["numbers"]
+    return {
+        "world": house.world.name,
+        "seconds": round(time.time() - started, 1),
+        "stages": _stages(house),
+        "drift": {
+            "detected": True,
+            "requests": sent,
+            "characters": characters,
+            "scores": drift["data"]["scores"],
+        },
+        "gate": {
+            "decision": decision["verdict"],
+            **{k: v for k, v in gate.items() if k != "validation_bits_per_byte"},
+        },
+        "val_bits_per_byte": gate.get("validation_bits_per_byte", {}),
+        "swap": swap,
+        "rollback": rollback,
+        "latency": {
+            "idle_p95": idle.quantile(0.95),
+            "while_training_p95": training_p95,
+            "requests": len(training.answers),
+        },
+        "failed_requests": idle.failed + training.failed + swap["failed"],
+        "peak_memory_mib": house.memory.peak_mib,
+    }
+
+
+class _Witness:
+    """Waits for something to become true, as long as the house stands."""
+
+    def __init__(self, house: House, stop: Stop) -> None:
+        self.house, self.stop = house, stop
+
+    def until(self, seen: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not seen():
+            if self.stop.wait(0.1):
+                raise Interrupted("stopped; start again to go on.")
+            self.house.check()
+            if time.monotonic() > end:
+                raise OliveiraError(f"waited {PATIENCE:.0f} seconds for {what}; see logs/ in {self.house.home}.")
+
+
+def _prompts(house: House, domain: str, split: str) -> list[str]:
+    """Pieces of the domain's documents that leave the model room for an answer."""
+    row = [row for row in house.ledger.stages() if row.name == "preprocess" and row.state == "done"][-1]
+    folder = house.home / "stages" / "preprocess" / row.key[:16]
+    tokenizer = Tokenizer.load(folder / "base" / "tokenizer.json")
+    room = house.world.model.max_len - ROOM_FOR_ANSWER
+    lines = (folder / domain / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = (piece for line in lines for piece in pieces(json.loads(line)["text"]) if len(piece) > 40)
+    return [tokenizer.decode(tokenizer.encode(text)[:room]).rstrip("\ufffd") for text in texts]
+
+
+def _send_until_drift(house: House, witness: _Witness, prompts: list[str]) -> tuple[int, int]:
+    """Sends live text until the alarm, and on until there is enough of it to learn from."""
+    client = Client(house.address, house.key, traffic=True)
+    last = house.ledger.last_event("drift")
+    known, sent, characters = (last["id"] if last else 0), 0, 0
+    feed: Iterator[str] = itertools.cycle(prompts)
+    detected = False
+    while not detected or characters < 2 * house.world.update.min_new_chars:
+        prompt = next(feed)
+        answer = client.complete(prompt, 4)
+        if answer.status != 200:
+            raise OliveiraError(f"the server answered {answer.status} to live traffic: {answer.body[:200]!r}")
+        sent, characters = sent + 1, characters + len(prompt)
+        if sent % 20 == 0:
+            event = house.ledger.last_event("drift")
+            detected = detected or (event is not None and event["id"] > known)
+            house.check()
+            if witness.stop.wait(0.02):
+                raise Interrupted("stopped; start again to go on.")
+        if sent > 5000:
+            raise OliveiraError(f"no drift was seen after {sent} requests of {house.world.data.new}.")
+    return sent, characters
+
+
+def _last_decision(house: House) -> int:
+    found = house.ledger.decisions(1)
+    return found[0].id if found else 0
+
+
+def _decided(house: House, after: int) -> dict[str, Any] | None:
+    for decision in house.ledger.decisions(20):
+        if decision.id > after and decision.actor == "gate":
+            return {"verdict": decision.verdict, "digest": decision.digest, "numbers": decision.numbers}
+    failed = house.ledger.last_event("update_failed")
+    if failed and failed["time"] >= house.started:
+        raise OliveiraError(f"the retraining failed: {failed['data']['reason']}")
+    return None
+
+
+def _served(house: House) -> str | None:
+    serving = house.ledger.setting("serving")
+    return serving["digest"] if serving else None
+
+
+def _wish(house: House, witness: _Witness, path: str, body: dict[str, Any]) -> None:
+    answer = Client(house.address, house.key, traffic=False).post(path, body)
+    if answer.status != 202:
+        raise OliveiraError(f"POST {path} answered {answer.status}: {answer.body[:200]!r}")
+    number = json.loads(answer.body)["wish"]
+
+    def granted() -> bool:
+        wish = house.ledger.get_wish(number)
+        if wish is not None and wish.state == "failed":
+            raise OliveiraError(f"{path} failed: {wish.result}")
+        return wish is not None and wish.state == "done"
+
+    witness.until(granted, path)
+
+
+def _swap_under_load(
+    house: House,
+    witness: _Witness,
+    prompts: list[str],
+    before: str,
+    decision: dict[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Back to the old model, then forward to the new one, while requests keep coming."""
+    target = decision["digest"] if decision["verdict"] == "promoted" else before
+    say("swap under load")
+    if _served(house) == target and target != before:
+        _wish(house, witness, "/admin/swap", {"digest": before})
+        witness.until(lambda: _served(house) == before, "the old model being served")
+    with Load(house.address, house.key, prompts, workers=4) as load:
+        witness.until(lambda: len(load.answers) >= SWAP_REQUESTS // 2, "the first half of the load")
+        started = time.monotonic()
+        _wish(house, witness, "/admin/swap", {"digest": target})
+        witness.until(lambda: _served(house) == target, "the new model being served")
+        seconds = time.monotonic() - started
+        answered = len(load.answers)
+        witness.until(lambda: len(load.answers) >= answered + SWAP_REQUESTS // 2, "the second half of the load")
+    return {
+        "requests": len(load.answers),
+        "failed": load.failed,
+        "seconds": round(seconds, 2),
+        "from": before,
+        "to": target,
+        "answered_by": dict(load.models),
+        "p95": load.quantile(0.95),
+    }
+
+
+def _roll_back(
+    house: House, witness: _Witness, before: str, decision: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The digest that answers over HTTP after the rollback must be the one from before."""
+    if decision["verdict"] != "promoted":
+        return {"digest_restored": False, "reason": "nothing was promoted"}
+    say("rollback")
+    _wish(house, witness, "/admin/rollback", {"reason": "up --once"})
+    witness.until(lambda: _served(house) == before, "the old model being served again")
+    answer = Client(house.address, house.key, traffic=False).complete("No princípio", 4)
+    return {"digest_restored": bool(answer.model) and before.startswith(answer.model), "digest": before}
+
+
+def _stages(house: House) -> dict[str, dict[str, Any]]:
+    latest = {row.name: row for row in house.ledger.stages() if row.state == "done"}
+    return {
+        name: {
+            "seconds": row.seconds,
+            "digest": row.digest,
+            "reused": (row.finished or 0) < house.started,
+            **row.outputs,
+        }
+        for name, row in latest.items()
+    }

@@ -1,0 +1,77 @@
+"""What every process of `oliveira up` needs: stop when asked, stop when the parent is gone, one holder a role."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from oliveira.errors import UserError
+
+
+class Stop:
+    """True once SIGTERM or SIGINT came, or the parent died (end of file on standard input)."""
+
+    def __init__(self, *, watch_parent: bool = False) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._event.set())
+        if watch_parent:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        self._event.set()
+
+    def __call__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+
+@contextlib.contextmanager
+def holder(home: Path, role: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Only one process holds `role` in a home; the lock goes with the process, however it ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f"{role}.lock"
+    with path.open("a+") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= end:
+                    file.seek(0)
+                    pid = file.read().strip() or "unknown"
+                    raise UserError(
+                        f"another `oliveira` ({role}, process {pid}) is using {home}. "
+                        "Stop it, or choose another folder with --home."
+                    ) from None
+                time.sleep(0.1)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_held(home: Path, role: str) -> bool:
+    """Is a process holding `role` right now?"""
+    path = home / f"{role}.lock"
+    if not path.exists():
+        return False
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

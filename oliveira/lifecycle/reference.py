@@ -1,0 +1,45 @@
+"""What live traffic is compared with: held-out text of the known domain, cut into pieces as long as a request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.lifecycle.pieces import pieces
+from oliveira.monitoring.drift import Sample, build_reference
+from oliveira.training.loss import cross_entropy
+from oliveira.world import World
+
+MAX_SAMPLES = 600
+
+
+@torch.no_grad()
+def score_texts(model: nn.Module, tokenizer: Tokenizer, texts: list[str], max_len: int) -> list[Sample]:
+    """The same figure the engine measures on a prompt: mean nats a token, the first token given nothing."""
+    samples = []
+    for text in texts:
+        tokens = tokenizer.encode(text)[:max_len]
+        if len(tokens) >= 2:
+            row = torch.tensor([tokens])
+            samples.append(Sample(tokens, float(cross_entropy(model(row[:, :-1]), row[:, 1:]))))
+    return samples
+
+
+def held_out_samples(model: nn.Module, tokenizer: Tokenizer, data: Path, world: World) -> list[Sample]:
+    """Up to MAX_SAMPLES pieces of the validation and test documents, in the order of the documents."""
+    texts: list[str] = []
+    for split in ("validation", "test"):
+        for line in (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            texts += pieces(json.loads(line)["text"])
+    step = max(1, len(texts) // MAX_SAMPLES)
+    return score_texts(model, tokenizer, texts[::step][:MAX_SAMPLES], world.model.max_len)
+
+
+def drift_reference(model: nn.Module, tokenizer: Tokenizer, data: Path, world: World) -> dict[str, Any]:
+    samples = held_out_samples(model, tokenizer, data, world)
+    return build_reference(samples, window=world.monitor.window, alpha=world.monitor.alpha, seed=world.seed)

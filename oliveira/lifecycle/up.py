@@ -1,0 +1,173 @@
+"""`oliveira up`: starts front and loop, keeps them alive, stops them cleanly. No tensors here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from oliveira.errors import OliveiraError, UserError
+from oliveira.files import write_json_atomic
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.memory_watch import MemoryWatch
+from oliveira.lifecycle.process import Stop, holder
+from oliveira.world import World
+
+MAX_RESTARTS = 5  # in a row, each within RESTART_WINDOW seconds of the last
+RESTART_WINDOW = 60.0
+
+
+class Child:
+    """A process of ours that is started again when it dies without being asked to."""
+
+    def __init__(self, module: str, *arguments: str, log: Path | None = None) -> None:
+        self.log = log
+        self.command = [sys.executable, "-m", module, *arguments, "--die-with-parent"]
+        self.name = module.rsplit(".", 1)[-1]
+        self.deaths: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        # A session of its own: Ctrl-C reaches only us, and we stop the children in order.
+        log = self.log.open("ab") if self.log else contextlib.nullcontext()
+        with log as file:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stderr=file, start_new_session=True)
+
+    def check(self) -> None:
+        """Starts it again if it died. Raises when it refuses (exit code 2 to 5) or dies again and again."""
+        code = self.process.poll()
+        if code is None:
+            return
+        if 2 <= code <= 5:
+            raise _Refused(code)
+        now = time.monotonic()
+        self.deaths = [t for t in self.deaths if now - t < RESTART_WINDOW] + [now]
+        if len(self.deaths) > MAX_RESTARTS:
+            raise OliveiraError(
+                f"the {self.name} process died {len(self.deaths)} times within a minute (exit code {code})."
+            )
+        time.sleep(min(5.0, 0.2 * 2 ** len(self.deaths)))
+        self.start()
+
+    def stop(self, seconds: float) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class _Refused(OliveiraError):
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(reason)
+        self.exit_code = code
+
+
+class House:
+    """The running processes of one home. Use as a context."""
+
+    def __init__(self, home: Path, world: World, *, port: int, quiet: bool) -> None:
+        self.home, self.world, self.port, self.quiet = home, world, port, quiet
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> House:
+        with self._stack as stack:
+            stack.enter_context(holder(self.home, "up"))
+            (self.home / "logs").mkdir(exist_ok=True)
+            write_json_atomic(self.home / "world.json", self.world.model_dump())
+            self.ledger = stack.enter_context(Ledger(self.home))
+            self.started = self.ledger.clock()
+            self.key = self._fresh_key()
+            (self.home / "front.json").unlink(missing_ok=True)
+            host = self.world.serve.host
+            self.front = Child(
+                "oliveira.serving.front",
+                "--home",
+                str(self.home),
+                "--host",
+                host,
+                "--port",
+                str(self.port),
+                log=self.home / "logs" / "front.log",
+            )
+            stack.callback(lambda: self.front.stop(self.world.serve.drain + 10))
+            self.address = self._wait_for_front()
+            self.memory = stack.enter_context(MemoryWatch())
+            self.loop = Child("oliveira.lifecycle.loop", "--home", str(self.home), *(["--quiet"] if self.quiet else []))
+            stack.callback(lambda: self.loop.stop(30))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def _fresh_key(self) -> str:
+        """A key for the person at this terminal: new at every start, the last one is revoked; only its hash is kept."""
+        for key in self.ledger.keys():  # noqa: SIM118 (not a dict)
+            if key.name == "terminal" and key.revoked is None:
+                self.ledger.revoke_key(key.id)
+        return self.ledger.add_key("terminal", ("use", "admin"))
+
+    def _wait_for_front(self) -> str:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if self.front.process.poll() is not None:
+                said = (self.home / "logs" / "front.log").read_text(errors="replace").splitlines()
+                reasons = [line.removeprefix("oliveira: ") for line in said if line.startswith("oliveira: ")]
+                raise _Refused(
+                    self.front.process.returncode or 1,
+                    reasons[-1] if reasons else "the server did not start.",
+                )
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                found = json.loads((self.home / "front.json").read_bytes())
+                if found["pid"] == self.front.process.pid:
+                    return f"http://{found['host']}:{found['port']}"
+            time.sleep(0.05)
+        raise OliveiraError("the front did not open its port within 30 seconds.")
+
+    @property
+    def console(self) -> str:
+        return f"{self.address}/console/?key={self.key}"
+
+    def check(self) -> None:
+        self.front.check()
+        self.loop.check()
+
+    def ready(self) -> bool:
+        """The stages are done and the champion is being served."""
+        life = self.ledger.setting("life")
+        serving = self.ledger.setting("serving")
+        champion = self.ledger.alias("champion")
+        return bool(life and life["ready"] >= self.started and serving and serving["digest"] == champion)
+
+    def wait_until_ready(self, stop: Stop) -> bool:
+        """False when asked to stop before that."""
+        while not stop.wait(0.1):
+            self.check()
+            if self.ready():
+                return True
+        return False
+
+
+def snippet(address: str, key: str) -> str:
+    """What to type next: a curl and a Python client, ready to copy."""
+    return f"""
+curl {address}/v1/completions -H 'Authorization: Bearer {key}' \\
+     -H 'Content-Type: application/json' -d '{{"model": "oliveira", "prompt": "No princípio", "max_tokens": 40}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{address}/v1", api_key="{key}")
+print(client.completions.create(model="oliveira", prompt="No princípio", max_tokens=40).choices[0].text)
+"""
+
+
+def check_home(home: Path) -> Path:
+    home = home.expanduser().absolute()
+    if home.exists() and not home.is_dir():
+        raise UserError(f"--home {home} is a file. Give a folder.")
+    return home

@@ -1,0 +1,301 @@
+"""One retraining, in a process of its own at low priority: live text → challenger → gate → promotion or rejection.
+
+`python -m oliveira.lifecycle.update --home DIR --trigger NAME`. Killed anywhere, the champion stays what it was and
+the next start goes on from the last checkpoint; the promotion is one transaction at the very end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from oliveira import artifact
+from oliveira.adaptation.lora import add_lora, merge
+from oliveira.compression.model import dequantise_model, quantise_model
+from oliveira.data.shards import TokenShard
+from oliveira.data.text import clean
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import OliveiraError, TrainingError
+from oliveira.files import sha256_json
+from oliveira.lifecycle.gate import Measured, judge
+from oliveira.lifecycle.ledger import ArtifactRow, Ledger
+from oliveira.lifecycle.process import Stop, holder
+from oliveira.lifecycle.reference import held_out_samples, score_texts
+from oliveira.lifecycle.stages import adapt_section, lora_targets, score
+from oliveira.monitoring.drift import build_reference
+from oliveira.monitoring.traffic import read_all
+from oliveira.tasks.language_modelling import (
+    MixedBatches,
+    TokenBatches,
+    bits_per_byte,
+    generate,
+    next_token_loss,
+)
+from oliveira.training.loop import CHECKPOINT, Job, Progress, train
+from oliveira.training.seeds import threads
+from oliveira.world import World
+
+HELD_OUT_SHARE = 0.2
+MAX_CHARS = 2_000_000
+
+
+@dataclass
+class LiveText:
+    """Text of the requests: each whole request is either for training or held out, by its hash."""
+
+    train: list[str]
+    held_out: list[str]
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.train)) + sum(map(len, self.held_out))
+
+
+def live_text(folder: Path) -> LiveText:
+    """The newest requests first until MAX_CHARS, each text once. What a model wrote itself is never among them."""
+    seen: set[str] = set()
+    kept = LiveText([], [])
+    for record in reversed(read_all(folder)):
+        text = clean(str(record["text"]))
+        name = hashlib.sha256(text.encode()).hexdigest()
+        if not text or name in seen:
+            continue
+        seen.add(name)
+        (kept.held_out if int(name[:8], 16) / 2**32 < HELD_OUT_SHARE else kept.train).append(text)
+        if kept.characters > MAX_CHARS:
+            break
+    return kept
+
+
+def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Trains and judges one challenger. Returns the decision's numbers with `verdict`. Raises OliveiraError."""
+    world = World.model_validate_json((home / "world.json").read_bytes())
+    champion_digest = ledger.alias("champion")
+    row = ledger.artifact(champion_digest) if champion_digest else None
+    if row is None:
+        raise OliveiraError("there is no champion to improve yet.")
+    live = live_text(home / "traffic")
+    if live.characters < world.update.min_new_chars or not live.held_out:
+        raise OliveiraError(
+            f"{live.characters} characters of live text are fewer than "
+            f"update.min_new_chars = {world.update.min_new_chars}. "
+            "Wait for more requests or lower it."
+        )
+    opened = artifact.open_artifact(row.path, row.digest)
+    tokenizer = Tokenizer.load(row.path / "tokenizer.json")
+    name = sha256_json({"champion": row.digest, "live": sorted(live.train), "world": world.model_dump()})[:16]
+    folder = home / "runs" / f"update-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger.begin_run(folder.name, "update", world.update.model_dump() | {"trigger": trigger}, f"runs/{folder.name}")
+    data = _base_data(ledger, home)
+    with threads(world.update.threads):
+        champion, challenger = opened.load_model(), opened.load_model()
+        if opened.weights != "fp32":
+            dequantise_model(challenger)
+        try:
+            _train(challenger, world, live, data, tokenizer, folder, ledger, should_stop)
+            passed, numbers, made = _judge(champion, challenger, world, live, data, tokenizer, home, ledger, row, name)
+        except TrainingError as error:
+            passed, made = False, None
+            numbers = {"reasons": [str(error)], "thresholds": world.gate.model_dump()}
+    numbers |= {"trigger": trigger, "live_characters": live.characters}
+    ledger.finish_run(
+        folder.name,
+        "done",
+        {"passed": passed} | {k: numbers[k] for k in ("gain", "forgetting") if k in numbers},
+    )
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return _decide(ledger, world, row, made, passed, numbers)
+
+
+def _base_data(ledger: Ledger, home: Path) -> Path:
+    """The preprocessed base domain that the newest finished life was trained on."""
+    for stage in reversed(ledger.stages()):
+        if stage.name == "preprocess" and stage.state == "done":
+            return home / "stages" / "preprocess" / stage.key[:16] / "base"
+    raise OliveiraError("the base domain's data is not there. Run `oliveira up` once.")
+
+
+def _tokens(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+    joined: list[int] = []
+    for text in texts:
+        joined += [*tokenizer.encode(text), tokenizer.end_of_text]
+    return np.array(joined, dtype=np.uint16)
+
+
+def _train(
+    model: nn.Module,
+    world: World,
+    live: LiveText,
+    data: Path,
+    tokenizer: Tokenizer,
+    folder: Path,
+    ledger: Ledger,
+    should_stop: Callable[[], bool],
+) -> None:
+    max_len, batch = world.model.max_len, world.adapt.batch_size
+    new = _tokens(tokenizer, live.train)
+    if len(new) < max_len + 2:
+        raise OliveiraError(
+            f"{len(new)} tokens of live text do not fill one window of {max_len}. Wait for more requests."
+        )
+    batches = MixedBatches(
+        TokenBatches(new, max_len, batch, world.seed),
+        TokenBatches(TokenShard.open(data, "train").tokens, max_len, batch, world.seed + 1),
+        world.adapt.replay,
+    )
+    add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
+    last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1.0:
+            last = time.monotonic()
+            ledger.set_gauges({("train_step", ()): float(progress.step), ("train_loss", ()): progress.loss})
+
+    job = Job(
+        batch=batches,
+        loss=next_token_loss(),
+        d_model=world.model.d_model,
+        tokens_per_batch=batch * max_len,
+        on_progress=show,
+        should_stop=should_stop,
+    )
+    train(
+        model,
+        job,
+        adapt_section(world, steps=world.update.steps, n_threads=world.update.threads),
+        folder,
+        seed=world.seed,
+    )
+    merge(model)
+    model.eval()
+
+
+def _judge(
+    champion: nn.Module,
+    challenger: nn.Module,
+    world: World,
+    live: LiveText,
+    data: Path,
+    tokenizer: Tokenizer,
+    home: Path,
+    ledger: Ledger,
+    row: ArtifactRow,
+    name: str,
+) -> tuple[bool, dict[str, Any], ArtifactRow]:
+    weights = world.compress.serve
+    if weights != "fp32":
+        quantise_model(challenger, weights)
+    held_out, max_len = _tokens(tokenizer, live.held_out), world.model.max_len
+    n_bytes = sum(len(text.encode()) for text in live.held_out)
+
+    def new(model: nn.Module) -> float:
+        return bits_per_byte(model, held_out, n_bytes, end_of_text=tokenizer.end_of_text, max_len=max_len)
+
+    with torch.no_grad():
+        latency = _latencies(champion, challenger)
+        measured = Measured(
+            base_before=score(champion, data, "validation", tokenizer),
+            base_after=score(challenger, data, "validation", tokenizer),
+            new_before=new(champion),
+            new_after=new(challenger),
+            champion_latency=latency[0],
+            challenger_latency=latency[1],
+            smoke=smoke(challenger, tokenizer, max_len),
+        )
+        passed, numbers = judge(measured, world.gate)
+        samples = held_out_samples(challenger, tokenizer, data, world)
+        samples += score_texts(challenger, tokenizer, live.held_out, max_len)
+    reference = build_reference(samples, window=world.monitor.window, alpha=world.monitor.alpha, seed=world.seed)
+    folder = home / "artifacts" / f"update-{name}"
+    made = artifact.write(
+        folder,
+        model=challenger,
+        name=world.model.name,
+        weights=weights,
+        tokenizer=row.path / "tokenizer.json",
+        reference=reference,
+        metrics=numbers,
+        lineage={"stage": "update", "parent": row.digest, "world": world.name, "key": name},
+    )
+    ledger.add_artifact(made.digest, "challenger", folder, made.lineage, made.metrics)
+    ledger.set_challenger(made.digest)
+    found = ledger.artifact(made.digest)
+    assert found is not None
+    return passed, numbers, found
+
+
+def _latencies(champion: nn.Module, challenger: nn.Module, rounds: int = 9, n_tokens: int = 16) -> tuple[float, float]:
+    """Median seconds a decoded token of both, in turn."""
+    spent: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for model, times in zip((champion, challenger), spent, strict=True):
+            started = time.perf_counter()
+            generate(model, [1, 2, 3, 4], n_tokens, max_len=int(model.config.max_len))  # type: ignore[union-attr,arg-type]
+            times.append((time.perf_counter() - started) / n_tokens)
+    return float(np.median(spent[0])), float(np.median(spent[1]))
+
+
+def smoke(model: nn.Module, tokenizer: Tokenizer, max_len: int) -> bool:
+    """A few prompts: finite logits and the same greedy text twice."""
+    for prompt in ("No princípio", "A", "1, 2, 3"):
+        tokens = tokenizer.encode(prompt)
+        if not bool(torch.isfinite(model(torch.tensor([tokens]))).all()):
+            return False
+        if generate(model, tokens, 8, max_len=max_len) != generate(model, tokens, 8, max_len=max_len):
+            return False
+    return True
+
+
+def _decide(
+    ledger: Ledger,
+    world: World,
+    champion: ArtifactRow,
+    made: ArtifactRow | None,
+    passed: bool,
+    numbers: dict[str, Any],
+) -> dict[str, Any]:
+    digest = made.digest if made else None
+    if passed and made and not world.gate.require_approval:
+        ledger.promote(made.digest, actor="gate", numbers=numbers)
+        verdict = "promoted"
+    else:
+        verdict = "awaiting approval" if passed else "rejected"
+        ledger.decide("gate", verdict, digest=digest, actor="gate", numbers=numbers)
+    ledger.event("update", {"verdict": verdict, "digest": digest, "champion_before": champion.digest})
+    return {"verdict": verdict, "digest": digest} | numbers
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(description="One retraining; started by the loop.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--trigger", required=True)
+    given = parser.parse_args()
+    os.nice(10)  # serving keeps its latency while this runs
+    stop = Stop(watch_parent=True)
+    with holder(given.home, "update", patience=15), Ledger(given.home) as ledger:
+        try:
+            print(json.dumps(update(given.home, ledger, given.trigger, stop)))
+        except OliveiraError as error:
+            ledger.event("update_failed", {"trigger": given.trigger, "reason": str(error)})
+            raise SystemExit(error.exit_code) from None
+        except OSError as error:
+            ledger.event("update_failed", {"trigger": given.trigger, "reason": f"{type(error).__name__}: {error}"})
+            raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Drift on the live stream: feeds what the front wrote down to the monitor and reports in the ledger."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.monitoring.drift import DriftMonitor, Sample
+from oliveira.monitoring.traffic import TrafficReader
+from oliveira.world import World
+
+POSITION = "traffic_position"
+
+
+class Watch:
+    """Compares the traffic that the champion answered with the champion's own reference."""
+
+    def __init__(self, home: Path, world: World, ledger: Ledger) -> None:
+        self.home, self.world, self.ledger = home, world, ledger
+        position = ledger.setting(POSITION)
+        self.reader = (
+            TrafficReader.from_json(home / "traffic", position) if position else TrafficReader(home / "traffic")
+        )
+        self.characters = 0  # of live text seen since the monitor was started
+        self._checked = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """A fresh monitor: after a start, a swap, or a retraining that has looked at what was seen so far."""
+        self.digest = self.ledger.alias("champion")
+        row = self.ledger.artifact(self.digest) if self.digest else None
+        path = row.path / "reference.json" if row else None
+        self.monitor: DriftMonitor | None = None
+        if path is not None and path.exists():
+            section = self.world.monitor
+            self.monitor = DriftMonitor(
+                json.loads(path.read_bytes()),
+                window=section.window,
+                alpha=section.alpha,
+                confirm=section.confirm,
+            )
+        self._alarmed = False
+        self._report(force=True)
+
+    def enough_text(self) -> bool:
+        return self.characters >= self.world.update.min_new_chars
+
+    def look(self) -> bool:
+        """Reads what is new. Returns whether the alarm is on."""
+        if self.ledger.alias("champion") != self.digest:
+            self.restart()
+        records = self.reader.read_new()
+        if records:  # what was looked at once does not raise an alarm again after a restart
+            self.ledger.set_setting(POSITION, self.reader.to_json())
+        for record in records:
+            self.characters += len(str(record["text"]))
+            if self.monitor is not None and record["digest"] == self.digest and record["loss"] is not None:
+                self.monitor.update(Sample([int(token) for token in record["tokens"]], float(record["loss"])))
+        self._report(force=bool(records))
+        return self._alarmed
+
+    def _report(self, *, force: bool) -> None:
+        due = time.monotonic() - self._checked > 10
+        if not (force or due):
+            return
+        values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        if due:
+            self._checked = time.monotonic()
+            values["disk_free_bytes", ()] = float(shutil.disk_usage(self.home).free)
+            values["integrity_check_ok", ()] = float(self.ledger.check())
+        if self.monitor is not None:
+            state = self.monitor.state()
+            values["drift_alarm", ()] = float(state.alarm)
+            for feature, tests in state.scores.items():
+                for test, (score, p_value) in tests.items():
+                    labels = (("feature", feature), ("test", test))
+                    values["drift_score", labels] = score
+                    if p_value is not None:
+                        values["drift_pvalue", labels] = p_value
+            if state.alarm and not self._alarmed:
+                self.ledger.event("drift", {"digest": self.digest, "scores": _plain(state.scores)})
+            self._alarmed = state.alarm
+        self.ledger.set_gauges(values)
+
+
+def _plain(scores: Any) -> dict[str, dict[str, list[float | None]]]:
+    return {feature: {test: list(pair) for test, pair in tests.items()} for feature, tests in scores.items()}
