@@ -111,13 +111,13 @@ class AdaptSection(Section):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     targets: list[Literal["query", "key", "value", "output", "gate", "up", "down"]] = Field(
-        default=["query", "key", "value", "output", "gate", "up", "down"], min_length=1
+        default=[], description="linear layers by name; empty = every one inside the blocks"
     )
-    steps: int = Field(150, ge=1)
+    steps: int = Field(100, ge=1)
     batch_size: int = Field(8, ge=1)
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(2e-3, gt=0)
     replay: float = Field(
-        0.3, ge=0, lt=1, description="share of base-domain sequences in each batch, against forgetting"
+        0.5, ge=0, lt=1, description="share of base-domain sequences in each batch, against forgetting"
     )
 
 
@@ -162,7 +162,7 @@ class GateSection(Section):
 
 
 class UpdateSection(Section):
-    steps: int = Field(200, ge=1)
+    steps: int = Field(80, ge=1)
     cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")
     min_new_chars: int = Field(20_000, ge=100, description="live text needed before a challenger is trained")
     every_hours: float = Field(0.0, ge=0, description="also retrain on a schedule; 0 = only on drift or by hand")

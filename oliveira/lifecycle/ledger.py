@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,69 +24,13 @@ import apsw
 
 from oliveira.errors import CorruptError, DiskError, OliveiraError, UserError
 from oliveira.files import explain_disk, make_folder
+from oliveira.lifecycle.rows import ArtifactRow, Decision, Key, StageRow, Wish
 from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
+
+__all__ = ["ArtifactRow", "Decision", "Key", "Ledger", "StageRow", "Wish"]
 
 FIRST_SAFE_SQLITE = (3, 51, 3)
 _PATIENCE = 30  # seconds a writer waits for another
-
-
-@dataclass(frozen=True)
-class StageRow:
-    key: str
-    name: str
-    state: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    digest: str | None
-    outputs: dict[str, Any]
-    message: str | None
-    owner: str | None
-    started: float
-    finished: float | None
-    seconds: float | None
-    attempts: int
-
-
-@dataclass(frozen=True)
-class ArtifactRow:
-    digest: str
-    kind: str
-    path: Path
-    lineage: dict[str, Any]
-    metrics: dict[str, Any]
-    created: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    id: int
-    time: float
-    kind: str
-    verdict: str
-    digest: str | None
-    previous: str | None
-    actor: str
-    numbers: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Wish:
-    id: int
-    time: float
-    kind: str
-    args: dict[str, Any]
-    actor: str
-    state: str
-    result: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Key:
-    id: str
-    name: str
-    scopes: tuple[str, ...]
-    created: float
-    revoked: float | None
 
 
 @contextmanager

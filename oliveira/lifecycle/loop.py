@@ -32,6 +32,9 @@ class Loop:
     def __init__(self, home: Path, world: World, ledger: Ledger) -> None:
         self.home, self.world, self.ledger = home, world, ledger
         self.watch = Watch(home, world, ledger)
+        for row in ledger.runs():  # what a killed loop left behind
+            if row["kind"] == "update" and row["state"] == "running":
+                ledger.finish_run(row["id"], "failed", {})
         self.retraining: subprocess.Popen[bytes] | None = None
         self._wish: Wish | None = None
         self._last_update = float(ledger.setting("last_update", 0.0))

@@ -19,6 +19,7 @@ from oliveira.lifecycle.up import House
 ROOM_FOR_ANSWER = 16  # tokens
 IDLE_REQUESTS = 60
 SWAP_REQUESTS = 200
+PAUSE = 0.25  # seconds between two requests where latency is measured
 PATIENCE = 600.0
 
 
@@ -31,7 +32,7 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
     assert before is not None
 
     say(f"{IDLE_REQUESTS} requests of the known domain")
-    with Load(house.address, house.key, base, workers=2) as idle:
+    with Load(house.address, house.key, base, workers=1, pause=PAUSE) as idle:
         witness.until(lambda: len(idle.answers) >= IDLE_REQUESTS, "the answers to the known domain")
 
     say("traffic of the new domain, until the monitor raises its alarm")
@@ -40,7 +41,7 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
     drift = house.ledger.last_event("drift")
     assert drift is not None
     say(f"drift after {sent} requests; a challenger is trained on them, at low priority")
-    with Load(house.address, house.key, base, workers=2, pause=0.05) as training:
+    with Load(house.address, house.key, base, workers=1, pause=PAUSE) as training:
         witness.until(lambda: _decided(house, since) is not None, "the gate's decision")
         decision = _decided(house, since)
         assert decision is not None

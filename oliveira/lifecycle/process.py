@@ -64,6 +64,17 @@ def holder(home: Path, role: str, *, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
+def low_priority() -> None:
+    """This process gives way to the others.
+
+    Linux with autogroups shares the processor between sessions first and looks at `nice` only inside one, so the
+    session's own value is set too (sched(7), "The autogroup feature").
+    """
+    os.nice(19)
+    with contextlib.suppress(OSError):  # no such file: no autogroups, `nice` is enough
+        Path("/proc/self/autogroup").write_text("19")
+
+
 def is_held(home: Path, role: str) -> bool:
     """Is a process holding `role` right now?"""
     path = home / f"{role}.lock"

@@ -21,7 +21,7 @@ from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
 from oliveira.data.shards import TokenShard
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import OliveiraError
+from oliveira.errors import OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
 from oliveira.lifecycle.pipeline import Context, Stage
@@ -121,7 +121,18 @@ def score(model: nn.Module, folder: Path, split: str, tokenizer: Tokenizer, max_
     return bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=int(max_len))  # type: ignore[arg-type]
 
 
+def _enough_text(world: World, data: Path) -> None:
+    for domain, spec in _domains(world).items():
+        found = TokenShard.open(data / domain, "train").tokens.size
+        if found < world.model.max_len + 2:
+            raise UserError(
+                f"model.max_len = {world.model.max_len} needs at least {world.model.max_len + 2} training tokens, "
+                f"data.{domain} = {spec!r} gives {found}. Give more text or a smaller model.max_len."
+            )
+
+
 def _train(context: Context) -> dict[str, Any]:
+    _enough_text(context.world, context.results["preprocess"])
     world, data = context.world, context.results["preprocess"] / "base"
     tokenizer = Tokenizer.load(data / "tokenizer.json")
     folder = context.home / "runs" / f"train-{context.key[:16]}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from oliveira.errors import OliveiraError, TrainingError
 from oliveira.files import sha256_json
 from oliveira.lifecycle.gate import Measured, judge
 from oliveira.lifecycle.ledger import ArtifactRow, Ledger
-from oliveira.lifecycle.process import Stop, holder
+from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
 from oliveira.lifecycle.stages import adapt_section, lora_targets, score
 from oliveira.monitoring.drift import build_reference
@@ -108,6 +107,9 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
         except TrainingError as error:
             passed, made = False, None
             numbers = {"reasons": [str(error)], "thresholds": world.gate.model_dump()}
+        except BaseException:
+            ledger.finish_run(folder.name, "failed", {})
+            raise
     numbers |= {"trigger": trigger, "live_characters": live.characters}
     ledger.finish_run(
         folder.name,
@@ -284,7 +286,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--trigger", required=True)
     given = parser.parse_args()
-    os.nice(10)  # serving keeps its latency while this runs
+    low_priority()  # serving keeps its latency while this runs
     stop = Stop(watch_parent=True)
     with holder(given.home, "update", patience=15), Ledger(given.home) as ledger:
         try:

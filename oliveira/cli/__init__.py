@@ -1,0 +1,57 @@
+"""Commands are functions; their signatures and docstrings are the help."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from oliveira import __version__
+from oliveira.cli import catalogue, formulas, keys, life
+from oliveira.errors import OliveiraError
+
+app = typer.Typer(
+    name="oliveira",
+    help="A model's whole life in one program: collect, train, adapt, shrink, export, serve, watch, retrain.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(life.up)
+app.command()(life.status)
+app.command()(life.history)
+for verb in (life.swap, life.rollback, life.approve, life.reject, life.retrain, life.pause, life.resume):
+    app.command()(verb)
+app.command("prometheus-config")(life.prometheus_config)
+app.command("list")(catalogue.list_models)
+app.command()(catalogue.sources)
+app.command()(catalogue.reproduce)
+app.add_typer(keys.app, name="keys")
+app.add_typer(formulas.app, name="formulas")
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs a command. What a user can cause is one sentence on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except OliveiraError as error:
+        if str(error):
+            print(f"oliveira: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

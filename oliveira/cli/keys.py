@@ -1,0 +1,60 @@
+"""`oliveira keys`: who may talk to the server."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.errors import UserError
+from oliveira.lifecycle.ledger import Ledger
+
+app = typer.Typer(
+    help="Keys of the server: create, list, revoke.\n\n"
+    "  oliveira keys create ana\n\n  oliveira keys create console --admin",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May also swap, roll back and retrain.")] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Makes a key and prints it once; only a salted hash is kept."""
+    if not name.strip() or len(name) > 64:
+        raise UserError(f"key name {name[:20]!r} must have 1 to 64 characters. Choose a shorter one.")
+    with Ledger(home.absolute()) as ledger:
+        print(ledger.add_key(name.strip(), ("use", "admin") if admin else ("use",)))
+
+
+@app.command("list")
+def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Shows every key, without its secret."""
+    with Ledger(home.absolute()) as ledger:
+        found = ledger.keys()
+    if as_json:
+        print(json.dumps([vars(key) for key in found], indent=2))
+        return
+    table = Table("id", "name", "scopes", "created", "state")
+    for key in found:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created))
+        table.add_row(key.id, key.name, " ".join(key.scopes), when, "revoked" if key.revoked else "good")
+    Console().print(table)
+
+
+@app.command()
+def revoke(
+    number: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `keys list` shows it.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Makes a key worthless within a second, without a restart."""
+    with Ledger(home.absolute()) as ledger:
+        ledger.revoke_key(number)
+    print(f"key {number} is revoked")

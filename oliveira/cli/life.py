@@ -1,0 +1,291 @@
+"""Commands of the life cycle: up, status, history and the operator's verbs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.errors import OliveiraError, UserError
+from oliveira.files import write_json_atomic
+from oliveira.lifecycle.flow import FLOW, mermaid
+from oliveira.lifecycle.once import live_once
+from oliveira.lifecycle.process import Stop, is_held
+from oliveira.lifecycle.up import House, check_home, snippet
+from oliveira.world import load_world, parse_override
+
+Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.")]
+
+
+def up(
+    home: Home = DEFAULT_HOME,
+    world: Annotated[
+        str, typer.Option(help="Name of a world, or path of a .toml file.", envvar="OLIVEIRA_WORLD")
+    ] = "default",
+    text: Annotated[str, typer.Option(help="Your own folder of .txt, .md or .jsonl as the base domain.")] = "",
+    port: Annotated[
+        int,
+        typer.Option(help="Port of the server; 0 = a free one.", envvar="OLIVEIRA_PORT", min=0, max=65535),
+    ] = 8420,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.field=value over the world; may be repeated.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Live the whole loop once, with a witness, and stop.")] = False,
+    json_: Annotated[Path | None, typer.Option("--json", help="With --once: write the summary here.")] = None,
+    print_world: Annotated[bool, typer.Option("--print-world", help="Print the world in force and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the address.")] = False,
+) -> None:
+    """Takes text to a model that is served, watched and retrained. Finished stages are reused.
+
+    oliveira up
+
+    oliveira up --text my-texts --home my-home --port 0
+
+    oliveira up --once --json life.json
+    """
+    overrides = dict(parse_override(item) for item in set_ or [])
+    if text:
+        overrides["data.base"] = json.dumps(f"path:{Path(text).expanduser().absolute()}")
+    if once:
+        overrides.setdefault("update.cool_down", "0.0")
+    if json_ and not once:
+        raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
+    loaded = load_world(world, overrides)
+    if print_world:
+        print(json.dumps(loaded.model_dump(), indent=2))
+        return
+    console, stop = Console(highlight=False, soft_wrap=True), Stop()
+    started = time.monotonic()
+    with House(check_home(home), loaded, port=port, quiet=quiet) as house:
+        console.print(f"console    {house.console}", markup=False)
+        if not house.wait_until_ready(stop):
+            return
+        console.print(f"ready      {time.monotonic() - started:.1f} s", markup=False)
+        if once:
+            life = live_once(house, stop, lambda line: None if quiet else console.print(f"  {line}", markup=False))
+            if json_:
+                write_json_atomic(json_.absolute(), life)
+            _show_life(console, life)
+            return
+        if not quiet:
+            console.print(snippet(house.address, house.key), markup=False)
+            console.print(f"console    {house.console}   (Ctrl-C stops)", markup=False)
+        while not stop.wait(0.2):
+            house.check()
+        console.print("draining …")
+
+
+def _show_life(console: Console, life: dict[str, Any]) -> None:
+    table = Table("stage", "seconds", "digest", "")
+    for name, row in life["stages"].items():
+        table.add_row(name, f"{row['seconds']:.1f}", row["digest"][:12], "reused" if row["reused"] else "")
+    console.print(table)
+    rows: list[tuple[str, str]] = [
+        ("drift", f"detected after {life['drift']['requests']} requests"),
+        ("gate", f"{life['gate']['decision']}: {'; '.join(life['gate']['reasons'])}"),
+    ]
+    for domain, scores in life["val_bits_per_byte"].items():
+        rows.append((f"bits per byte, {domain}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
+    swap, latency = life["swap"], life["latency"]
+    rows += [
+        ("swap", f"{swap['failed']} failed of {swap['requests']} requests, {swap['seconds']} s"),
+        (
+            "rollback",
+            "digest restored"
+            if life["rollback"]["digest_restored"]
+            else life["rollback"].get("reason", "not restored"),
+        ),
+        (
+            "p95 latency",
+            f"{latency['idle_p95'] * 1e3:.0f} ms idle, {latency['while_training_p95'] * 1e3:.0f} ms while training",
+        ),
+        ("memory", f"{life['peak_memory_mib']} MiB at most, all processes"),
+    ]
+    facts = Table("the loop", "")
+    for fact in rows:
+        facts.add_row(*fact)
+    console.print(facts)
+
+
+def status(
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="The loop as a Mermaid graph with the state of each stage.")
+    ] = False,
+) -> None:
+    """Shows each stage, what is served and what waits.
+
+    oliveira status
+
+    oliveira status --mermaid
+    """
+    with open_ledger(home) as ledger:
+        rows = {row.name: row for row in ledger.stages()}
+        aliases, serving = ledger.aliases(), ledger.setting("serving")
+    if as_mermaid:
+        print(mermaid({name: row.state for name, row in rows.items()}))
+        return
+    running = is_held(home.absolute(), "up")
+    if as_json:
+        stages = {name: {"state": row.state, "seconds": row.seconds, **row.outputs} for name, row in rows.items()}
+        print(json.dumps({"running": running, "stages": stages, "aliases": aliases, "serving": serving}, indent=2))
+        return
+    table = Table("stage", "state", "seconds", "result")
+    for name in FLOW:
+        row = rows.get(name)
+        seconds = f"{row.seconds:.1f}" if row and row.seconds is not None else ""
+        result = (row.message or ", ".join(f"{k} {_short(v)}" for k, v in list(row.outputs.items())[:3])) if row else ""
+        table.add_row(name, row.state if row else "waiting", seconds, result)
+    console = Console()
+    console.print(table)
+    for name, digest in aliases.items():
+        console.print(f"{name:<10} {digest[:12]}", highlight=False)
+    console.print(f"{'program':<10} {'running' if running else 'stopped'}", highlight=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)[:32]
+
+
+def history(
+    home: Home = DEFAULT_HOME, as_json: AsJson = False, limit: Annotated[int, typer.Option(min=1)] = 30
+) -> None:
+    """Lists artifacts and every decision with its numbers, newest first.
+
+    oliveira history
+
+    oliveira history --json --limit 5
+    """
+    with open_ledger(home) as ledger:
+        decisions, artifacts = ledger.decisions(limit), ledger.artifacts()
+    if as_json:
+        made = [vars(row) | {"path": str(row.path)} for row in artifacts]
+        print(json.dumps({"decisions": [vars(row) for row in decisions], "artifacts": made}, indent=2))
+        return
+    table = Table("when", "what", "verdict", "artifact", "by", "why")
+    for row in decisions:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
+        why = "; ".join(row.numbers.get("reasons", [])) or row.numbers.get("reason", "")
+        table.add_row(when, row.kind, row.verdict, (row.digest or "")[:12], row.actor, why)
+    Console().print(table)
+    made_table = Table("artifact", "kind", "bits per byte", "parent")
+    for artifact in artifacts:
+        scores = artifact.metrics.get("validation_bits_per_byte", {})
+        text = ", ".join(f"{k} {_score(v)}" for k, v in scores.items())
+        made_table.add_row(artifact.digest[:12], artifact.kind, text, str(artifact.lineage.get("parent", ""))[:12])
+    Console().print(made_table)
+
+
+def _score(value: Any) -> str:
+    value = value.get("after") if isinstance(value, dict) else value
+    return f"{value:.3f}" if isinstance(value, float) else "–"
+
+
+def swap(digest: Digest, home: Home = DEFAULT_HOME) -> None:
+    """Serves another artifact, verified first; the old one becomes `previous`.
+
+    oliveira history
+
+    oliveira swap 3f2a9c
+    """
+    _ask(home, "swap", {"digest": digest})
+
+
+def rollback(
+    home: Home = DEFAULT_HOME,
+    reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "by hand",
+) -> None:
+    """Serves the previous artifact again.
+
+    oliveira rollback
+
+    oliveira rollback --reason "answers got worse"
+    """
+    _ask(home, "rollback", {"reason": reason})
+
+
+def approve(
+    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "", home: Home = DEFAULT_HOME
+) -> None:
+    """Promotes the challenger that waits for a person."""
+    _ask(home, "approve", {"digest": digest} if digest else {})
+
+
+def reject(
+    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "", home: Home = DEFAULT_HOME
+) -> None:
+    """Turns the challenger down."""
+    _ask(home, "reject", {"digest": digest} if digest else {})
+
+
+def retrain(home: Home = DEFAULT_HOME) -> None:
+    """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`."""
+    _ask(home, "retrain", {"trigger": "by hand"}, patience=3600.0)
+
+
+def pause(home: Home = DEFAULT_HOME) -> None:
+    """No retraining until `oliveira resume`; serving goes on."""
+    _ask(home, "pause", {})
+
+
+def resume(home: Home = DEFAULT_HOME) -> None:
+    """Ends a pause."""
+    _ask(home, "resume", {})
+
+
+def _ask(home: Path, kind: str, args: dict[str, Any], patience: float = 60.0) -> None:
+    """Leaves a wish in the ledger and waits for the loop to act on it; without a running loop it acts itself."""
+    with open_ledger(home) as ledger:
+        number = ledger.wish(kind, args, "command line")
+        if not is_held(home.absolute(), "loop"):
+            _act_alone(home.absolute(), ledger, kind)
+        end = time.monotonic() + patience
+        while (wish := ledger.get_wish(number)) is not None and wish.state == "pending":
+            if time.monotonic() > end:
+                raise OliveiraError(
+                    f"{kind} was asked for (wish {number}) but not done within {patience:.0f} s. See `oliveira status`."
+                )
+            time.sleep(0.1)
+        assert wish is not None
+        if wish.state == "failed":
+            raise UserError(str((wish.result or {}).get("error") or (wish.result or {}).get("reason")))
+        print(json.dumps(wish.result, indent=2))
+
+
+def _act_alone(home: Path, ledger: Any, kind: str) -> None:
+    from oliveira.lifecycle.loop import Loop
+    from oliveira.world import World
+
+    if kind == "retrain":
+        raise UserError("retrain needs a running `oliveira up` in this home. Start it, then ask again.")
+    world = World.model_validate_json((home / "world.json").read_bytes())
+    Loop(home, world, ledger).grant_all()
+
+
+def prometheus_config(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("prometheus"),
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Writes prometheus.yml, its rules and a key file for the server of this home.
+
+    oliveira prometheus-config
+
+    prometheus --config.file=prometheus/prometheus.yml
+    """
+    from oliveira.monitoring.prometheus import write_config
+
+    try:
+        front = json.loads((home / "front.json").read_bytes())
+    except (OSError, ValueError):
+        raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
+    with open_ledger(home) as ledger:
+        key = ledger.add_key("prometheus", ("use", "admin"))
+    path = write_config(folder.absolute(), address=f"{front['host']}:{front['port']}", key=key)
+    print(f"prometheus --config.file={path}")

@@ -1,0 +1,66 @@
+"""What the ledger hands out: one frozen row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StageRow:
+    key: str
+    name: str
+    state: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    digest: str | None
+    outputs: dict[str, Any]
+    message: str | None
+    owner: str | None
+    started: float
+    finished: float | None
+    seconds: float | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    digest: str
+    kind: str
+    path: Path
+    lineage: dict[str, Any]
+    metrics: dict[str, Any]
+    created: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    id: int
+    time: float
+    kind: str
+    verdict: str
+    digest: str | None
+    previous: str | None
+    actor: str
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wish:
+    id: int
+    time: float
+    kind: str
+    args: dict[str, Any]
+    actor: str
+    state: str
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Key:
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created: float
+    revoked: float | None

@@ -1,0 +1,117 @@
+"""50 × `kill -9` at random moments over the loop: no finished stage is lost or run twice, the champion is always a
+whole model."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import life_helpers as life
+import pytest
+
+from oliveira import artifact
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.process import is_held
+
+pytestmark = pytest.mark.slow
+KILLS = 50
+
+
+def children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            child = int(stat.parent.name)
+            found += [child, *children(child)]
+    return found
+
+
+def finished(home: Path) -> dict[str, tuple[str, float]]:
+    if not (home / "ledger.sqlite").exists():
+        return {}
+    with Ledger(home) as ledger:
+        assert ledger.check()
+        champion = ledger.alias("champion")
+        if champion is not None:
+            row = ledger.artifact(champion)
+            assert row is not None, "the champion points at nothing"
+            artifact.open_artifact(row.path, champion)
+        return {row.key: (row.digest or "", row.finished or 0.0) for row in ledger.stages() if row.state == "done"}
+
+
+def test_kills_anywhere(tmp_path: Path) -> None:
+    home, text = tmp_path / "home", life.new_domain(tmp_path / "text")
+    arguments = life.up(
+        home, text, "--quiet", **{"train.steps": 120, "train.checkpoint_every": 10, "train.warmup_steps": 5}
+    )
+    chance = random.Random(0)
+    done: dict[str, tuple[str, float]] = {}
+    for number in range(KILLS):
+        process = subprocess.Popen(
+            arguments,
+            env=life.ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        time.sleep(chance.uniform(0.3, 5.0))
+        # Every third time only one child, so that the house has to raise it again; otherwise all of them at once.
+        victims = children(process.pid)
+        if number % 3 == 0 and victims:
+            os.kill(chance.choice(victims), signal.SIGKILL)
+            time.sleep(chance.uniform(0.2, 1.5))
+            victims = children(process.pid)
+        for victim in (process.pid, *victims):
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        assert process.stderr is not None
+        process.stderr.close()
+        process.wait()
+        now = finished(home)
+        for key, value in done.items():
+            assert now.get(key) == value, f"kill {number}: a finished stage was lost or run again"
+        done = now
+    last = life.run(
+        life.up(
+            home,
+            text,
+            "--quiet",
+            "--once",
+            **{"train.steps": 120, "train.checkpoint_every": 10, "train.warmup_steps": 5},
+        )
+    )
+    assert last.returncode == 0, last.stdout[-2000:] + last.stderr[-2000:]
+    now = finished(home)
+    assert all(now[key] == value for key, value in done.items())
+    assert not is_held(home, "loop") and not is_held(home, "up")
+
+
+def test_ctrl_c_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    home, text = tmp_path / "home", life.new_domain(tmp_path / "text")
+    arguments = life.up(home, text, **{"train.steps": 3000, "train.checkpoint_every": 10})
+    process = subprocess.Popen(
+        arguments, env=life.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 90
+    while not any(home.glob("runs/train-*/checkpoint.safetensors")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopped at step" in err and "start again to go on" in err and "Traceback" not in err + out
+    with Ledger(home) as ledger:
+        states = {row.name: row.state for row in ledger.stages()}
+    assert states == {"collect": "done", "preprocess": "done", "train": "failed"}
+    assert not is_held(home, "up") and not is_held(home, "loop")

@@ -1,0 +1,145 @@
+"""One retraining, in process: a good challenger is promoted; shuffled labels, NaN and truncated data never are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+import torch
+from torch import nn
+
+from oliveira import artifact
+from oliveira.errors import OliveiraError
+from oliveira.files import write_json_atomic
+from oliveira.lifecycle import update as room
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.pieces import pieces
+from oliveira.lifecycle.pipeline import Pipeline
+from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.stages import STAGES
+from oliveira.monitoring.traffic import TrafficLog
+from oliveira.training.loss import cross_entropy
+from oliveira.world import World, load_world
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    "data.max_chars": "150000",
+    "data.new": "bncc-computacao",
+    "export.onnx": "false",
+    "train.steps": "60",
+    "adapt.steps": "4",
+    "adapt.lr": "0.01",
+    "adapt.replay": "0.5",
+    "update.steps": "60",
+    "gate.min_gain": "0.05",
+    "gate.max_forgetting": "0.1",
+    "gate.max_latency": "4.0",
+    "monitor.check_windows": "10",
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion and live text of another domain."""
+    home = tmp_path_factory.mktemp("home")
+    world = load_world("tiny", SETTINGS, environment={})
+    write_json_atomic(home / "world.json", world.model_dump())
+    with Ledger(home) as ledger, Reporter(quiet=True) as report:
+        Pipeline(STAGES, home, world, ledger, report).run()
+    log = TrafficLog(home / "traffic", 8)
+    texts = [piece for _, text in sorted(topics.items())[:40] for piece in pieces(text)]
+    for number, text in enumerate(texts):
+        log.append({"id": str(number), "time": 0.0, "digest": "", "text": text, "tokens": [], "loss": 1.0})
+    log.close()
+    return home
+
+
+@pytest.fixture
+def home(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "home"))
+
+
+def champion(home: Path) -> str | None:
+    with Ledger(home) as ledger:
+        return ledger.alias("champion")
+
+
+def set_world(home: Path, **changes: str) -> World:
+    world = load_world("tiny", SETTINGS | changes, environment={})
+    write_json_atomic(home / "world.json", world.model_dump())
+    return world
+
+
+def test_a_good_challenger_is_promoted_with_its_numbers(home: Path) -> None:
+    before = champion(home)
+    with Ledger(home) as ledger:
+        result = room.update(home, ledger, "test")
+        assert result["verdict"] == "promoted", result
+        assert (ledger.alias("champion"), ledger.alias("previous")) == (result["digest"], before)
+        decision = ledger.decisions(1)[0]
+        row = ledger.artifact(result["digest"])
+    assert (
+        decision.numbers["validation_bits_per_byte"]["new"]["after"]
+        == result["validation_bits_per_byte"]["new"]["after"]
+    )
+    assert row is not None and row.lineage["parent"] == before
+    artifact.open_artifact(row.path, row.digest).load_model()
+
+
+def shuffled_labels() -> Callable[..., Callable[[nn.Module, torch.Tensor], torch.Tensor]]:
+    def make(*_: object) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+        def loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+            targets = rows[:, 1:]
+            mixed = targets.flatten()[torch.randperm(targets.numel())].view_as(targets)
+            return cross_entropy(model(rows[:, :-1]), mixed)
+
+        return loss
+
+    return make
+
+
+def nan_loss() -> Callable[..., Callable[[nn.Module, torch.Tensor], torch.Tensor]]:
+    return lambda *_: lambda model, rows: cross_entropy(model(rows[:, :-1]), rows[:, 1:]) * float("nan")
+
+
+@pytest.mark.parametrize("sabotage", ["shuffled labels", "NaN", "truncated data", "too high a rate"])
+def test_a_worse_challenger_is_never_promoted(home: Path, monkeypatch: pytest.MonkeyPatch, sabotage: str) -> None:
+    before = champion(home)
+    match sabotage:
+        case "shuffled labels":
+            monkeypatch.setattr(room, "next_token_loss", shuffled_labels())
+        case "NaN":
+            monkeypatch.setattr(room, "next_token_loss", nan_loss())
+        case "truncated data":
+            whole = room.live_text
+            monkeypatch.setattr(
+                room, "live_text", lambda folder: room.LiveText(["a a a a " * 200], whole(folder).held_out)
+            )
+        case "too high a rate":
+            set_world(home, **{"adapt.lr": "30.0"})
+    with Ledger(home) as ledger:
+        result = room.update(home, ledger, "test")
+        assert result["verdict"] == "rejected" and result["reasons"], result
+        assert ledger.alias("champion") == before and ledger.alias("previous") is None
+        assert ledger.decisions(1)[0].verdict == "rejected"
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_person_must_approve_when_the_world_says_so(home: Path) -> None:
+    set_world(home, **{"gate.require_approval": "true"})
+    before = champion(home)
+    with Ledger(home) as ledger:
+        result = room.update(home, ledger, "test")
+        assert result["verdict"] == "awaiting approval"
+        assert ledger.alias("champion") == before and ledger.alias("challenger") == result["digest"]
+
+
+def test_too_little_live_text_is_said(home: Path) -> None:
+    set_world(home, **{"update.min_new_chars": "10000000"})
+    with Ledger(home) as ledger, pytest.raises(OliveiraError, match=r"update\.min_new_chars"):
+        room.update(home, ledger, "test")
