@@ -1,0 +1,260 @@
+"""The engine: one process, one verified artifact, its tensors. Started by the front, ends with it.
+
+`python -m oliveira.serving.engine --artifact DIR --digest D --threads N --slots N --socket FD`
+
+It verifies every byte, loads, runs the smoke prompts and says `ready`; then it decodes. A reader thread takes
+messages from the socket, the main thread alone touches the model. A crash is left to the front, which starts
+another engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from oliveira.artifact import Artifact, open_artifact
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import CorruptError, OliveiraError
+from oliveira.models.gpt import GPT
+from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
+from oliveira.serving.sampling import Sampling
+from oliveira.serving.scheduler import Request, Scheduler
+
+SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
+SMOKE_TOKENS = 8
+STATS_SECONDS = 0.1
+
+
+class Refused(OliveiraError):
+    """A request that this model cannot serve."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Engine:
+    """Answers messages about one model. `handle` and `step` are called by one thread."""
+
+    def __init__(self, artifact: Artifact, *, slots: int) -> None:
+        model = artifact.load_model()
+        if not isinstance(model, GPT):
+            raise CorruptError(f"artifact {artifact.digest[:12]} holds a {artifact.name}, which does not continue text")
+        self.artifact, self.model = artifact, model
+        self.tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
+        self.max_len = model.config.max_len
+        if self.tokenizer.vocab_size > model.config.vocab_size:
+            raise CorruptError(
+                f"artifact {artifact.digest[:12]}: the tokenizer knows {self.tokenizer.vocab_size} tokens, "
+                f"the model {model.config.vocab_size}"
+            )
+        self.pieces = [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
+        self.longest = max(len(piece) for piece in self.pieces)
+        self.scheduler = Scheduler(
+            model,
+            slots=slots,
+            token_bytes=self.pieces.__getitem__,
+            end_of_text=self.tokenizer.end_of_text,
+            n_tokens=self.tokenizer.vocab_size,
+        )
+
+    def smoke(self) -> None:
+        """A few tokens after each smoke prompt, decoded as requests are. Raises `CorruptError` on a NaN."""
+        for number, prompt in enumerate(SMOKE_PROMPTS):
+            tokens = self.tokenizer.encode(prompt)[: self.max_len - SMOKE_TOKENS]
+            request = Request(
+                id=f"smoke-{number}",
+                prompt=tokens or [self.tokenizer.end_of_text],
+                n=1,
+                max_tokens=SMOKE_TOKENS,
+                sampling=Sampling(temperature=0),
+                stop=[],
+                logprobs=None,
+                observe=False,
+                arrived=time.monotonic(),
+            )
+            self.scheduler.add(request, seed=0)
+        while self.scheduler.busy:
+            for message in self.scheduler.step():
+                if message["type"] == "error":
+                    raise CorruptError(
+                        f"artifact {self.artifact.digest[:12]} fails the smoke prompts: {message['message']}"
+                    )
+
+    def ready(self) -> Message:
+        return {
+            "type": "ready",
+            "digest": self.artifact.digest,
+            "weights": self.artifact.weights,
+            "vocab_size": self.tokenizer.vocab_size,
+            "max_len": self.max_len,
+        }
+
+    def handle(self, message: Message) -> list[Message]:
+        """Acts on one message of the front; returns what there is to say at once."""
+        number = str(message["id"])
+        try:
+            match message["op"]:
+                case "generate":
+                    return [self._generate(message)]
+                case "cancel":
+                    self.scheduler.cancel(number)
+                    return []
+                case "embed":
+                    tokens = self._tokens(message)
+                    return [
+                        {
+                            "type": "result",
+                            "id": number,
+                            "embedding": self.embed(tokens),
+                            "prompt_tokens": len(tokens),
+                        }
+                    ]
+                case "tokenize":
+                    tokens = self.tokenizer.encode(message["text"])
+                    return [{"type": "result", "id": number, "tokens": tokens, "max_len": self.max_len}]
+                case "detokenize":
+                    return [
+                        {
+                            "type": "result",
+                            "id": number,
+                            "text": self.tokenizer.decode(self._known(message["tokens"])),
+                        }
+                    ]
+        except Refused as error:
+            return [{"type": "error", "id": number, "status": 400, "message": str(error), "code": error.code}]
+        raise OliveiraError(f"message {message['op']!r} is unknown")
+
+    def _generate(self, message: Message) -> Message:
+        prompt = self._tokens(message)
+        room = self.max_len - len(prompt)
+        wanted = message["max_tokens"]
+        if room < 1 or (wanted is not None and wanted > room):
+            asked = f" and max_tokens asks for {wanted}" if wanted is not None else " and leaves no room for an answer"
+            raise Refused(
+                f"the context of this model is {self.max_len} tokens; the prompt has {len(prompt)}{asked}. "
+                "Shorten the prompt or lower max_tokens.",
+                "context_length_exceeded",
+            )
+        request = Request(
+            id=message["id"],
+            prompt=prompt,
+            n=message["n"],
+            max_tokens=room if wanted is None else wanted,
+            sampling=Sampling(temperature=message["temperature"], top_k=message["top_k"], top_p=message["top_p"]),
+            stop=message["stop"],
+            logprobs=message["logprobs"],
+            observe=message["observe"],
+            arrived=time.monotonic(),
+        )
+        seed = message["seed"]
+        self.scheduler.add(request, secrets.randbits(62) if seed is None else seed)
+        return {"type": "accepted", "id": request.id, "prompt_tokens": len(prompt)}
+
+    def _tokens(self, message: Message) -> list[int]:
+        """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""
+        if message.get("tokens") is not None:
+            tokens = self._known(message["tokens"])
+        else:
+            size = len(message["text"].encode())
+            if size > self.longest * self.max_len:  # cannot fit: spare the tokenizer a megabyte
+                raise Refused(
+                    f"the context of this model is {self.max_len} tokens; {size} bytes of text are at least "
+                    f"{size // self.longest} tokens. Shorten the text.",
+                    "context_length_exceeded",
+                )
+            tokens = self.tokenizer.encode(message["text"])
+        if len(tokens) > self.max_len:
+            raise Refused(
+                f"the text has {len(tokens)} tokens, the context of this model {self.max_len}. Shorten it.",
+                "context_length_exceeded",
+            )
+        return tokens or [self.tokenizer.end_of_text]
+
+    def _known(self, tokens: list[int]) -> list[int]:
+        unknown = next((token for token in tokens if not 0 <= token < len(self.pieces)), None)
+        if unknown is not None:
+            raise Refused(f"token {unknown} is not in the vocabulary of {len(self.pieces)} tokens.", "invalid_token")
+        return tokens
+
+    @torch.inference_mode()
+    def embed(self, tokens: list[int]) -> list[float]:
+        """Mean of the last layer's states over the tokens, scaled to length 1."""
+        hidden_1TD = self.model.hidden(torch.tensor([tokens]))
+        return F.normalize(hidden_1TD[0].mean(dim=0), dim=0).tolist()
+
+
+def run(engine: Engine, connection: socket.socket) -> None:
+    """Serves until the front closes its end."""
+    inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    stats, told = engine.scheduler.stats(), -STATS_SECONDS
+    while True:
+        messages = [] if engine.scheduler.busy else [inbox.get()]
+        while not inbox.empty():
+            messages.append(inbox.get())
+        out: list[Message] = []
+        for message in messages:
+            if message is None:
+                return
+            out += engine.handle(message)
+        out += engine.scheduler.step()
+        due = time.monotonic() - told >= STATS_SECONDS or not engine.scheduler.busy
+        if due and (now := engine.scheduler.stats()) != stats:
+            stats, told = now, time.monotonic()
+            out.append(now)
+        if out:
+            connection.sendall(pack(out))
+
+
+def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -> None:
+    try:
+        with connection.makefile("rb") as stream:
+            while line := stream.readline(MAX_LINE + 1):
+                inbox.put(unpack(line))
+    except (OSError, OliveiraError) as error:
+        print(f"oliveira engine: {error}", file=sys.stderr)
+    inbox.put(None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="oliveira.serving.engine", description=__doc__)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--digest", required=True)
+    parser.add_argument("--threads", type=int, default=0, help="0 = all cores")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
+    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    connection = socket.socket(fileno=given.socket)
+    try:
+        engine = Engine(open_artifact(given.artifact, given.digest), slots=given.slots)
+        engine.smoke()
+    except OliveiraError as error:
+        connection.sendall(pack([{"type": "failed", "reason": str(error)}]))
+        return error.exit_code
+    try:
+        connection.sendall(pack([engine.ready()]))
+        run(engine, connection)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the front is gone
+    return 0
+
+
+if __name__ == "__main__":
+    # Not sys.exit: nothing is left to save, and torch's threads take their time to end in order.
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,245 @@
+"""The routes of the OpenAI API: chat, completions, embeddings, models; and the tokenizer.
+
+A base model continues text, so the chat route joins the contents of the messages by newlines and continues
+that: there is no template to get wrong and none that a request could inject.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import base64
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from oliveira.data.text import nfc
+from oliveira.serving.client import EngineProcess
+from oliveira.serving.errors import ApiError, EngineDied, engine_stopped, too_slow
+from oliveira.serving.generation import Generation
+from oliveira.serving.protocol import Message
+from oliveira.serving.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    Generate,
+    TokenizeRequest,
+)
+from oliveira.serving.service import Service
+from oliveira.serving.shapes import ChatShape, CompletionShape, Shape
+from oliveira.serving.stream import EventStream, until_gone
+
+MODEL = "oliveira"
+SHORT = 12  # characters of a digest that name a model
+T = TypeVar("T")
+
+
+def make_openai_router(service: Service) -> APIRouter:
+    router = APIRouter()
+    limits = service.world.serve
+
+    def text_within_limits(text: str, param: str) -> str:
+        text = nfc(text)
+        if (size := len(text.encode())) > limits.max_message:
+            raise ApiError(
+                400,
+                f"{param} has {size} bytes, more than serve.max_message = {limits.max_message}. Shorten it.",
+                code="message_too_long",
+                param=param,
+            )
+        return text
+
+    def messages_for(prompts: list[Any], param: str, common: dict[str, Any]) -> list[Message]:
+        return [
+            {**common, "text": text_within_limits(prompt, param), "tokens": None}
+            if isinstance(prompt, str)
+            else {**common, "text": None, "tokens": prompt}
+            for prompt in prompts
+        ]
+
+    async def answer(request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
+        """Runs the generation and answers in one piece or as a stream."""
+        observe = request.headers.get("x-oliveira-no-traffic") != "1"
+        generation = Generation(service, messages, request_id=request.state.id, observe=observe)
+
+        def check(engine: EngineProcess) -> None:
+            check_model(body.model, engine)
+
+        handed_over = False
+        try:
+            if not body.stream:
+                choices = await while_connected(request, limits.deadline, generation.collect(check))
+                whole = shape(body.model, generation, with_usage=True).whole(choices, generation.usage())
+                return JSONResponse(whole, headers=model_header(generation.digest))
+            first = await while_connected(request, limits.deadline, generation.begin(check))
+            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            left = limits.deadline - (time.monotonic() - generation.arrived)
+            stream = EventStream(
+                generation,
+                first,
+                shape(body.model, generation, with_usage=with_usage),
+                seconds=left,
+                headers=model_header(generation.digest),
+            )
+            handed_over = True
+            return stream
+        finally:
+            if not handed_over:
+                generation.close()
+
+    @router.post("/v1/chat/completions")
+    async def chat(request: Request, body: ChatRequest) -> Response:
+        """Continues the messages' contents, joined by newlines."""
+        service.check_open()
+        if len(body.messages) > limits.max_messages:
+            raise ApiError(
+                400,
+                f"{len(body.messages)} messages exceed serve.max_messages = {limits.max_messages}.",
+                code="too_many_messages",
+                param="messages",
+            )
+        text = "\n".join(text_within_limits(message.text(), "messages") for message in body.messages)
+        common = {
+            **body.sampling(),
+            "max_tokens": body.max_completion_tokens or body.max_tokens,
+            "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        }
+        return await answer(request, body, [{**common, "text": text, "tokens": None}], ChatShape)
+
+    @router.post("/v1/completions")
+    async def completions(request: Request, body: CompletionRequest) -> Response:
+        """Continues each prompt."""
+        service.check_open()
+        common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs}
+        return await answer(request, body, messages_for(body.prompts(), "prompt", common), CompletionShape)
+
+    @router.post("/v1/embeddings")
+    async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
+        """The mean of the last layer's states of each text, of length 1."""
+        service.check_open()
+        messages = messages_for(body.inputs(), "input", {"op": "embed"})
+        permit = service.admission.take(1)
+        try:
+            engine, answers = await while_connected(request, limits.deadline, ask_all(body.model, messages))
+        finally:
+            permit.release()
+        used = sum(found["prompt_tokens"] for found in answers)
+        data = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": encode(found["embedding"], body.encoding_format),
+            }
+            for index, found in enumerate(answers)
+        ]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        body_out = {"object": "list", "model": body.model, "data": data, "usage": usage}
+        return JSONResponse(body_out, headers=model_header(engine.digest))
+
+    async def ask_all(model: str, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
+        """Every message to one engine; asked again of the next one if it dies."""
+        for again in (True, False):
+            engine = await service.fleet.engine()
+            check_model(model, engine)
+            try:
+                job = engine.submit(messages)
+                try:
+                    answers = dict([await job.next() for _ in messages])
+                finally:
+                    job.close()
+                return engine, [answers[index] for index in range(len(messages))]
+            except EngineDied:
+                if not again:
+                    raise engine_stopped() from None
+        raise AssertionError
+
+    @router.post("/tokenize")
+    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
+        """The tokens of a text, and how many of them fit into the context."""
+        message = {"op": "tokenize", "text": text_within_limits(body.text, "text")}
+        engine, [found] = await while_connected(request, limits.deadline, ask_all(MODEL, [message]))
+        body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
+        return JSONResponse(body_out, headers=model_header(engine.digest))
+
+    @router.post("/detokenize")
+    async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
+        """The text of a list of tokens."""
+        message = {"op": "detokenize", "tokens": body.tokens}
+        engine, [found] = await while_connected(request, limits.deadline, ask_all(MODEL, [message]))
+        return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """The served model under both of its names: `oliveira`, and the beginning of its digest."""
+        engine = await service.fleet.engine()
+        return JSONResponse({"object": "list", "data": [describe(name, engine) for name in names(engine)]})
+
+    @router.get("/v1/models/{model}")
+    async def model(model: str) -> Response:
+        engine = await service.fleet.engine()
+        check_model(model, engine)
+        return JSONResponse(describe(model, engine))
+
+    return router
+
+
+def names(engine: EngineProcess) -> tuple[str, str]:
+    return MODEL, engine.digest[:SHORT]
+
+
+def check_model(model: str, engine: EngineProcess) -> None:
+    if model not in (*names(engine), engine.digest):
+        known = " or ".join(names(engine))
+        raise ApiError(
+            404,
+            f"model {model[:128]!r} is not served here. Use {known}.",
+            code="model_not_found",
+            param="model",
+        )
+
+
+def describe(name: str, engine: EngineProcess) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": engine.started,
+        "owned_by": "oliveira",
+        "root": engine.digest,
+        "max_model_len": engine.max_len,
+    }
+
+
+def model_header(digest: str) -> dict[str, str]:
+    return {"X-Oliveira-Model": digest[:SHORT]}
+
+
+def encode(vector: list[float], form: str) -> list[float] | str:
+    """base64 of little-endian float32 is what OpenAI's client asks for by default."""
+    if form == "float":
+        return vector
+    numbers = array.array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+async def while_connected(request: Request, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work`; gives it up when the client hangs up (499, for the log only) or is late (504)."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(until_gone(request.receive))
+    try:
+        done, _ = await asyncio.wait({working, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working in done:
+            return working.result()
+        if leaving in done:
+            raise ApiError(499, "the client has gone.", code="client_gone")
+        raise too_slow(seconds)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)

@@ -1,0 +1,54 @@
+"""How front and engine talk: one JSON object a line over a socket pair. Nothing executable or unbounded.
+
+Front → engine, `op`:
+    generate   id, text | tokens, n, max_tokens | null, temperature, top_k, top_p, stop, seed | null,
+               logprobs | null, observe
+    embed      id, text | tokens
+    tokenize   id, text
+    detokenize id, tokens
+    cancel     id
+Engine → front, `type`:
+    ready      digest, weights, vocab_size, max_len            once, after the smoke prompts
+    failed     reason                                          once, instead of `ready`; the process ends
+    accepted   id, prompt_tokens                               the request fits and waits for a slot
+    token      id, index, text, logprobs            text is empty while a character or stop string is open
+    done       id, index, reason, text, tokens, logprobs    one choice has ended: "stop" or "length"
+    end        id, queue_seconds, prefill_seconds, decode_seconds, loss, prompt    every choice has ended
+    result     id, …                                           answer of embed, tokenize, detokenize
+    error      id, status, message, code                       the request has ended
+    stats      running, waiting, kv_usage                      when one of them changed
+End of file on either side ends the conversation: the engine exits, the front starts another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from oliveira.errors import OliveiraError
+
+MAX_LINE = 16 << 20  # bytes; the front admits bodies far below this
+
+Message = dict[str, Any]
+
+
+def pack(messages: Iterable[Message]) -> bytes:
+    """One line a message. Raises `ValueError` on NaN and on text that is not Unicode."""
+    return b"".join(
+        json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        for message in messages
+    )
+
+
+def unpack(line: bytes) -> Message:
+    """The message of one line. Raises `OliveiraError` on anything else: the other side is broken."""
+    if not line.endswith(b"\n") or len(line) > MAX_LINE:
+        raise OliveiraError(f"a message of {len(line)} bytes is cut or longer than {MAX_LINE} bytes")
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise OliveiraError(f"a message is not JSON: {error}") from None
+    if not isinstance(message, dict):
+        raise OliveiraError("a message is not a JSON object")
+    return message

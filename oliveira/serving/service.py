@@ -1,0 +1,156 @@
+"""What every route needs: the world in force, the ledger, the fleet of engines, the metrics, the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from oliveira import __version__
+from oliveira.errors import DiskError, UserError
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.monitoring.metrics import Metrics
+from oliveira.monitoring.traffic import TrafficLog
+from oliveira.serving.errors import ApiError, shutting_down
+from oliveira.serving.fleet import Fleet
+from oliveira.serving.limits import Admission
+from oliveira.world import World
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def read_world(home: Path) -> World:
+    """The world that `oliveira up` left in this home. Raises `UserError`."""
+    try:
+        return World.model_validate_json((home / "world.json").read_bytes())
+    except OSError:
+        raise UserError(f"{home} has no world.json. Start with `oliveira up --home {home}`.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{home / 'world.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}. Run `oliveira up`."
+        ) from None
+
+
+class Service:
+    """The front's state. Lives in one event loop; the ledger is written in one thread beside it.
+
+    Two connections: a reader for the event loop, which SQLite never lets wait in WAL mode, and a writer that
+    may wait.
+    """
+
+    def __init__(self, home: Path, world: World) -> None:
+        self.home, self.world = home, world
+        self.ledger = Ledger(home)
+        self._writer = Ledger(home)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self.metrics = Metrics()
+        self.traffic = TrafficLog(home / "traffic", world.serve.traffic_megabytes) if world.serve.keep_traffic else None
+        self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
+        threads = world.serve.threads or os.cpu_count() or 1
+        self.fleet = Fleet(self.ledger, self._note, self.metrics, threads=threads, slots=world.serve.slots)
+        self.draining = False
+        self.requests = 0  # in work, to be waited for at the end
+        self._following: asyncio.Task[None] | None = None
+        self.metrics.queue_capacity.set(world.serve.queue)
+
+    def start(self) -> None:
+        self._following = asyncio.create_task(self.fleet.run())
+        self._following.add_done_callback(_must_not_end)
+
+    async def drain(self) -> None:
+        """No new requests; open ones may end within serve.drain seconds, then each is told."""
+        self.draining = True
+        end = time.monotonic() + self.world.serve.drain
+        log.info("draining", extra={"requests": self.requests})
+        while self.requests and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        for engine in [self.fleet.current, *self.fleet.old]:
+            if engine is not None:
+                engine.fail_all(shutting_down)
+        end = time.monotonic() + 2
+        while self.requests and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self.fleet.close()
+        self._thread.shutdown(wait=True)
+        if self.traffic is not None:
+            self.traffic.close()
+        self._writer.close()
+        self.ledger.close()
+
+    async def write(self, action: Callable[[Ledger], T]) -> T:
+        """Runs `action` on the writing connection, one after the other. `DiskError` becomes 507."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, functools.partial(action, self._writer))
+        except DiskError as error:
+            raise ApiError(507, str(error), code="disk_full") from error
+
+    async def _note(self, action: Callable[[Ledger], Any]) -> None:
+        """As `write`, for what serving can do without: a full disk is logged."""
+        try:
+            await self.write(action)
+        except ApiError as error:
+            log.error("not recorded", extra={"error": str(error)})
+
+    def remember(self, record: dict[str, Any]) -> None:
+        """One prompt for drift and update. A disk that is full costs the record, not the request."""
+        if self.traffic is not None:
+            self._thread.submit(self._append, record)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        if self.traffic is not None and not self.traffic.append(record):
+            self.metrics.traffic_dropped_total.inc()
+
+    def check_open(self) -> None:
+        """Raises `ApiError` 503 while the server shuts down."""
+        if self.draining:
+            self.metrics.rejected_total.labels(reason="draining").inc()
+            raise shutting_down()
+
+    def state(self) -> dict[str, Any]:
+        """What /ready and the console show."""
+        own = {
+            "ready": self.ready(),
+            "draining": self.draining,
+            "requests": self.requests,
+            "version": __version__,
+        }
+        return {**self.fleet.state(), **own}
+
+    def ready(self) -> bool:
+        return self.fleet.alive is not None and not self.draining
+
+    def render_metrics(self) -> bytes:
+        state, usage = self.fleet.state(), shutil.disk_usage(self.home)
+        self.metrics.num_requests_running.set(state["running"])
+        self.metrics.num_requests_waiting.set(state["waiting"])
+        self.metrics.kv_cache_usage_perc.set(state["kv_usage"])
+        self.metrics.disk_free_bytes.set(usage.free)
+        self.metrics.disk_size_bytes.set(usage.total)
+        if self.fleet.promoted is not None:
+            self.metrics.champion_age_seconds.set(self.ledger.clock() - self.fleet.promoted)
+        self.metrics.set_gauges(self.ledger.gauges())
+        return self.metrics.render()
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    """Without the fleet's task the front would serve a stale model: better to die and be started again."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("fleet stopped", exc_info=task.exception())
+        os._exit(1)
