@@ -127,7 +127,7 @@ def status(
     oliveira status --mermaid
     """
     with open_ledger(home) as ledger:
-        rows = {row.name: row for row in ledger.stages()}
+        rows = {row.name: row for row in ledger.life()}
         aliases, serving = ledger.aliases(), ledger.setting("serving")
     if as_mermaid:
         print(mermaid({name: row.state for name, row in rows.items()}))

@@ -35,7 +35,7 @@ def state_snapshot(ledger: Ledger, home: Path, serving_state: ServingState) -> d
             "version": __version__,
             "time": ledger.clock(),
             "world": _world(home),
-            "stages": _stages(ledger.stages(), runs),
+            "stages": _stages(ledger.life(), runs),
             "aliases": aliases,
             "artifacts": _artifacts(ledger.artifacts(), set(aliases.values())),
             "decisions": [dataclasses.asdict(decision) for decision in ledger.decisions(NEWEST)],

@@ -29,6 +29,7 @@ from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
 
 __all__ = ["ArtifactRow", "Decision", "Key", "Ledger", "StageRow", "Wish"]
 
+LIFE = "stages"  # setting: name → key of each stage of the life in force
 FIRST_SAFE_SQLITE = (3, 51, 3)
 _PATIENCE = 30  # seconds a writer waits for another
 
@@ -154,6 +155,13 @@ class Ledger:
     def stages(self) -> list[StageRow]:
         """Oldest first."""
         return [self._to_stage(row) for row in self._rows(f"SELECT {self._STAGE} FROM stage ORDER BY started, rowid")]
+
+    def life(self) -> list[StageRow]:
+        """Stages of the life in force, in the order they were looked at; before there is one, all of them."""
+        keys = self.setting(LIFE)
+        if keys is None:
+            return self.stages()
+        return [row for key in keys.values() if (row := self.stage(key)) is not None]
 
     @staticmethod
     def _to_stage(row: tuple[Any, ...]) -> StageRow:

@@ -16,6 +16,7 @@ from typing import Any
 from oliveira import artifact
 from oliveira.errors import CorruptError, Interrupted, OliveiraError
 from oliveira.files import sweep_temporary
+from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.ledger import Ledger, Wish
 from oliveira.lifecycle.pipeline import Pipeline
 from oliveira.lifecycle.process import Stop, holder
@@ -200,7 +201,8 @@ def run(home: Path, *, quiet: bool, stop: Stop) -> None:
     with holder(home, "loop", patience=15), Ledger(home) as ledger, Reporter(quiet=quiet) as report:
         for name in ("stages", "artifacts", "runs"):
             sweep_temporary(home / name)
-        Pipeline(STAGES, home, world, ledger, report, stop).run()
+        outputs = Pipeline(STAGES, home, world, ledger, report, stop).run()
+        deploy(ledger, outputs["package"]["base"])  # a reused `serve` does not act when an old world comes back
         ledger.set_setting("life", {"world": world.name, "ready": time.time()})
         loop = Loop(home, world, ledger)
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import Interrupted, OliveiraError
 from oliveira.lifecycle.pieces import pieces
+from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.traffic_load import Client, Load
 from oliveira.lifecycle.up import House
@@ -96,8 +97,7 @@ class _Witness:
 
 def _prompts(house: House, domain: str, split: str) -> list[str]:
     """Pieces of the domain's documents that leave the model room for an answer."""
-    row = [row for row in house.ledger.stages() if row.name == "preprocess" and row.state == "done"][-1]
-    folder = house.home / "stages" / "preprocess" / row.key[:16]
+    folder = current_folder(house.ledger, house.home, "preprocess")
     tokenizer = Tokenizer.load(folder / "base" / "tokenizer.json")
     room = house.world.model.max_len - ROOM_FOR_ANSWER
     lines = (folder / domain / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -211,7 +211,7 @@ def _roll_back(
 
 
 def _stages(house: House) -> dict[str, dict[str, Any]]:
-    latest = {row.name: row for row in house.ledger.stages() if row.state == "done"}
+    latest = {row.name: row for row in house.ledger.life() if row.state == "done"}
     return {
         name: {
             "seconds": row.seconds,

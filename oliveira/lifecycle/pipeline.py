@@ -20,7 +20,7 @@ from typing import Any
 
 from oliveira.errors import Interrupted, OliveiraError
 from oliveira.files import atomic_directory, digest_directory, explain_disk, sha256_json, write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.ledger import LIFE, Ledger
 from oliveira.lifecycle.progress import Reporter
 from oliveira.world import World
 
@@ -73,6 +73,7 @@ class Pipeline:
     ) -> None:
         self.stages, self.home, self.world, self.ledger = stages, home, world, ledger
         self.report, self.should_stop = report, should_stop
+        self.keys: dict[str, str] = {}
         self.digests: dict[str, str] = {}
         self.results: dict[str, Path] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
@@ -88,6 +89,8 @@ class Pipeline:
         config = stage.config(self.world)
         inputs = {need: self.digests[need] for need in stage.needs} | stage.inputs(self.world, self.home)
         key = sha256_json({"stage": stage.name, "version": stage.version, "config": config, "inputs": inputs})
+        self.keys[stage.name] = key
+        self.ledger.set_setting(LIFE, self.keys)
         folder = self.home / "stages" / stage.name / key[:16]
         work = self.home / "work" / f"{stage.name}-{key[:16]}"
         seconds, reused = 0.0, True
@@ -184,6 +187,14 @@ class Pipeline:
             if whole and record["digest"] == sha256_json({"files": files, "outputs": record["outputs"]})
             else None
         )
+
+
+def current_folder(ledger: Ledger, home: Path, stage: str) -> Path:
+    """Result of a stage of the life in force (an older world's results may lie beside it)."""
+    keys = ledger.setting(LIFE, {})
+    if stage not in keys:
+        raise OliveiraError(f"the stage {stage} has no result yet. Run `oliveira up` once.")
+    return home / "stages" / stage / str(keys[stage])[:16]
 
 
 def _spent(work: Path) -> float:

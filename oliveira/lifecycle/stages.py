@@ -24,6 +24,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
+from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import drift_reference, held_out_samples
 from oliveira.monitoring.drift import measure_false_alarms
@@ -388,7 +389,7 @@ def _export(context: Context) -> dict[str, Any]:
 def _serve(context: Context) -> dict[str, Any]:
     """Points `champion` at the package; the front sees it and loads it."""
     digest = context.outputs["package"]["base"]
-    context.ledger.promote(digest, actor="pipeline", numbers={"reasons": ["first model of this world"]}, kind="deploy")
+    deploy(context.ledger, digest)
     return {"champion": digest}
 
 

@@ -28,6 +28,7 @@ from oliveira.errors import OliveiraError, TrainingError
 from oliveira.files import sha256_json
 from oliveira.lifecycle.gate import Measured, judge
 from oliveira.lifecycle.ledger import ArtifactRow, Ledger
+from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
 from oliveira.lifecycle.stages import adapt_section, lora_targets, score
@@ -96,7 +97,7 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
     folder = home / "runs" / f"update-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     ledger.begin_run(folder.name, "update", world.update.model_dump() | {"trigger": trigger}, f"runs/{folder.name}")
-    data = _base_data(ledger, home)
+    data = current_folder(ledger, home, "preprocess") / "base"
     with threads(world.update.threads):
         champion, challenger = opened.load_model(), opened.load_model()
         if opened.weights != "fp32":
@@ -118,14 +119,6 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
     )
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return _decide(ledger, world, row, made, passed, numbers)
-
-
-def _base_data(ledger: Ledger, home: Path) -> Path:
-    """The preprocessed base domain that the newest finished life was trained on."""
-    for stage in reversed(ledger.stages()):
-        if stage.name == "preprocess" and stage.state == "done":
-            return home / "stages" / "preprocess" / stage.key[:16] / "base"
-    raise OliveiraError("the base domain's data is not there. Run `oliveira up` once.")
 
 
 def _tokens(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
