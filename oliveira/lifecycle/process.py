@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oliveira.errors import UserError
+from oliveira.files import explain_disk, make_folder
 
 
 class Stop:
@@ -40,7 +41,8 @@ class Stop:
 @contextlib.contextmanager
 def holder(home: Path, role: str, *, patience: float = 0.0) -> Iterator[None]:
     """Only one process holds `role` in a home; the lock goes with the process, however it ends."""
-    home.mkdir(parents=True, exist_ok=True)
+    with explain_disk(home):
+        make_folder(home)
     path = home / f"{role}.lock"
     with path.open("a+") as file:
         end = time.monotonic() + patience

@@ -26,7 +26,7 @@ from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.pipeline import Context, Stage
-from oliveira.lifecycle.reference import drift_reference, held_out_samples
+from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.monitoring.drift import measure_false_alarms
 from oliveira.registry import create
 from oliveira.tasks import baselines
@@ -136,6 +136,7 @@ def _train(context: Context) -> dict[str, Any]:
     _enough_text(context.world, context.results["preprocess"])
     world, data = context.world, context.results["preprocess"] / "base"
     tokenizer = Tokenizer.load(data / "tokenizer.json")
+    check_held_out(tokenizer, data, world)
     folder = context.home / "runs" / f"train-{context.key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     context.ledger.begin_run(folder.name, "train", world.model_dump(), f"runs/{folder.name}", context.key)

@@ -19,7 +19,9 @@ from oliveira.errors import OliveiraError
 from oliveira.serving.errors import ApiError, EngineDied
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 
-START_SECONDS = 60.0  # an engine that is not ready by then has failed
+# An engine that is not ready by then has failed. Long, as waiting costs nothing while the old one serves and giving up
+# refuses a good model: on a starved machine the import of torch alone took 99 s.
+START_SECONDS = 300.0
 # Threads that wait for each other by spinning stand still when another process wants a core: beside a training, two
 # patient threads decoded 144 tokens a second, two spinning ones 13.
 PATIENT = {"OMP_WAIT_POLICY": "passive"}

@@ -25,6 +25,7 @@ from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.world import ServeSection, World
 
 MAX_LEN = 256
+START_SECONDS = 120.0  # bound for a server to start: 2 s here, far more beside a training in another session
 TEXTS = [
     "No princípio era o verbo, e o verbo estava com a língua portuguesa.",
     "A noite caiu sobre a cidade; os bondes paravam devagar, um a um, sem pressa nenhuma.",
@@ -35,7 +36,7 @@ TEXTS = [
 torch.set_num_threads(1)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
     """The first true value of `condition`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -137,7 +138,7 @@ class Server:
             base_url=f"{self.url}/v1", api_key=key or self.home.use, max_retries=0, timeout=30, **options
         )
 
-    def ready(self, digest: str | None = None, seconds: float = 20.0) -> dict[str, Any]:
+    def ready(self, digest: str | None = None, seconds: float = START_SECONDS) -> dict[str, Any]:
         """Waits until the server is ready (with this digest) and returns what it says of itself."""
 
         def look() -> dict[str, Any] | None:

@@ -127,6 +127,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
+SMALL: dict[str, object] = {"data.max_chars": 60_000, "monitor.window": 200, "update.min_new_chars": 4000}
+
+
 @pytest.mark.slow
 def test_a_full_disk_in_every_stage_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     """A filler leaves less and less room: each start stops somewhere else; with room again the life is whole."""
@@ -136,7 +139,7 @@ def test_a_full_disk_in_every_stage_loses_nothing(tmp_path: Path, small_disk: Pa
     stopped_in = set()
     for kib in (5800, 5400, 4900, 4400, 3800, 3000, 2200):
         filler.write_bytes(b"x" * kib * 1024)
-        result = life.run(life.up(home, text, "--quiet", "--once", **{"data.max_chars": 60_000}), timeout=200)
+        result = life.run(life.up(home, text, "--quiet", "--once", **SMALL), timeout=200)
         if result.returncode == 0:
             break
         assert "Traceback" not in result.stderr and "space" in result.stderr, result.stderr
@@ -150,7 +153,7 @@ def test_a_full_disk_in_every_stage_loses_nothing(tmp_path: Path, small_disk: Pa
             stopped_in |= {name for name, row in rows.items() if row.state == "failed"}
     filler.unlink(missing_ok=True)
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    last = life.run(life.up(home, text, "--quiet", "--once", **{"data.max_chars": 60_000}))
+    last = life.run(life.up(home, text, "--quiet", "--once", **SMALL))
     assert last.returncode == 0, last.stdout + last.stderr
     with Ledger(home) as ledger:
         assert all(row.digest == done[row.name] for row in ledger.stages() if row.name in done)

@@ -30,6 +30,9 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "data.max_chars": "150000",
     "data.new": "bncc-computacao",
+    "data.validation": "0.15",
+    "data.test": "0.15",
+    "monitor.window": "400",
     "export.onnx": "false",
     "train.steps": "60",
     "adapt.steps": "4",

@@ -59,9 +59,7 @@ def seal(folder: Path, **changes: Any) -> None:
     """What an attacker with write access does: every sum in the manifest is made to fit."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest.pop("checksum")
-    manifest["files"] = {
-        name: sha256_file(folder / name) for name in manifest["files"] if (folder / name).exists()
-    }
+    manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"] if (folder / name).exists()}
     manifest.update(changes)
     manifest["digest"] = sha256_json({key: manifest[key] for key in ("format", "files", "lineage")})
     write_json_atomic(folder / "manifest.json", {**manifest, "checksum": sha256_json(manifest)})
@@ -294,9 +292,7 @@ def offences(source: str) -> list[str]:
             found += [name.name for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
             found.append(str(node.module))
-        elif (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS
-        ):
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
             found.append(node.func.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if (node.value.id, node.attr) in FORBIDDEN_ATTRIBUTES:

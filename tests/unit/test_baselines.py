@@ -58,19 +58,14 @@ def test_kneser_ney_equals_the_slow_twin(order: int, size: int) -> None:
     slow = Slow([int(t) for t in train], order)
     padded = [0] * (order - 1) + [int(t) for t in held_out]
     expected = [slow.p(padded[i + order - 1], tuple(padded[i : i + order - 1])) for i in range(len(held_out))]
-    np.testing.assert_allclose(
-        baselines.kneser_ney_probabilities(train, held_out, V, order), expected, rtol=1e-12
-    )
+    np.testing.assert_allclose(baselines.kneser_ney_probabilities(train, held_out, V, order), expected, rtol=1e-12)
 
 
 def test_kneser_ney_is_a_distribution_after_any_context() -> None:
     train, random = _stream(3, 500), np.random.default_rng(0)
     for _ in range(20):
         context = random.integers(V, size=4).astype(np.uint16)
-        p = [
-            baselines.kneser_ney_probabilities(train, np.append(context, np.uint16(w)), V, 5)[-1]
-            for w in range(V)
-        ]
+        p = [baselines.kneser_ney_probabilities(train, np.append(context, np.uint16(w)), V, 5)[-1] for w in range(V)]
         assert min(p) > 0
         assert sum(p) == pytest.approx(1, abs=1e-12)
 

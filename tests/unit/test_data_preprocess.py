@@ -32,9 +32,7 @@ def _documents(n: int, seed: int = 0, words: int = 60) -> list[Document]:
     return [Document(f"d{i}", f"Texto {i}. " + " ".join(dice.choices(vocabulary, k=words))) for i in range(n)]
 
 
-def _prepare(
-    folder: Path, documents: list[Document], config: DataSection = CONFIG, **options: Any
-) -> tuple[Path, Any]:
+def _prepare(folder: Path, documents: list[Document], config: DataSection = CONFIG, **options: Any) -> tuple[Path, Any]:
     out = folder / "out"
     out.mkdir(parents=True)
     write_documents(folder / "documents.jsonl", documents)

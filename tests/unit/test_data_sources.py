@@ -148,9 +148,7 @@ def test_an_installed_package_of_another_version_is_said_and_passed_over(
     assert toy.package
     other = dataclasses.replace(toy, package=dataclasses.replace(toy.package, name="bncc", version="0.0.1"))
     monkeypatch.setitem(SOURCES, "toy", other)
-    with pytest.raises(
-        UserError, match=r"bncc 0\.5\.1 is installed, 0\.0\.1 is the pinned version; pip could not"
-    ):
+    with pytest.raises(UserError, match=r"bncc 0\.5\.1 is installed, 0\.0\.1 is the pinned version; pip could not"):
         _collect("toy", out)
 
 
@@ -198,9 +196,7 @@ def test_the_original_address_is_the_last_route(
 # The sources of the house
 
 
-def test_bncc_and_its_supplement_are_real_prose_and_disjoint(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bncc_and_its_supplement_are_real_prose_and_disjoint(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLIVEIRA_DATA", raising=False)
     described, _ = _collect("bncc", out)
     assert described["route"] == "package bncc 0.5.1, installed"
@@ -317,11 +313,7 @@ def test_a_folder_of_texts(out: Path, tmp_path: Path) -> None:
         Document("sub/c.jsonl:3", "dois \ud800"),
     ]
     assert described["licence"] == "your own"
-    assert (
-        "1 file(s) that are not" in said[0]
-        and "1 symbolic link(s)" in said[0]
-        and "2 broken link(s)" in said[0]
-    )
+    assert "1 file(s) that are not" in said[0] and "1 symbolic link(s)" in said[0] and "2 broken link(s)" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -369,9 +361,7 @@ def test_an_unreadable_file_is_named(out: Path, tmp_path: Path, monkeypatch: pyt
     folder = _folder(tmp_path, a__txt=b"abc")
     real = Path.open
 
-    def refuse(
-        self: Path, *args: Any, **options: Any
-    ) -> Any:  # root may read everything, so chmod proves nothing
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:  # root may read everything, so chmod proves nothing
         if self.name == "a.txt":
             raise PermissionError(13, "Permission denied")
         return real(self, *args, **options)
@@ -399,9 +389,7 @@ def test_one_huge_line_is_cut_in_bounded_memory(out: Path, tmp_path: Path) -> No
         "assert grown < 24 * 1024, grown\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(out)], check=True, cwd=Path(__file__).parents[2]
-    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(out)], check=True, cwd=Path(__file__).parents[2])
     texts = [document.text for document in DocumentFile(out / "documents.jsonl")]
     assert all(len(text) <= MAX_DOCUMENT for text in texts)
     assert "".join(texts).encode() == (folder / "a.txt").read_bytes()

@@ -50,8 +50,7 @@ def test_near_copies_are_those_of_brute_force() -> None:
     """40 texts with copies at every degree of similarity: the same pairs as comparing all with all."""
     texts = [_text(i) for i in range(20)]
     texts += [
-        _changed(texts[i], share, 100 + i)
-        for i, share in enumerate([0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4])
+        _changed(texts[i], share, 100 + i) for i, share in enumerate([0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4])
     ]
     sets = [shingles(text) for text in texts]
     for threshold in (0.9, 0.8, 0.5):

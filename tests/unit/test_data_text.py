@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from oliveira.data.text import clean, cut, nfc, unwrap
 
 ANY = st.text(st.characters(exclude_categories=[]))
-ODD = st.text(
-    alphabet="a \t\n\r\x00\x0c\x85\u2028\u00a0\ufeff\u0301\u0323\u0344ç한\u1161\ud83d\ude00", max_size=30
-)
+ODD = st.text(alphabet="a \t\n\r\x00\x0c\x85\u2028\u00a0\ufeff\u0301\u0323\u0344ç한\u1161\ud83d\ude00", max_size=30)
 
 
 @given(st.one_of(ANY, ODD))

@@ -113,9 +113,7 @@ def test_training_is_the_same_in_every_process(tmp_path: Path) -> None:
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{}", b"\xff", b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}']
-)
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}'])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(CorruptError):
