@@ -141,7 +141,7 @@ class ServeSection(Section):
     max_messages: int = Field(256, ge=1)
     deadline: float = Field(120.0, gt=0, description="seconds a request may take")
     drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
-    threads: int = Field(0, ge=0, description="0 = all cores")
+    threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
     keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
     traffic_megabytes: int = Field(64, ge=1)
 
