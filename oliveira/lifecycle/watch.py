@@ -10,10 +10,13 @@ from typing import Any
 
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.drift import DriftMonitor, Sample
+from oliveira.monitoring.metrics import STAGE_STATE
 from oliveira.monitoring.traffic import TrafficReader
 from oliveira.world import World
 
 POSITION = "traffic_position"
+MONITOR = "drift_monitor"
+Gauges = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Watch:
@@ -27,23 +30,27 @@ class Watch:
         )
         self.characters = 0  # of live text seen since the monitor was started
         self._checked = 0.0
-        self.restart()
+        saved = ledger.setting(MONITOR, {})
+        self.restart(saved.get("state") if saved.get("digest") == ledger.alias("champion") else None)
 
-    def restart(self) -> None:
-        """A fresh monitor: after a start, a swap, or a retraining that has looked at what was seen so far."""
+    def restart(self, state: dict[str, Any] | None = None) -> None:
+        """A fresh monitor after a swap or a retraining that has looked at what was seen so far; after a start of the
+        program the one that `state` describes."""
         self.digest = self.ledger.alias("champion")
         row = self.ledger.artifact(self.digest) if self.digest else None
         path = row.path / "reference.json" if row else None
         self.monitor: DriftMonitor | None = None
         if path is not None and path.exists():
-            section = self.world.monitor
-            self.monitor = DriftMonitor(
-                json.loads(path.read_bytes()),
-                window=section.window,
-                alpha=section.alpha,
-                confirm=section.confirm,
-            )
-        self._alarmed = False
+            section, reference = self.world.monitor, json.loads(path.read_bytes())
+            wanted = {"window": section.window, "alpha": section.alpha, "confirm": section.confirm}
+            if state is not None and wanted.items() <= state.items():
+                self.monitor = DriftMonitor.from_json(reference, state)
+            else:
+                self.monitor = DriftMonitor(
+                    reference, window=section.window, alpha=section.alpha, confirm=section.confirm
+                )
+        self._alarmed = self.monitor is not None and self.monitor.state().alarm
+        self._save()
         self._report(force=True)
 
     def enough_text(self) -> bool:
@@ -54,24 +61,28 @@ class Watch:
         if self.ledger.alias("champion") != self.digest:
             self.restart()
         records = self.reader.read_new()
-        if records:  # what was looked at once does not raise an alarm again after a restart
-            self.ledger.set_setting(POSITION, self.reader.to_json())
         for record in records:
             self.characters += len(str(record["text"]))
             if self.monitor is not None and record["digest"] == self.digest and record["loss"] is not None:
                 self.monitor.update(Sample([int(token) for token in record["tokens"]], float(record["loss"])))
+        if records:  # a restart goes on from here: nothing is looked at twice
+            self.ledger.set_setting(POSITION, self.reader.to_json())
+            self._save()
         self._report(force=bool(records))
         return self._alarmed
+
+    def _save(self) -> None:
+        state = self.monitor.to_json() if self.monitor else None
+        self.ledger.set_setting(MONITOR, {"digest": self.digest, "state": state})
 
     def _report(self, *, force: bool) -> None:
         due = time.monotonic() - self._checked > 10
         if not (force or due):
             return
-        values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        values: Gauges = {}
         if due:
             self._checked = time.monotonic()
-            values["disk_free_bytes", ()] = float(shutil.disk_usage(self.home).free)
-            values["integrity_check_ok", ()] = float(self.ledger.check())
+            values |= self._ground()
         if self.monitor is not None:
             state = self.monitor.state()
             values["drift_alarm", ()] = float(state.alarm)
@@ -85,6 +96,26 @@ class Watch:
                 self.ledger.event("drift", {"digest": self.digest, "scores": _plain(state.scores)})
             self._alarmed = state.alarm
         self.ledger.set_gauges(values)
+
+    def _ground(self) -> Gauges:
+        """What changes slowly: disk, integrity, ages, states of the stages."""
+        disk = shutil.disk_usage(self.home)
+        values: Gauges = {
+            ("disk_free_bytes", ()): float(disk.free),
+            ("disk_size_bytes", ()): float(disk.total),
+            ("integrity_check_ok", ()): float(self.ledger.check()),
+        }
+        for row in self.ledger.life():
+            values["stage_state", (("stage", row.name),)] = float(STAGE_STATE[row.state])
+        moved = next(
+            (d.time for d in self.ledger.decisions() if d.digest == self.digest and d.previous != d.digest), None
+        )
+        if moved is not None:
+            values["champion_age_seconds", ()] = max(0.0, self.ledger.clock() - moved)
+        saved = [path.stat().st_mtime for path in self.home.glob("runs/*/checkpoint.safetensors")]
+        if saved:
+            values["checkpoint_age_seconds", ()] = max(0.0, time.time() - max(saved))
+        return values
 
 
 def _plain(scores: Any) -> dict[str, dict[str, list[float | None]]]:

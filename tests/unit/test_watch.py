@@ -1,0 +1,73 @@
+"""The watch: reads the traffic once, raises one drift event, goes on after a restart, starts afresh after a swap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.watch import Watch
+from oliveira.monitoring.drift import Sample, build_reference
+from oliveira.monitoring.traffic import TrafficLog
+from oliveira.world import MonitorSection, World
+
+WORLD = World(monitor=MonitorSection(window=200, alpha=1e-3, confirm=2))
+
+
+def samples(seed: int, n: int, low: int, loss: float) -> list[Sample]:
+    random = np.random.default_rng(seed)
+    return [
+        Sample([int(t) for t in random.integers(low, low + 50, 40)], float(random.normal(loss, 0.3))) for _ in range(n)
+    ]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    with Ledger(tmp_path) as ledger:
+        for name in ("one", "two"):
+            folder = tmp_path / "artifacts" / name
+            folder.mkdir(parents=True)
+            reference = build_reference(samples(0, 200, 0, 3.0), window=200, alpha=1e-3, seed=0)
+            (folder / "reference.json").write_text(json.dumps(reference))
+            ledger.add_artifact(name, "base", folder, {"stage": "package", "key": name}, {})
+        ledger.promote("one", actor="test", numbers={})
+    return tmp_path
+
+
+def send(home: Path, found: list[Sample]) -> None:
+    log = TrafficLog(home / "traffic", 8)
+    for sample in found:
+        log.append(
+            {"id": "1", "time": 0.0, "digest": "one", "text": "x" * 100, "tokens": sample.tokens, "loss": sample.loss}
+        )
+    log.close()
+
+
+def drifts(ledger: Ledger) -> int:
+    return sum(event["kind"] == "drift" for event in ledger.events())
+
+
+def test_known_traffic_is_quiet_and_new_traffic_is_not(home: Path) -> None:
+    with Ledger(home) as ledger:
+        watch = Watch(home, WORLD, ledger)
+        send(home, samples(1, 60, 0, 3.0))
+        assert not watch.look() and drifts(ledger) == 0
+        send(home, samples(2, 60, 400, 6.0))
+        assert watch.look() and watch.look() and drifts(ledger) == 1
+        gauges = {name for name, *_ in ledger.gauges()}
+    assert {"drift_alarm", "drift_score", "disk_free_bytes", "champion_age_seconds", "integrity_check_ok"} <= gauges
+
+
+def test_a_restart_goes_on_and_a_swap_starts_afresh(home: Path) -> None:
+    with Ledger(home) as ledger:
+        watch = Watch(home, WORLD, ledger)
+        send(home, samples(2, 60, 400, 6.0))
+        assert watch.look()
+        again = Watch(home, WORLD, ledger)
+        assert again.look() and drifts(ledger) == 1, "the alarm is still on, and it is not a second one"
+        ledger.promote("two", actor="test", numbers={})
+        assert not again.look()
+        assert not Watch(home, WORLD, ledger).look()
