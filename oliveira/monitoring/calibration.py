@@ -35,6 +35,7 @@ MAX_CONFIRM = 5
 MIN_BLOCKS = 5
 MIN_WINDOWS = 2
 MAX_LOSSES = 4096  # reference losses kept
+_SMALLEST = np.finfo(np.float64).tiny  # a p-value that underflowed to 0 is this one
 _BULK = np.linspace(0.0, 0.99, 100)
 
 
@@ -136,7 +137,9 @@ def _calibrate(scores: Floats, confirm: int) -> dict[str, Any]:
     Page–Hinkley remembers. So each test has its own scale of runs, on which the windows are then compared.
     """
     tests = [Tail.fit(_in_a_row(scores[..., number], confirm)) for number in range(len(TESTS))]
-    surprise = np.max([-np.log(t.pvalues(scores[..., number])) for number, t in enumerate(tests)], axis=0)
+    surprise = np.max(
+        [-np.log(np.maximum(t.pvalues(scores[..., number]), _SMALLEST)) for number, t in enumerate(tests)], axis=0
+    )
     joint = Tail.fit(_in_a_row(surprise, confirm))
     return {"tests": [tail.to_json() for tail in tests], "joint": joint.to_json()}
 

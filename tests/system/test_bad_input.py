@@ -127,7 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-SMALL: dict[str, object] = {"data.max_chars": 60_000, "monitor.window": 200, "update.min_new_chars": 4000}
+SMALL: dict[str, object] = {"data.max_chars": 100_000, "monitor.window": 200, "update.min_new_chars": 4000}
 
 
 @pytest.mark.slow
