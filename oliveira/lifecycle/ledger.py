@@ -157,7 +157,7 @@ class Ledger:
         return [self._to_stage(row) for row in self._rows(f"SELECT {self._STAGE} FROM stage ORDER BY started, rowid")]
 
     def life(self) -> list[StageRow]:
-        """Stages of the life in force, in the order they were looked at; before there is one, all of them."""
+        """Stages of the life in force, by name; before there is one, all of them."""
         keys = self.setting(LIFE)
         if keys is None:
             return self.stages()

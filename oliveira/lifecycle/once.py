@@ -11,6 +11,7 @@ from typing import Any
 
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import Interrupted, OliveiraError
+from oliveira.lifecycle.flow import FLOW
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop
@@ -212,6 +213,7 @@ def _roll_back(
 
 def _stages(house: House) -> dict[str, dict[str, Any]]:
     latest = {row.name: row for row in house.ledger.life() if row.state == "done"}
+    latest = {name: latest[name] for name in FLOW if name in latest}
     return {
         name: {
             "seconds": row.seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ class Watch:
     def restart(self, state: dict[str, Any] | None = None) -> None:
         """A fresh monitor after a swap or a retraining that has looked at what was seen so far; after a start of the
         program the one that `state` describes."""
+        self._forget_scores()
         self.digest = self.ledger.alias("champion")
         row = self.ledger.artifact(self.digest) if self.digest else None
         path = row.path / "reference.json" if row else None
@@ -70,6 +72,11 @@ class Watch:
             self._save()
         self._report(force=bool(records))
         return self._alarmed
+
+    def _forget_scores(self) -> None:
+        """What was measured against another reference is nobody's score (NaN removes a gauge)."""
+        stale = [g for g in self.ledger.gauges() if g[0] in ("drift_score", "drift_pvalue")]
+        self.ledger.set_gauges({(name, tuple(labels.items())): math.nan for name, labels, _, _ in stale})
 
     def _save(self) -> None:
         state = self.monitor.to_json() if self.monitor else None

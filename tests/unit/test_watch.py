@@ -70,4 +70,5 @@ def test_a_restart_goes_on_and_a_swap_starts_afresh(home: Path) -> None:
         assert again.look() and drifts(ledger) == 1, "the alarm is still on, and it is not a second one"
         ledger.promote("two", actor="test", numbers={})
         assert not again.look()
+        assert "drift_pvalue" not in {name for name, *_ in ledger.gauges()}, "scores against the old reference are gone"
         assert not Watch(home, WORLD, ledger).look()
