@@ -111,10 +111,8 @@ class GPT(nn.Module):
         self.norm = NORMS[config.norm](config.d_model, config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(self._initialise)
-        for (
-            name,
-            parameter,
-        ) in self.named_parameters():  # the residual stream keeps its scale: 1/√(2L), GPT-2 §2.3
+        # The residual stream keeps its scale: 1/√(2L), GPT-2 §2.3.
+        for name, parameter in self.named_parameters():
             if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layers) ** 0.5)
         if config.tied:
