@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -53,8 +53,6 @@ class Job(Generic[Batch]):
     on_progress: Callable[[Progress], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
     d_model: int = 1  # for the Noam schedule
-    seconds: float = math.inf  # stop after so long: an equal-time budget
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *, seed: int) -> dict[str, float]:
@@ -113,7 +111,7 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
             tokens = step * config.accumulate * job.tokens_per_batch
             curve.add(dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens))
             job.on_progress(Progress(step, config.steps, loss, tokens / max(seconds, 1e-9), seconds))
-            last = step == config.steps or seconds >= job.seconds
+            last = step == config.steps
             if step % config.checkpoint_every == 0 or last:
                 save_now(step)
             if job.evaluate and (step % config.evaluate_every == 0 or last):
@@ -121,9 +119,7 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                 curve.add(dict(step=step, seconds=round(seconds, 3), **state["metrics"]))
             if job.sample and (step % config.sample_every == 0 or last):
                 curve.add(dict(step=step, seconds=round(seconds, 3), sample=_evaluating(model, job.sample)))
-            if last:
-                break
-            if job.should_stop():
+            if job.should_stop() and not last:
                 save_now(step)
                 raise Interrupted(f"stopped at step {step} of {config.steps}; start again to go on from there.")
         if job.evaluate and not state["metrics"]:
