@@ -93,8 +93,9 @@ def _show_life(console: Console, life: dict[str, Any]) -> None:
     for domain, scores in life["val_bits_per_byte"].items():
         rows.append((f"bits per byte, {domain}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
     swap, latency = life["swap"], life["latency"]
+    swapped = f"{swap['seconds']} s" if swap["from"] != swap["to"] else "no swap: nothing was promoted"
     rows += [
-        ("swap", f"{swap['failed']} failed of {swap['requests']} requests, {swap['seconds']} s"),
+        ("swap", f"{swap['failed']} failed of {swap['requests']} requests, {swapped}"),
         (
             "rollback",
             "digest restored"
