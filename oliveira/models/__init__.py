@@ -1,5 +1,7 @@
-"""One file per architecture; importing this room fills the registry."""
+"""One file per architecture; importing this room imports every file in it, which fills the registry."""
 
-from oliveira.models import gpt
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["gpt"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -93,10 +93,12 @@ class Block(nn.Module):
     "gpt",
     family="transformer",
     paper="arXiv:2302.13971",
-    eats="tokens",
+    eats=("tokens",),
+    gives=("next",),
     config=GPTConfig,
     causal=True,
-    tiny=dict(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24),
+    reference="transformers GPT2LMHeadModel, LlamaForCausalLM",
+    tiny=dict(d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32),
 )
 class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:

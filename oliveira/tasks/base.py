@@ -1,0 +1,107 @@
+"""A task: what goes in, what comes out, what is good. A model meets it by its Entry alone.
+
+A `Task` is light (a line of `oliveira list`). `open` fetches its data and gives a `Data`, which knows the sizes that it
+sets in a model's config, the batches, the loss, the metrics, and how a request of a person becomes arrays and an answer.
+
+    training       batch(number) → model(*inputs) → loss(output, targets)
+    scoring        evaluate(model, split) → {metric: value, …}
+    serving        answer(state, run, request), `run` being any runner of the exported model: no torch in it
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Array = NDArray[Any]
+Run = Callable[..., Array]  # arrays in the order of the model's arguments → its output
+Split = Literal["validation", "test"]
+Say = Callable[[str], None]
+
+
+class Batch(NamedTuple):
+    inputs: tuple[Tensor, ...]  # the model's arguments, in order
+    targets: Any  # a tensor, or a tuple of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    name: str  # "accuracy", "bits per byte"
+    better: Literal["higher", "lower"]
+    unit: str = ""
+
+    def beats(self, left: float, right: float) -> bool:
+        return left > right if self.better == "higher" else left < right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """One task, named kind/source: `forecast/power`. Subclasses say how its data are opened."""
+
+    name: str
+    title: str  # one line for people
+    eats: Literal["tokens", "series", "image", "pairs"]
+    gives: Literal["one", "steps", "next", "mlm+nsp"]
+    metric: Metric
+    licence: str
+    model: dict[str, Any] = field(default_factory=dict)  # config values that suit the task, where a model has them
+    train: dict[str, Any] = field(default_factory=dict)  # fields of TrainSection that suit the task
+
+    @abstractmethod
+    def open(self, home: Path, say: Say) -> Data:
+        """Fetches (once, into HOME/cache) and prepares the data. `UserError` when they cannot be had."""
+
+
+class Data(ABC):
+    """A task with its data in memory. Same seed and number, same batch: what makes a resumed run bit-identical."""
+
+    sizes: dict[str, Any]  # vocab_size, d_in, d_out, gives, max_len …: what the task sets in a config
+    counts: dict[str, int]  # examples in train, validation and test
+    baselines: ClassVar[dict[str, float]] = {}  # metric of what needs no learning, on the test split
+    dynamic: bool = True  # whether the length of the second axis varies (exported so)
+
+    @abstractmethod
+    def batch(self, number: int, *, seed: int, size: int) -> Batch:
+        """Training batch `number`: a function of its arguments only."""
+
+    @abstractmethod
+    def loss(self, output: Any, targets: Any) -> Tensor:
+        """Mean loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The task's metric first, then what else is worth knowing."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """JSON: all that `answer` needs beside the model (scales, labels, the vocabulary)."""
+
+    @staticmethod
+    @abstractmethod
+    def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
+        """A person's request through an exported model. `UserError` names the field that is wrong."""
+
+    @abstractmethod
+    def request(self) -> dict[str, Any]:
+        """A real request of the test split, for help texts and for the check of an exported file."""
+
+    def picture(self, model: nn.Module, png: Path) -> bool:
+        """Draws what people would rather look at (a forecast, an attention map). False: there is nothing to draw."""
+        return False
+
+
+def shuffled(number: int, *, seed: int, size: int, count: int) -> Array:
+    """Indices of batch `number`: every example once an epoch, in a new order each epoch."""
+    if count < 1:
+        raise ValueError("a task without training examples has no batches")
+    wanted = np.arange(number * size, (number + 1) * size)
+    epochs = wanted // count
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][index] for epoch, index in zip(epochs, wanted % count, strict=True)])

@@ -1,0 +1,46 @@
+"""All tasks by name, and which models fit which: every module of this room that has `TASKS` adds to it."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import oliveira.tasks
+from oliveira.errors import UserError
+from oliveira.registry import Entry, entries, entry
+from oliveira.tasks.base import Task
+
+
+@cache
+def tasks() -> dict[str, Task]:
+    found: dict[str, Task] = {}
+    for module in iter_modules(oliveira.tasks.__path__, f"{oliveira.tasks.__name__}."):
+        for task in getattr(import_module(module.name), "TASKS", ()):
+            found[task.name] = task
+    return dict(sorted(found.items()))
+
+
+def task(name: str) -> Task:
+    if name not in tasks():
+        near = difflib.get_close_matches(name, tasks(), n=3, cutoff=0.4) or list(tasks())
+        raise UserError(f"task {name!r} is not known. Did you mean {', '.join(near)}?")
+    return tasks()[name]
+
+
+def fitting(wanted: Task) -> list[Entry]:
+    """The models that run on a task."""
+    return [found for found in entries() if found.fits(wanted.eats, wanted.gives)]
+
+
+def pair(task_name: str, model_name: str) -> tuple[Task, Entry]:
+    """Both by name. Raises `UserError` with the models that fit when these two do not."""
+    wanted, found = task(task_name), entry(model_name)
+    if not found.fits(wanted.eats, wanted.gives):
+        names = ", ".join(fit.name for fit in fitting(wanted)) or "none yet"
+        raise UserError(
+            f"{model_name} does not fit {task_name}, which eats {wanted.eats} and gives {wanted.gives}. "
+            f"Models that do: {names}."
+        )
+    return wanted, found
