@@ -2,7 +2,9 @@
 
     model.safetensors   weights; nothing executable is stored or loaded
     config.json         registry name, config, weight format (fp32, int4, nf4)
-    tokenizer.json      byte-level BPE
+    tokenizer.json      byte-level BPE (language models)
+    task.json           what a request of the task needs: scales, labels, vocabularies (optional)
+    model.onnx          the forward pass (optional)
     reference.json      what live traffic is compared with (optional)
     manifest.json       format, sha256 per file, lineage, metrics
 
@@ -35,7 +37,7 @@ from oliveira.files import (
 from oliveira.registry import entry
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
-NEEDED = {WEIGHTS, "config.json", "tokenizer.json"}
+NEEDED = {WEIGHTS, "config.json"}
 FORMAT = 1
 
 
@@ -65,8 +67,7 @@ class Artifact:
             raise
         except Exception as error:  # a stored config can be wrong in any way
             raise CorruptError(f"artifact {self.digest[:12]} does not fit its config: {error}") from None
-        tied = {"head.weight"} if self.config.get("tied") else set()
-        if set(missing) - tied or unexpected:
+        if set(missing) - shared(model) or unexpected:
             raise CorruptError(f"artifact {self.digest[:12]}: weights missing {missing[:3]}, unknown {unexpected[:3]}")
         return model.eval()
 
@@ -87,29 +88,33 @@ def write(
     model: nn.Module,
     name: str,
     weights: str = "fp32",
-    tokenizer: Path,
+    tokenizer: Path | None = None,
     reference: dict[str, Any] | None = None,
+    files: dict[str, bytes] | None = None,
     lineage: dict[str, Any],
     metrics: dict[str, Any],
 ) -> Artifact:
     """Writes an artifact under `final` (atomic: all of it or nothing) and opens it again, verified.
 
-    `model` must already have the weight format `weights`. `lineage`: where it came from (stage keys).
+    `model` must already have the weight format `weights`. `lineage`: where it came from (stage keys). `files`: what
+    else belongs to it, by name.
     """
     if weights not in FORMATS:
         raise OliveiraError(f"weights = {weights!r} is not one of {', '.join(FORMATS)}")
     config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
     with atomic_directory(final) as folder:
-        state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-        if config.get("tied"):
-            state.pop("head.weight", None)
+        twice = shared(model)
+        state = {key: value.detach().contiguous() for key, value in model.state_dict().items() if key not in twice}
         save_file(state, folder / WEIGHTS)
         write_json_atomic(folder / "config.json", {"name": name, "config": config, "weights": weights})
-        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+        if tokenizer is not None:
+            (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+        for file, content in (files or {}).items():
+            (folder / file).write_bytes(content)
         if reference is not None:
             write_json_atomic(folder / "reference.json", reference)
-        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-        manifest = {"format": FORMAT, "files": files, "lineage": lineage, "metrics": metrics}
+        digests = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        manifest = {"format": FORMAT, "files": digests, "lineage": lineage, "metrics": metrics}
         manifest["digest"] = _digest(manifest)
         write_json_atomic(folder / MANIFEST, {**manifest, "checksum": sha256_json(manifest)})
     return open_artifact(final)
@@ -137,18 +142,30 @@ def open_artifact(path: Path, digest: str | None = None) -> Artifact:
         raise CorruptError(f"{path.name}: format {manifest['format']} is not the one this program knows ({FORMAT})")
     if stored != computed or (digest is not None and digest != stored):
         raise CorruptError(f"{path.name}: digest {str(stored)[:12]} is not the expected {(digest or computed)[:12]}")
-    if not files.keys() >= NEEDED:
-        raise CorruptError(f"{path.name}: the manifest does not list {', '.join(sorted(NEEDED - files.keys()))}")
     for name, expected in files.items():
         member = path / name
         if Path(name).name != name or member.is_symlink() or not member.is_file() or sha256_file(member) != expected:
             raise CorruptError(f"{path.name}: {name} is not the file that was written")
+    there = {member.name for member in path.iterdir()} - {MANIFEST}
+    if unlisted := (NEEDED | there) - files.keys():  # else an unverified file would be read
+        raise CorruptError(f"{path.name}: the manifest does not list {', '.join(sorted(unlisted))}")
     try:
         described = json.loads((path / "config.json").read_bytes())
         name, config, weights = described["name"], dict(described["config"]), described["weights"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path.name}: config.json cannot be read ({type(error).__name__})") from None
     return Artifact(path, stored, name, config, weights, files, lineage, metrics)
+
+
+def shared(model: nn.Module) -> set[str]:
+    """Names in the state that are other names of a tensor listed before them (tied weights): stored once."""
+    seen: set[int] = set()
+    names = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            names.add(name)
+        seen.add(id(tensor))
+    return names
 
 
 def same_weights(left: nn.Module, right: nn.Module) -> bool:

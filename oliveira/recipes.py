@@ -1,195 +1,181 @@
 """Published numbers that anyone can have again: `recipes/NAME.toml` → `results/NAME.json` and its curve.
 
-A recipe is a world plus a twin (a baseline of equal seconds). Its stages are those of `oliveira up`, so a killed run
-goes on.
+A recipe names a task, a model, a budget, sizes and seeds (or a whole world, `world_recipe`). Its result carries the
+command, commit, seeds, machine, minutes, metric, the levels that need no learning, and a band: mean ± 3 standard
+deviations over the seeds, where another machine's mean should fall.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
+import statistics
 import subprocess
-import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import nn
+from rich.table import Table
 
-from oliveira.data.shards import TokenShard
-from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.process import Stop, holder
 from oliveira.lifecycle.progress import Reporter
-from oliveira.lifecycle.stages import STAGES, build_model, compare_with_peers, plain_text, score
-from oliveira.tasks import baselines
-from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
-from oliveira.training.curves import draw_curve, read_curve
-from oliveira.training.loop import Job, Progress, train
-from oliveira.training.seeds import threads
-from oliveira.world import World
+from oliveira.runs import Run, fit
+from oliveira.training.curves import draw_seeds
 
 ROOT = Path(__file__).parent.parent
-PREPARED = ("collect", "preprocess")
-TIMED_STEPS = 20
+RECIPES, RESULTS = ROOT / "recipes", ROOT / "results"
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def load(name: str) -> dict[str, Any]:
     if name not in names():
         raise UserError(f"recipe {name!r} is unknown. Choose one of: {', '.join(names())}.")
-    return tomllib.loads((ROOT / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def reproduce(name: str, home: Path, *, write: bool) -> dict[str, Any]:
-    """Runs the recipe, prints its number beside the stored one, and stores it when asked to."""
-    console = Console(highlight=False, soft_wrap=True)
-    if name == "list":
-        for known in names():
-            console.print(f"{known:<20} {load(known)['title']}", markup=False)
-        return {}
-    recipe = load(name)
-    world = World.model_validate(recipe["world"])
-    home = home / "recipes" / name
-    stop = Stop()
-    with holder(home, "recipe"), Ledger(home) as ledger, Reporter(console=console) as report:
-        pipeline = Pipeline([s for s in STAGES if s.name in PREPARED], home, world, ledger, report, stop)
-        pipeline.run()
-        data = pipeline.results["preprocess"] / "base"
-        ours = _run("ours", world, data, home, report, stop)
-        twin_world = _twin(world, recipe["twin"], data, ours["seconds"])
-        twin = _run("twin", twin_world, data, home, report, stop)
-    tokenizer = Tokenizer.load(data / "tokenizer.json")
-    peers = compare_with_peers(data, tokenizer)
-    peers["xz_conditional"] = baselines.conditional_xz(plain_text(data, "train"), plain_text(data, "validation"))
-    peers["nanogpt_style"] = twin["validation_bits_per_byte"]
-    result = {
-        "recipe": name,
-        "command": f"oliveira reproduce {name} --write",
-        "commit": _commit(),
-        "config": world.model_dump(),
-        "seeds": [world.seed],
-        "device": f"{os.cpu_count()} x {platform.processor() or platform.machine()}, torch {torch.__version__}",
-        "minutes": round(ours["seconds"] / 60, 2),
-        "metric": {
-            "name": recipe["metric"],
-            "values": [ours["validation_bits_per_byte"]],
-            "mean": ours["validation_bits_per_byte"],
-        },
-        "test_bits_per_byte": ours["test_bits_per_byte"],
-        "parameters": ours["parameters"],
-        "peers": peers,
-        "twin": {"config": twin_world.model_dump(include={"model", "train"}), **twin},
-        "beats": {peer: ours["validation_bits_per_byte"] < peers[peer] for peer in recipe["must_beat"]},
-    }
-    stored = ROOT / "results" / f"{name}.json"
-    _show(console, result, json.loads(stored.read_text()) if stored.exists() else None)
-    if write:
-        write_json_atomic(stored, result)
-        draw_curve(
-            read_curve(home / "runs" / "ours" / "curve.jsonl"),
-            stored.with_suffix(".png"),
-            title=recipe["title"],
-            lines={k: v for k, v in peers.items() if k != "unigram"},
-        )
-    return result
+def results_by_model() -> dict[str, list[dict[str, Any]]]:
+    """Every published result, by the model that it is of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in names():
+        if (result := stored(name)) is not None:
+            found.setdefault(result.get("model", load(name).get("model", "gpt")), []).append(result)
+    return found
 
 
-def _twin(world: World, changes: dict[str, Any], data: Path, seconds: float) -> World:
-    """The baseline's world, with as many steps as fit into at least our seconds."""
-    sections = world.model_dump()
-    for section, values in changes.items():
-        sections[section] |= values
-    twin = World.model_validate(sections)
-    vocab_size = Tokenizer.load(data / "tokenizer.json").vocab_size
-    model = build_model(twin, vocab_size)
-    batches, loss = _batches(twin, data), next_token_loss()
-    started = 0.0
-    for number in range(TIMED_STEPS):
-        if number == 3:
-            started = time.monotonic()
-        loss(model, batches(number)).backward()
-    step = (time.monotonic() - started) / (TIMED_STEPS - 3)
-    sections["train"]["steps"] = int(1.05 * seconds / step) + 1
-    return World.model_validate(sections)
+def stored(name: str) -> dict[str, Any] | None:
+    """The published result of a recipe."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_bytes()) if path.exists() else None
 
 
-def _batches(world: World, data: Path) -> TokenBatches:
-    return TokenBatches(TokenShard.open(data, "train").tokens, world.model.max_len, world.train.batch_size, world.seed)
-
-
-def _run(name: str, world: World, data: Path, home: Path, report: Reporter, stop: Stop) -> dict[str, Any]:
-    """One training, resumed where it was killed; a finished one is found again by its `done.json`."""
-    folder = home / "runs" / name
-    done = folder / "done.json"
-    settings = world.model_dump(include={"model", "train", "data", "seed"})
-    if done.exists() and (found := json.loads(done.read_bytes()))["settings"] == settings:
-        return dict(found["result"])
-    if done.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.load(data / "tokenizer.json")
-
-    def show(progress: Progress) -> None:
-        report.progress(
-            progress.step / progress.steps,
-            f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s",
-        )
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"validation_bits_per_byte": score(model, data, "validation", tokenizer, world.train.evaluate_tokens)}
-
-    report.begin(name)
-    with threads(world.train.threads):
-        model = build_model(world, tokenizer.vocab_size)
-        job = Job(
-            batch=_batches(world, data),
-            loss=next_token_loss(world.train.label_smoothing),
-            evaluate=evaluate,
-            on_progress=show,
-            tokens_per_batch=world.train.batch_size * world.model.max_len,
-            d_model=world.model.d_model,
-            should_stop=stop,
-        )
-        train(model, job, world.train, folder, seed=world.seed)
-        model.eval()
-        result = {
-            "validation_bits_per_byte": score(model, data, "validation", tokenizer),
-            "test_bits_per_byte": score(model, data, "test", tokenizer),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": [row["seconds"] for row in read_curve(folder / "curve.jsonl") if "loss" in row][-1],
-        }
-    write_json_atomic(done, {"settings": settings, "result": result})
-    report.done(
-        name,
-        result["seconds"],
-        "",
-        reused=False,
-        text=f"{result['validation_bits_per_byte']:.3f} bits per byte",
-    )
-    return result
-
-
-def _commit() -> str:
+def commit() -> str:
+    """What is checked out, "-dirty" when files differ."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or "unknown"
 
 
-def _show(console: Console, result: dict[str, Any], stored: dict[str, Any] | None) -> None:
-    rows = {"ours": result["metric"]["mean"], **result["peers"]}
-    if stored is not None:
-        rows["stored"] = stored["metric"]["mean"]
-    for label, value in sorted(rows.items(), key=lambda pair: pair[1]):
-        console.print(f"{label:<20} {value:.4f} bits per byte", markup=False)
+def reproduce(name: str, home: Path, *, write: bool, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Runs a recipe and prints ours now, stored and paper; stores the result when asked to. `list` and `all` work."""
+    console = Console(highlight=False, soft_wrap=True)
+    if name == "list":
+        for known in names():
+            found = stored(known)
+            value = f"{found['metric']['mean']:.4g} {found['metric']['name']}" if found else "no result yet"
+            console.print(f"{known:<28} {value:<28} {load(known)['title']}", markup=False)
+        return {}
+    if name == "all":
+        return {known: reproduce(known, home, write=write, should_stop=should_stop) for known in names()}
+    recipe = load(name)
+    if "world" in recipe:
+        from oliveira.world_recipe import reproduce_world
+
+        return reproduce_world(name, recipe, home, write=write)
+    runs = []
+    with Reporter(console=console) as report:
+        report.begin(name)
+        for number, seed in enumerate(recipe["seeds"]):
+            runs.append(_fit(recipe, seed, number, home / "recipes", report, should_stop))
+    result = _result(name, recipe, runs)
+    _show(console, result, stored(name))
+    if write:
+        write_json_atomic(RESULTS / f"{name}.json", result)
+        metric = result["metric"]
+        draw_seeds(
+            [run.folder / "curve.jsonl" for run in runs],
+            RESULTS / f"{name}.png",
+            title=recipe["title"],
+            metric=f"validation_{metric['name']}",
+            lines=result["baselines"],
+        )
+        if (picture := runs[0].folder / "picture.png").exists():
+            shutil.copyfile(picture, RESULTS / f"{name}-picture.png")
+    return result
+
+
+def _fit(
+    recipe: dict[str, Any],
+    seed: int,
+    number: int,
+    home: Path,
+    report: Reporter,
+    should_stop: Callable[[], bool],
+) -> Run:
+    count = len(recipe["seeds"])
+    return fit(
+        recipe["task"],
+        model=recipe["model"],
+        seed=seed,
+        budget=recipe["budget"],
+        home=home,
+        say=report.say,
+        on_progress=lambda p: report.progress((number + p.step / p.steps) / count, f"seed {seed} loss {p.loss:.4f}"),
+        should_stop=should_stop,
+        **recipe.get("config", {}),
+        **recipe.get("train", {}),
+    )
+
+
+def _result(name: str, recipe: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
+    first, values = runs[0].result, [run.metric for run in runs]
+    mean, std = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    higher = first["metric"]["better"] == "higher"
+    expect = recipe.get("expect", {})
+    met = {key: mean >= level if key == "at_least" else mean <= level for key, level in expect.items()}
+    return {
+        "recipe": name,
+        "command": f"oliveira reproduce {name}",
+        "commit": commit(),
+        "title": recipe["title"],
+        "task": recipe["task"],
+        "model": recipe["model"],
+        "budget": recipe["budget"],
+        "config": first["config"],
+        "train": first["train"],
+        "seeds": recipe["seeds"],
+        "device": first["device"],
+        "minutes": round(sum(run.result["seconds"] for run in runs) / 60, 2),
+        "steps": first["steps"],
+        "parameters": first["parameters"],
+        "flops_per_step": first["flops_per_step"],
+        "metric": {
+            **first["metric"],
+            "values": values,
+            "mean": mean,
+            "std": std,
+            "band": [mean - 3 * std, mean + 3 * std],
+        }
+        | {"value": mean},
+        "test": {key: statistics.mean(run.result["test"][key] for run in runs) for key in first["test"]},
+        "baselines": first["baselines"],
+        "beats": {key: (mean > level) == higher for key, level in first["baselines"].items()},
+        "paper": recipe.get("paper", {}),
+        "expect": expect,
+        "met": met,
+        "counts": first["counts"],
+        "licence": first["licence"],
+    }
+
+
+def _show(console: Console, result: dict[str, Any], published: dict[str, Any] | None) -> None:
+    metric = result["metric"]
+    table = Table(result["recipe"], f"{metric['name']} ({metric['better']} is better)")
+    table.add_row("ours now", f"{metric['mean']:.4f} ± {metric['std']:.4f}", style="bold")
+    if published:
+        low, high = published["metric"]["band"]
+        inside = "inside" if low <= metric["mean"] <= high else "OUTSIDE"
+        table.add_row("stored", f"{published['metric']['mean']:.4f} ({inside} its band {low:.4f} … {high:.4f})")
+    if result["paper"]:
+        table.add_row(f"paper: {result['paper']['source']}", str(result["paper"]["value"]))
+    for name, value in result["baselines"].items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    for key, met in result["met"].items():
+        console.print(f"expected {key.replace('_', ' ')} {result['expect'][key]}: {'met' if met else 'NOT MET'}")

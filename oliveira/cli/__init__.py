@@ -7,7 +7,7 @@ import sys
 import typer
 
 from oliveira import __version__
-from oliveira.cli import catalogue, formulas, keys, life
+from oliveira.cli import catalogue, formulas, keys, life, models
 from oliveira.errors import OliveiraError
 
 app = typer.Typer(
@@ -25,6 +25,12 @@ for verb in (life.swap, life.rollback, life.approve, life.reject, life.retrain, 
 app.command("prometheus-config")(life.prometheus_config)
 app.command("list")(catalogue.list_models)
 app.command()(catalogue.sources)
+app.command()(catalogue.pages)
+app.command()(models.train)
+app.command()(models.compare)
+app.command()(models.export)
+app.command()(models.serve)
+app.command()(models.predict)
 app.command()(catalogue.reproduce)
 app.add_typer(keys.app, name="keys")
 app.add_typer(formulas.app, name="formulas")

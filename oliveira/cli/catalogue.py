@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,33 +13,63 @@ from rich.table import Table
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 
 
-def list_models(as_json: AsJson = False) -> None:
-    """Lists the models of the catalogue.
+def list_models(
+    task: Annotated[str, typer.Option(help="Only the models that fit this task; `?` lists the tasks.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Lists the models of the catalogue with what they eat and give, and their best known result.
 
     oliveira list
 
-    oliveira list --json
+    oliveira list --task forecast/power
+
+    oliveira list --task ? --json
     """
     from oliveira.registry import entries
+    from oliveira.tasks.catalogue import fitting, tasks
+    from oliveira.tasks.catalogue import task as find_task
 
-    rows = [
-        {
-            "name": e.name,
-            "family": e.family,
-            "paper": e.paper,
-            "eats": e.eats,
-            "causal": e.causal,
-            "exportable": e.exportable,
-        }
-        for e in entries()
-    ]
+    rows: list[dict[str, Any]]
+    if task == "?":
+        rows = [
+            {"task": t.name, "eats": t.eats, "gives": t.gives, "metric": t.metric.name, "title": t.title}
+            | {"models": [found.name for found in fitting(t)], "licence": t.licence}
+            for t in tasks().values()
+        ]
+    else:
+        from oliveira.recipes import results_by_model
+
+        results = results_by_model()
+        rows = [
+            {
+                "name": e.name,
+                "family": e.family,
+                "paper": e.paper,
+                "eats": list(e.eats),
+                "gives": list(e.gives),
+                "tasks": [t.name for t in tasks().values() if e.fits(t.eats, t.gives)],
+                "causal": e.causal,
+                "parity": e.reference,
+                "exportable": e.exportable,
+                "results": [_result(found) for found in results.get(e.name, [])],
+            }
+            for e in (fitting(find_task(task)) if task else entries())
+        ]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(*rows[0])
+    shown = ("task", "eats", "gives", "metric", "models") if task == "?" else ("name", "eats", "gives", "parity")
+    table = Table(*shown, *([] if task == "?" else ["result"]))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        cells = [", ".join(row[key]) if isinstance(row[key], list) else str(row[key]) for key in shown]
+        table.add_row(*cells, *([] if task == "?" else ["\n".join(row["results"])]))
     Console().print(table)
+
+
+def _result(found: dict[str, Any]) -> str:
+    metric = found["metric"]
+    spread = f" ± {metric['std']:.2g}" if metric.get("std") else ""
+    return f"{found['recipe']}: {metric['mean']:.4g}{spread} {metric['name']}"
 
 
 def sources(as_json: AsJson = False) -> None:
@@ -61,7 +92,7 @@ def sources(as_json: AsJson = False) -> None:
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe; `list` shows them.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; `list` shows them, `all` runs them.")],
     home: Home = DEFAULT_HOME,
     write: Annotated[bool, typer.Option("--write", help="Store the result in results/.")] = False,
 ) -> None:
@@ -69,8 +100,21 @@ def reproduce(
 
     oliveira reproduce list
 
-    oliveira reproduce machado-gpt
+    oliveira reproduce forecast-lstm
     """
+    from oliveira.lifecycle.process import Stop
     from oliveira.recipes import reproduce as run
 
-    run(recipe, home.absolute(), write=write)
+    run(recipe, home.absolute(), write=write, should_stop=Stop())
+
+
+def pages(
+    output: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/models"),
+) -> None:
+    """Writes a page for each model from its docstring, config and stored results.
+
+    oliveira pages
+    """
+    from oliveira.model_pages import write_pages
+
+    print(f"{len(write_pages(output))} pages in {output}")

@@ -1,7 +1,7 @@
 """A task: what goes in, what comes out, what is good. A model meets it by its Entry alone.
 
 A `Task` is light (a line of `oliveira list`). `open` fetches its data and gives a `Data`, which knows the sizes that it
-sets in a model's config, the batches, the loss, the metrics, and how a request of a person becomes arrays and an answer.
+sets in a model's config, the batches, the loss, the metrics, and how a person's request becomes arrays and an answer.
 
     training       batch(number) → model(*inputs) → loss(output, targets)
     scoring        evaluate(model, split) → {metric: value, …}
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,11 @@ class Task(ABC):
     licence: str
     model: dict[str, Any] = field(default_factory=dict)  # config values that suit the task, where a model has them
     train: dict[str, Any] = field(default_factory=dict)  # fields of TrainSection that suit the task
+
+    def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
+        """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class."""
+        kind: type[Data] = get_type_hints(type(self).open)["return"]
+        return kind.answer(state, run, request)
 
     @abstractmethod
     def open(self, home: Path, say: Say) -> Data:

@@ -62,3 +62,26 @@ def draw_curve(rows: list[dict[str, Any]], png: Path, *, title: str, lines: dict
     right.set(xlabel="step", ylabel="validation bits per byte")
     figure.savefig(png, dpi=110, format="png")
     plt.close(figure)
+
+
+def draw_seeds(paths: list[Path], png: Path, *, title: str, metric: str, lines: dict[str, float] | None = None) -> None:
+    """Stored curves of several seeds over each other: loss, and one metric with the levels of `lines`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    for path in paths:
+        rows = read_curve(path)
+        for axes, key, style in ((left, "loss", {"lw": 0.6}), (right, metric, {"marker": "o", "ms": 3, "lw": 1})):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), **style)
+    for name, level in (lines or {}).items():
+        right.axhline(level, ls="--", lw=0.8, color="gray")
+        right.annotate(name, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    left.set(xlabel="step", ylabel="training loss", title=title)
+    right.set(xlabel="step", ylabel=metric.replace("_", " "), title=f"{len(paths)} seeds")
+    figure.savefig(png, dpi=100, format="png")
+    plt.close(figure)

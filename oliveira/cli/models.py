@@ -1,0 +1,183 @@
+"""Commands of one model's life: train, compare, export, serve, predict."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.errors import UserError
+from oliveira.lifecycle.process import Stop
+from oliveira.lifecycle.progress import Reporter
+
+TaskName = Annotated[str, typer.Argument(help="kind/source, for example forecast/power; `oliveira list --task ?`")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="TASK/MODEL of the newest run, or a run's folder.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same bits.", min=0)]
+Budget = Annotated[str, typer.Option(help="steps=N, seconds=N or flops=N; empty: what the task suggests.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")]
+
+
+def parse_values(pairs: list[str]) -> dict[str, Any]:
+    """`d_model=128 activation=gelu` → values."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise UserError(f"{pair!r} is not key=value, for example d_model=128.")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+def train(
+    task: TaskName,
+    model: Annotated[str, typer.Argument(help="Name of a model that fits the task.")],
+    values: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Model or training fields.")] = None,
+    seed: Seed = 0,
+    budget: Budget = "",
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with, or forget, an earlier run.")] = True,
+    home: Home = DEFAULT_HOME,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a model on a task and measures it on the test split. Interrupted, the same command goes on.
+
+    oliveira train forecast/power lstm
+
+    oliveira train forecast/power mamba d_model=96 lr=2e-3 --budget seconds=60 --seed 1
+    """
+    from oliveira.runs import fit
+
+    with Reporter(quiet=quiet or as_json) as report:
+        report.begin("train")
+        run = fit(
+            task,
+            model=model,
+            seed=seed,
+            budget=budget,
+            home=home,
+            say=report.say,
+            on_progress=lambda p: report.progress(p.step / p.steps, f"loss {p.loss:.4f}"),
+            should_stop=Stop(),
+            fresh=not resume,
+            **parse_values(values or []),
+        )
+    if as_json:
+        print(json.dumps({"folder": str(run.folder), **run.result}, indent=2))
+        return
+    metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
+    table = Table(metric["name"], f"test, {metric['better']} is better")
+    scores = {model: run.metric, **run.result["baselines"]}
+    for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
+        table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")
+    console.print(table)
+    console.print(
+        f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s\n"
+        f"{run.folder}\nnext: oliveira export {task}/{model}; oliveira predict {task}/{model}",
+        markup=False,
+    )
+
+
+def compare(
+    task: TaskName,
+    models: Annotated[list[str], typer.Argument(help="Two or more models that fit the task.")],
+    seeds: Annotated[int, typer.Option(help="Runs of each model.", min=1)] = 3,
+    budget: Budget = "",
+    home: Home = DEFAULT_HOME,
+    write: Annotated[Path | None, typer.Option(help="Folder for the report, instead of HOME/comparisons.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains models on one task with equal budgets: one table, one picture, a verdict in English and Portuguese.
+
+    oliveira compare forecast/power mlp lstm gru
+
+    oliveira compare forecast/power lstm mamba --seeds 5 --budget seconds=60
+    """
+    from oliveira.comparison import compare as run
+
+    with Reporter(quiet=quiet or as_json) as report:
+        report.begin("compare")
+        made = run(task, models, seeds=seeds, budget=budget, home=home, folder=write, report=report, should_stop=Stop())
+    print(json.dumps(made.result, indent=2) if as_json else made.text)
+
+
+def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Writes a trained run as ONNX beside its weights, after checking that both answer alike.
+
+    oliveira export forecast/power/lstm
+    """
+    from oliveira.predict import export as write
+    from oliveira.predict import find_run
+
+    figures = write(find_run(home.absolute(), run), lambda text: None if as_json else print(text))
+    if as_json:
+        print(json.dumps(figures, indent=2))
+
+
+def predict(
+    run: RunName,
+    request: Annotated[str, typer.Option("--input", help="JSON, @FILE, or empty: the run's own example.")] = "",
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Asks a trained run. Without --input it answers its own example, which shows what a request looks like.
+
+    oliveira predict forecast/power/lstm
+
+    oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
+    """
+    from oliveira.predict import Predictor, find_run
+
+    predictor = Predictor(find_run(home.absolute(), run))
+    try:
+        text = Path(request[1:]).read_text(encoding="utf-8") if request.startswith("@") else request
+        asked = json.loads(text) if text else predictor.example
+    except (OSError, ValueError) as error:
+        raise UserError(f"--input cannot be read as JSON: {error}. Give an object or @FILE.") from None
+    answer = predictor(asked)
+    print(json.dumps({"engine": predictor.engine, "request": asked, "answer": answer}, indent=2, ensure_ascii=False))
+
+
+def serve(
+    run: RunName,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 = a free one.", min=0, max=65535)] = 8421,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Serves a trained run: POST /v1/predict, GET /v1/task, GET /health.
+
+    oliveira serve forecast/power/lstm --port 8421
+
+    curl -s localhost:8421/v1/task
+    """
+    import socket
+
+    import uvicorn
+
+    from oliveira.predict import Predictor, find_run
+    from oliveira.serving.predict_app import predict_app
+
+    predictor = Predictor(find_run(home.absolute(), run))
+    about = {
+        "task": predictor.task.name,
+        "model": predictor.artifact.name,
+        "digest": predictor.artifact.digest,
+        "engine": predictor.engine,
+        "example": predictor.example,
+    }
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"--port {port} on {host} cannot be used: {error.strerror}. Choose another.") from None
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    print(f"{address}/v1/predict  {about['task']} {about['model']} by {about['engine']}  (Ctrl-C stops)", flush=True)
+    server = uvicorn.Server(uvicorn.Config(predict_app(predictor, about), log_level="warning"))
+    server.run(sockets=[listener])

@@ -1,0 +1,147 @@
+"""A trained run answers: from the command line, over HTTP, in Python; exported and checked first if asked to be.
+
+    train → HOME/runs/TASK/MODEL/DIGEST/artifact        safetensors, torch runs it
+    export → …/export                                   the same artifact and model.onnx, onnxruntime runs it
+
+What a request means is the task's affair (`Data.answer`); here is only which runner it gets.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oliveira import artifact
+from oliveira.artifact import Artifact, open_artifact
+from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.tasks.base import Array, Run
+from oliveira.tasks.catalogue import task
+
+GRAPH = "model.onnx"
+MAX_ERROR = 1e-4  # of an exported output, relative to the largest
+
+
+def find_run(home: Path, name: str) -> Path:
+    """The folder of a finished run: a path, or TASK/MODEL for the newest run of the two."""
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    task_name, _, model = name.rpartition("/")
+    place = home / "runs" / task_name.replace("/", "-") / model
+    runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
+    if not runs:
+        there = sorted(
+            f"{json.loads(path.read_bytes())['task']}/{path.parent.parent.name}"
+            for path in (home / "runs").glob("*/*/*/run.json")
+        )
+        known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
+        raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
+    return runs[-1].parent
+
+
+class Predictor:
+    """Answers requests with the best that the run has: its exported graph, else its weights in torch."""
+
+    def __init__(self, folder: Path) -> None:
+        exported = folder / "export"
+        self.artifact = open_artifact(exported if exported.exists() else folder / "artifact")
+        try:
+            described = json.loads((self.artifact.path / "task.json").read_bytes())
+            self.task, self.state, self.example = task(described["task"]), described["state"], described["request"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptError(f"{self.artifact.path}: task.json cannot be read ({type(error).__name__})") from None
+        self.engine = "onnxruntime" if GRAPH in self.artifact.files else "torch"
+        run: Run = ForwardRunner(self.artifact.path / GRAPH) if exported.exists() else torch_runner(self.artifact)
+        self._run = _bounded(run, self.artifact)
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Raises `UserError` for a request that the task refuses."""
+        if not isinstance(request, dict):
+            raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
+        return self.task.answer(self.state, self._run, request)
+
+
+def torch_runner(made: Artifact) -> Run:
+    """The model in torch behind the signature of an exported graph."""
+    return _torch(made.load_model())
+
+
+def _torch(model: nn.Module) -> Run:
+    def run(*arrays: Array) -> Any:
+        with torch.inference_mode():
+            output = model(**bound(model, [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]))
+        return output.numpy() if isinstance(output, Tensor) else tuple(part.numpy() for part in output)
+
+    return run
+
+
+def _bounded(run: Run, made: Artifact) -> Run:
+    longest = made.config.get("max_len")
+
+    def bounded(*arrays: Array) -> Any:
+        for array in arrays:
+            if longest and 1 < array.ndim < 4 and array.shape[1] > longest:
+                raise UserError(f"the input has {array.shape[1]} steps, more than max_len = {longest}. Send less.")
+        return run(*arrays)
+
+    return bounded
+
+
+def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Writes RUN/export: the artifact with its ONNX graph, after every output of the run's own request agreed.
+
+    Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
+    """
+    made = open_artifact(folder / "artifact")
+    model = made.load_model()
+    described = json.loads((made.path / "task.json").read_bytes())
+    wanted = task(described["task"])
+    calls: list[tuple[Array, ...]] = []
+    plain = _torch(model)
+
+    def record(*arrays: Array) -> Any:
+        calls.append(arrays)
+        return plain(*arrays)
+
+    expected_answer = wanted.answer(described["state"], record, described["request"])
+    example = [torch.from_numpy(np.repeat(np.ascontiguousarray(a[:1]), 2, axis=0)) for a in calls[-1]]
+    with tempfile.TemporaryDirectory(prefix=".export.", suffix=".tmp", dir=folder) as scratch:
+        graph = Path(scratch) / GRAPH
+        steps = export_forward(model, example, graph, max_len=int(made.config.get("max_len", 0)))
+        runner = ForwardRunner(graph)
+        error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
+        if not error <= MAX_ERROR:
+            raise OliveiraError(f"{GRAPH}: outputs differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
+        answer = wanted.answer(described["state"], runner, described["request"])
+        files = {"task.json": (made.path / "task.json").read_bytes(), GRAPH: graph.read_bytes()}
+        shutil.rmtree(folder / "export", ignore_errors=True)
+        exported = artifact.write(
+            folder / "export",
+            model=model,
+            name=made.name,
+            files=files,
+            lineage=made.lineage,
+            metrics={**made.metrics, "onnx_error": error},
+        )
+    figures = {
+        "digest": exported.digest,
+        "onnx_error": error,
+        "steps": steps,
+        "same_answer": answer == expected_answer,
+        "bytes": len(files[GRAPH]),
+    }
+    say(f"{folder / 'export'}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}, {steps}")
+    return figures
+
+
+def _error(expected: Any, got: Any) -> float:
+    pairs = zip(expected, got, strict=True) if isinstance(expected, tuple) else [(expected, got)]
+    return max(float(np.abs(a - b).max() / max(1.0, float(np.abs(a).max()))) for a, b in pairs)

@@ -1,0 +1,329 @@
+"""Train any model of the catalogue on any task that it fits: `oliveira.fit("forecast/power", model="lstm")`.
+
+A run lives in HOME/runs/TASK/MODEL/DIGEST, the digest being that of its settings, so that the same call finds the same
+run: finished, it is not trained again; interrupted, it goes on with the same bits.
+
+    settings.json   task, model, seed, budget, config, training section
+    curve.jsonl     loss and validation metric by step, curve.png and picture.png for people
+    checkpoint…     what a resumed run starts from
+    artifact/       weights, config and what a request needs, each with its sha256
+    run.json        the result: written last
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from oliveira import artifact
+from oliveira.errors import CorruptError, UserError
+from oliveira.files import canonical_json, sha256_json, write_json_atomic
+from oliveira.registry import Entry, make_config
+from oliveira.tasks.base import Batch, Data, Task
+from oliveira.tasks.catalogue import pair
+from oliveira.training.curves import draw_seeds, read_curve
+from oliveira.training.loop import CHECKPOINT, Job, Progress, train
+from oliveira.training.seeds import threads
+from oliveira.world import TrainSection
+
+EVALUATIONS = 8  # of a run, unless train.evaluate_every says otherwise
+TIMED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def metric(self) -> float:
+        """The task's metric on the test split."""
+        return float(self.result["metric"]["value"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(self.result["test"])
+
+    def load(self) -> nn.Module:
+        """The trained model in `eval` mode, every byte verified."""
+        return artifact.open_artifact(self.folder / "artifact").load_model()
+
+
+def fit(
+    task: str,
+    *,
+    model: str,
+    seed: int = 0,
+    budget: str = "",
+    home: str | Path = ".oliveira",
+    say: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    fresh: bool = False,
+    package: bool = True,
+    **values: Any,
+) -> Run:
+    """Trains `model` on `task` and measures it on the test split.
+
+    `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
+    config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
+    `package`: keep the trained weights as an artifact.
+    Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
+    last good checkpoint.
+    """
+    found_task, entry = pair(task, model)
+    budget = budget or f"steps={found_task.train.get('steps', 300)}"
+    kind, amount = parse_budget(budget)
+    home = Path(home).absolute()
+    config_values, train_values = split_values(entry, values)
+    section = _section(found_task, entry, train_values, steps=1)
+    data = found_task.open(home, say)
+    if data.counts.get("train", 0) < 1:
+        raise UserError(f"{task} has no training example. Give it more data.")
+    config = config_for(entry, found_task, data, config_values)
+    settings = {
+        "task": task,
+        "model": model,
+        "seed": seed,
+        "budget": budget,
+        "config": dataclasses.asdict(config),
+        "train": section.model_dump(exclude={"steps"}),
+    }
+    folder = home / "runs" / task.replace("/", "-") / model / sha256_json(settings)[:12]
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (finished := _finished(folder, package)) is not None:
+        say(f"{task} {model} seed {seed}: found again in {folder}")
+        return finished
+    folder.mkdir(parents=True, exist_ok=True)
+    with threads(section.threads):
+        torch.manual_seed(seed)
+        network = entry.model(config)
+        steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
+        result = _run(
+            folder, settings, network, data, found_task, entry, section, steps, flops, say, on_progress, should_stop
+        )
+    if package:
+        _package(folder, network, entry, data, settings, result)
+    write_json_atomic(folder / "run.json", result)
+    return Run(folder, result)
+
+
+def open_run(folder: Path) -> Run:
+    """A finished run by its folder. `CorruptError` when its record cannot be read."""
+    try:
+        return Run(folder, json.loads((folder / "run.json").read_bytes()))
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{folder} holds no finished run ({type(error).__name__}). Train it again.") from None
+
+
+def _finished(folder: Path, package: bool) -> Run | None:
+    if not (folder / "run.json").exists() or (package and not (folder / "artifact").exists()):
+        return None
+    return open_run(folder)
+
+
+def parse_budget(text: str) -> tuple[str, float]:
+    """ "seconds=60" → ("seconds", 60.0)."""
+    kind, _, amount = text.partition("=")
+    try:
+        value = float(amount)
+        if kind not in ("steps", "seconds", "flops") or not 0 < value < float("inf"):
+            raise ValueError
+        if kind == "steps" and value != int(value):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"--budget {text!r} is not steps=N, seconds=N or flops=N, for example steps=600.") from None
+    return kind, value
+
+
+def split_values(entry: Entry, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`d_model=128, lr=3e-3` → the model's config and the training section."""
+    config_names = [field.name for field in dataclasses.fields(entry.config)]
+    train_names = [name for name in TrainSection.model_fields if name != "steps"]
+    config, section = {}, {}
+    for key, value in values.items():
+        if key in config_names:
+            config[key] = value
+        elif key in train_names:
+            section[key] = value
+        elif key == "steps":
+            raise UserError(f"steps = {value} is a budget: write --budget steps={value}.")
+        else:
+            names = config_names + train_names
+            near = difflib.get_close_matches(key, names, n=3, cutoff=0.4) or names
+            raise UserError(f"{entry.name} has no {key!r}. Did you mean {', '.join(near)}?")
+    return config, section
+
+
+def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> Any:
+    """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
+    known = {field.name for field in dataclasses.fields(entry.config)}
+    sizes = {key: value for key, value in data.sizes.items() if key in known}
+    for key in values.keys() & sizes.keys():
+        if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
+            raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")
+    suits = {key: value for key, value in task.model.items() if key in known}
+    return make_config(entry, {**suits, **sizes, **values})
+
+
+def build(task: Task, data: Data, entry: Entry, values: dict[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
+    """A fresh model of the sizes that the task sets."""
+    torch.manual_seed(seed)
+    return entry.model(config_for(entry, task, data, values or {}))
+
+
+def _section(task: Task, entry: Entry, values: dict[str, Any], *, steps: int) -> TrainSection:
+    merged = {"weight_decay": 0.01, "warmup_steps": 20, **task.train, **entry.train, **values, "steps": steps}
+    try:
+        return TrainSection.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{first['loc'][0]} = {first['input']!r} is refused: {first['msg']}. Correct it.") from None
+
+
+def batch_loss(model: nn.Module, batch: Batch, data: Data) -> Tensor:
+    """The task's loss, plus the model's own where it has one (a mixture of experts balances its load)."""
+    if (with_auxiliary := getattr(model, "forward_with_auxiliary", None)) is not None:
+        output, auxiliary = with_auxiliary(*batch.inputs)
+        return data.loss(output, batch.targets) + auxiliary
+    return data.loss(model(*batch.inputs), batch.targets)
+
+
+def _steps(
+    folder: Path,
+    settings: dict[str, Any],
+    kind: str,
+    amount: float,
+    network: nn.Module,
+    data: Data,
+    section: TrainSection,
+    seed: int,
+) -> tuple[int, int]:
+    """How many steps the budget buys, decided once and kept, and the FLOPs of one of them."""
+    path = folder / "settings.json"
+    if path.exists():
+        stored = json.loads(path.read_bytes())
+        return stored["steps"], stored["flops_per_step"]
+    first = data.batch(0, seed=seed, size=section.batch_size)
+    with FlopCounterMode(display=False) as counter:
+        batch_loss(network, first, data).backward()
+    flops = counter.get_total_flops() * section.accumulate
+    steps = int(amount)
+    if kind == "seconds":
+        started = time.monotonic()
+        for number in range(TIMED_STEPS):
+            for _ in range(section.accumulate):
+                batch_loss(network, data.batch(number, seed=seed, size=section.batch_size), data).backward()
+        steps = int(amount / ((time.monotonic() - started) / TIMED_STEPS))
+    elif kind == "flops":
+        steps = int(amount / max(1, flops))
+    network.zero_grad(set_to_none=True)
+    if steps < 1:
+        raise UserError(f"--budget {kind}={amount:g} does not pay for one step. Give more, or a smaller model.")
+    write_json_atomic(path, {**settings, "steps": steps, "flops_per_step": flops})
+    return steps, flops
+
+
+def _run(
+    folder: Path,
+    settings: dict[str, Any],
+    network: nn.Module,
+    data: Data,
+    task: Task,
+    entry: Entry,
+    section: TrainSection,
+    steps: int,
+    flops: int,
+    say: Callable[[str], None],
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    seed, size = settings["seed"], section.batch_size
+    updates: dict[str, Any] = {"steps": steps, "warmup_steps": max(1, min(section.warmup_steps, steps // 5))}
+    if "evaluate_every" not in section.model_fields_set:
+        updates["evaluate_every"] = max(1, steps // EVALUATIONS)
+    section = section.model_copy(update=updates)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {f"validation_{key}": value for key, value in data.evaluate(model, "validation").items()}
+
+    torch.manual_seed(seed)  # measuring the budget must not move the run's random numbers
+    job: Job[Batch] = Job(
+        batch=lambda number: data.batch(number, seed=seed, size=size),
+        loss=lambda model, batch: batch_loss(model, batch, data),
+        evaluate=evaluate,
+        on_progress=on_progress,
+        tokens_per_batch=size,
+        d_model=getattr(network.config, "d_model", 1),
+        should_stop=should_stop,
+    )
+    if (folder / CHECKPOINT).exists():
+        say(f"{task.name} {entry.name} seed {seed}: going on in {folder}")
+    validation = train(network, job, section, folder, seed=seed)
+    network.eval()
+    with torch.no_grad():
+        test = data.evaluate(network, "test")
+    rows = [row for row in read_curve(folder / "curve.jsonl") if "loss" in row]
+    draw_seeds(
+        [folder / "curve.jsonl"],
+        folder / "curve.png",
+        title=f"{task.name}: {entry.name}",
+        metric=f"validation_{task.metric.name}",
+        lines=dict(data.baselines),
+    )
+    with torch.no_grad():
+        data.picture(network, folder / "picture.png")
+    return {
+        **settings,
+        "steps": steps,
+        "flops_per_step": flops,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "seconds": rows[-1]["seconds"],
+        "metric": {"name": task.metric.name, "better": task.metric.better, "unit": task.metric.unit}
+        | {"value": test[task.metric.name]},
+        "validation": {key.removeprefix("validation_"): value for key, value in validation.items()},
+        "test": test,
+        "train_loss": rows[-1]["loss"],
+        "baselines": dict(data.baselines),
+        "counts": data.counts,
+        "licence": task.licence,
+        "device": device(),
+    }
+
+
+def device() -> str:
+    return (
+        f"{os.cpu_count()} x {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+
+
+def _package(
+    folder: Path, network: nn.Module, entry: Entry, data: Data, settings: dict[str, Any], result: dict[str, Any]
+) -> None:
+    task_json = {"task": settings["task"], "state": data.state(), "request": data.request()}
+    artifact.write(
+        folder / "artifact",
+        model=network,
+        name=entry.name,
+        files={"task.json": canonical_json(task_json)},
+        lineage={"settings": sha256_json(settings)},
+        metrics={"test": result["test"], "validation": result["validation"]},
+    )

@@ -1,0 +1,52 @@
+"""One trained run behind HTTP: POST /v1/predict, GET /v1/task, GET /health. For language models with many users and
+streaming there is `oliveira up`; this is the same life for every other model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from oliveira.errors import UserError
+from oliveira.serving.errors import ApiError
+from oliveira.serving.limits import check_json, read_body
+
+MAX_BODY = 1 << 20
+AT_ONCE = 2  # predictions computed side by side; the others wait
+
+
+def predict_app(predict: Callable[[Any], dict[str, Any]], about: dict[str, Any]) -> FastAPI:
+    """`predict` answers a request or raises `UserError`; `about` is what GET /v1/task says."""
+    app = FastAPI(title="Oliveira", docs_url=None, redoc_url=None)
+    room = asyncio.Semaphore(AT_ONCE)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/task")
+    async def describe() -> dict[str, Any]:
+        return about
+
+    @app.post("/v1/predict")
+    async def answer(request: Request) -> JSONResponse:
+        body = await read_body(request.scope, request.receive, MAX_BODY)
+        check_json(body)
+        try:
+            async with room:
+                return JSONResponse(await run_in_threadpool(predict, json.loads(body)))
+        except UserError as error:
+            raise ApiError(400, str(error), code="invalid_request") from None
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: Exception) -> Any:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    return app

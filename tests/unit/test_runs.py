@@ -1,0 +1,139 @@
+"""`fit`: found again, resumed with the same bits, budgets, and sentences for what a person can mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import oliveira
+from oliveira import artifact
+from oliveira.errors import Interrupted, TrainingError, UserError
+from oliveira.runs import build, fit, open_run, parse_budget
+from oliveira.tasks.base import shuffled
+from oliveira.tasks.catalogue import fitting, pair, task, tasks
+
+SMALL: dict[str, Any] = dict(model="gru", d_model=8, batch_size=4, evaluate_every=6, checkpoint_every=3)
+
+
+def test_same_call_same_run(tmp_path: Path) -> None:
+    first = fit("probe/adding", budget="steps=6", home=tmp_path, **SMALL)
+    written = (first.folder / "run.json").stat().st_mtime_ns
+    again = fit("probe/adding", budget="steps=6", home=tmp_path, **SMALL)
+    assert again.folder == first.folder and again.result == first.result
+    assert (again.folder / "run.json").stat().st_mtime_ns == written, "it was trained again"
+    other = fit("probe/adding", budget="steps=6", home=tmp_path, seed=1, **SMALL)
+    assert other.folder != first.folder and other.metric != first.metric
+    for name in ("curve.png", "curve.jsonl", "settings.json", "artifact"):
+        assert (first.folder / name).exists()
+    assert open_run(first.folder).result == first.result
+
+
+def test_interrupted_and_resumed_is_bit_equal(tmp_path: Path) -> None:
+    whole = fit("probe/adding", budget="steps=6", home=tmp_path / "whole", **SMALL)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 4
+
+    with pytest.raises(Interrupted, match="step 4 of 6"):
+        fit("probe/adding", budget="steps=6", home=tmp_path / "parted", should_stop=stop, **SMALL)
+    said: list[str] = []
+    parted = fit("probe/adding", budget="steps=6", home=tmp_path / "parted", say=said.append, **SMALL)
+    assert any("going on" in line for line in said)
+    assert artifact.same_weights(parted.load(), whole.load()) and parted.metric == whole.metric
+
+
+def test_fresh_forgets(tmp_path: Path) -> None:
+    first = fit("probe/adding", budget="steps=2", home=tmp_path, **SMALL)
+    (first.folder / "mark").touch()
+    fit("probe/adding", budget="steps=2", home=tmp_path, fresh=True, **SMALL)
+    assert not (first.folder / "mark").exists()
+
+
+def test_budgets_buy_steps(tmp_path: Path) -> None:
+    by_flops = fit("probe/adding", budget="flops=3e7", home=tmp_path, package=False, **SMALL).result
+    assert by_flops["steps"] == int(3e7 / by_flops["flops_per_step"]) > 1
+    by_seconds = fit("probe/adding", budget="seconds=0.3", home=tmp_path, package=False, **SMALL).result
+    assert by_seconds["steps"] >= 1
+    with pytest.raises(UserError, match="does not pay for one step"):
+        fit("probe/adding", budget="flops=1", home=tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "steps", "steps=0", "steps=-3", "steps=1.5", "hours=2", "seconds=nan", "flops=inf"]
+)
+def test_bad_budgets(text: str) -> None:
+    with pytest.raises(UserError, match="steps=N, seconds=N or flops=N"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(task="forecast/pover", model="lstm"), "forecast/power"),
+        (dict(task="probe/adding", model="lstn"), "lstm"),
+        (dict(task="probe/adding", model="gpt"), "Models that do: .*lstm"),
+        (dict(task="probe/adding", model="lstm", d_mode=4), "Did you mean d_model"),
+        (dict(task="probe/adding", model="lstm", d_model="wide"), "d_model = 'wide' is refused"),
+        (dict(task="probe/adding", model="lstm", d_in=7), "set by probe/adding"),
+        (dict(task="probe/adding", model="lstm", lr=-1.0), "lr = -1.0 is refused"),
+        (dict(task="probe/adding", model="lstm", steps=5), "--budget steps=5"),
+    ],
+)
+def test_errors_name_the_field_and_the_remedy(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+    name = arguments.pop("task")
+    with pytest.raises(UserError, match=words):
+        fit(name, home=tmp_path, **arguments)
+    assert not (tmp_path / "runs").exists(), "something was written"
+
+
+def test_nan_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"became nan at step|became inf at step|gradient norm"):
+        fit("probe/adding", budget="steps=40", home=tmp_path, **{**SMALL, "lr": 1e30, "clip": 1e30, "warmup_steps": 1})
+
+
+def test_shuffled_sees_every_example_once_an_epoch() -> None:
+    seen = [i for number in range(10) for i in shuffled(number, seed=3, size=4, count=20)]
+    assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and seen[:20] != seen[20:]
+    assert list(shuffled(7, seed=3, size=4, count=20)) == seen[28:32]
+    with pytest.raises(ValueError, match="without training examples"):
+        shuffled(0, seed=0, size=1, count=0)
+
+
+def test_every_task_has_a_model_and_says_what_it_is() -> None:
+    for name, found in tasks().items():
+        assert name == found.name and "/" in name
+        assert found.title and found.licence and fitting(found)
+
+
+def test_a_built_model_takes_the_task_s_batches(tmp_path: Path) -> None:
+    for name, model in (("probe/next-larger", "bilstm"), ("probe/adding", "lstm")):
+        wanted, entry = pair(name, model)
+        data = wanted.open(tmp_path, lambda text: None)
+        batch = data.batch(0, seed=0, size=2)
+        again = data.batch(0, seed=0, size=2)
+        assert all(torch.equal(a, b) for a, b in zip(batch.inputs, again.inputs, strict=True))
+        loss = data.loss(build(wanted, data, entry)(*batch.inputs), batch.targets)
+        assert loss.isfinite()
+
+
+def test_the_library_by_name(tmp_path: Path) -> None:
+    assert "lstm" in oliveira.list_models("probe/adding") and "gpt" not in oliveira.list_models("probe/adding")
+    assert "gpt" in oliveira.list_models() and "probe/adding" in oliveira.list_tasks()
+    model = oliveira.create("lstm", d_in=2, d_out=1, gives="one", d_model=4)
+    folder = oliveira.save(model, tmp_path / "kept")
+    assert artifact.same_weights(oliveira.load(folder), model)
+    with pytest.raises(UserError, match="is there already"):
+        oliveira.save(model, folder)
+    with pytest.raises(UserError, match="not a model of the catalogue"):
+        oliveira.save(torch.nn.Linear(1, 1), tmp_path / "other")
+    with pytest.raises(UserError, match="vocab_size"):
+        oliveira.create("lstm", d_out=1)
+    with pytest.raises(AttributeError):
+        _ = oliveira.nothing
+    assert task("probe/adding").metric.beats(0.1, 0.2)
