@@ -69,7 +69,7 @@ def compare(
         runs.setdefault(name, []).append(run)
     folder = folder or Path(home).absolute() / "comparisons" / f"{task.replace('/', '-')}-{'-'.join(names)}"
     folder.mkdir(parents=True, exist_ok=True)
-    result = _result(task, found.metric, runs, seeds)
+    result = _result(task, found.metric, runs, seeds, values or {})
     write_json_atomic(folder / "compare.json", result)
     _draw(runs, found.metric, found.title, folder / "compare.png")
     texts = {language: _report(result, found.title, language) for language in ("en", "pt")}
@@ -78,7 +78,9 @@ def compare(
     return Comparison(result, texts["en"])
 
 
-def _result(task: str, metric: Metric, runs: dict[str, list[Run]], seeds: int) -> dict[str, Any]:
+def _result(
+    task: str, metric: Metric, runs: dict[str, list[Run]], seeds: int, changes: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     rows = {}
     for name, made in runs.items():
         values = [run.metric for run in made]
@@ -96,9 +98,10 @@ def _result(task: str, metric: Metric, runs: dict[str, list[Run]], seeds: int) -
             "train": first["train"],
         }
     first = next(iter(runs.values()))[0].result
-    budget = f" --budget {first['budget']}"
+    words = ["oliveira compare", task, *runs, f"--seeds {seeds}", f"--budget {first['budget']}"]
+    words += [f"--set {name}.{key}={value}" for name in runs for key, value in changes.get(name, {}).items()]
     return {
-        "command": f"oliveira compare {task} {' '.join(runs)} --seeds {seeds}{budget}",
+        "command": " ".join(words),
         "task": task,
         "metric": {"name": metric.name, "better": metric.better, "unit": metric.unit},
         "budget": first["budget"],

@@ -91,6 +91,9 @@ def compare(
     models: Annotated[list[str], typer.Argument(help="Two or more models that fit the task.")],
     seeds: Annotated[int, typer.Option(help="Runs of each model.", min=1)] = 3,
     budget: Budget = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="MODEL.KEY=VALUE, or KEY=VALUE for all; may be repeated.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     write: Annotated[Path | None, typer.Option(help="Folder for the report, instead of HOME/comparisons.")] = None,
     quiet: Quiet = False,
@@ -100,14 +103,35 @@ def compare(
 
     oliveira compare forecast/power mlp lstm gru
 
-    oliveira compare forecast/power lstm mamba --seeds 5 --budget seconds=60
+    oliveira compare forecast/power lstm mamba --seeds 5 --budget seconds=60 --set mamba.d_model=48
     """
     from oliveira.comparison import compare as run
 
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("compare")
-        made = run(task, models, seeds=seeds, budget=budget, home=home, folder=write, report=report, should_stop=Stop())
+        made = run(
+            task,
+            models,
+            seeds=seeds,
+            budget=budget,
+            home=home,
+            folder=write,
+            report=report,
+            should_stop=Stop(),
+            values=_values_by_model(models, set_ or []),
+        )
     print(json.dumps(made.result, indent=2) if as_json else made.text)
+
+
+def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str, Any]]:
+    values: dict[str, dict[str, Any]] = {model: {} for model in models}
+    for key, value in parse_values(pairs).items():
+        model, dot, field = key.rpartition(".")
+        if dot and model not in values:
+            raise UserError(f"--set {key}: {model} is not among the models compared ({', '.join(models)}).")
+        for name in [model] if dot else models:
+            values[name][field] = value
+    return values
 
 
 def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:

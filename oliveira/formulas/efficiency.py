@@ -245,7 +245,7 @@ def check_chinchilla(check: Check) -> None:
     variants={"topk": "the k best, renormalised, with balance loss", "seed": "dense mixture when k = E"},
     default="topk",
     units="x (d,); E experts, k of them run for a token; f_i share of tokens, P_i mean gate, both without unit",
-    where="later: A11",
+    where="oliveira.nn.moe",
 )
 def check_moe(check: Check) -> None:
     experts, k = 8, 2

@@ -28,7 +28,7 @@ from oliveira.formulas.tools import Array
     variants={"paper": "implicit gradient", "unrolled": "backwards through the iterations"},
     default="paper",
     units="x, z (d,) without unit",
-    where="later: B2",
+    where="oliveira.nn.fixed_point",
 )
 def check_deq(check: Check) -> None:
     generator = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def check_deq(check: Check) -> None:
     variants={"paper": "zero-order hold", "mamba": "Δ, B, C from x; B̄ ≈ ΔB"},
     default="paper",
     units="Δ in the unit of time, A in its inverse; x, y one channel",
-    where="later: B3",
+    where="oliveira.nn.ssm",
 )
 def check_ssm(check: Check) -> None:
     generator = np.random.default_rng(0)

@@ -45,7 +45,7 @@ def dense(q: Array, k: Array, v: Array) -> Array:
     variants={"paper": "tiles with running maximum and sum"},
     default="paper",
     units="as attention; memory O(T) in the place of O(T²)",
-    where="later: D17",
+    where="oliveira.nn.flash",
 )
 def check_flash(check: Check) -> None:
     q, k, v = _qkv(48, 8)
@@ -91,7 +91,7 @@ def check_flash(check: Check) -> None:
     variants={"paper": "learned E and F"},
     default="paper",
     units="as attention; T fixed, k ≪ T without unit; O(T·k) scores",
-    where="later: D14",
+    where="oliveira.nn.linformer",
 )
 def check_linformer(check: Check) -> None:
     n, d = 64, 8
@@ -141,7 +141,7 @@ def check_linformer(check: Check) -> None:
     variants={"paper": "reversible, LSH attention"},
     default="paper",
     units="x (T, d_model) split in halves; memory flat in depth",
-    where="later: D15",
+    where="oliveira.nn.lsh",
 )
 def check_reformer(check: Check) -> None:
     generator = np.random.default_rng(0)
@@ -191,7 +191,7 @@ def check_reformer(check: Check) -> None:
     variants={"paper": "window, global and random blocks"},
     default="paper",
     units="w, r, |G| in tokens; O(T·(w + r + |G|)) scores",
-    where="later: D16",
+    where="oliveira.nn.block_sparse",
 )
 def check_big_bird(check: Check) -> None:
     def mask(n: int, window: int = 3, random: int = 2, n_global: int = 2) -> Array:

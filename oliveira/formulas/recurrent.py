@@ -49,7 +49,7 @@ def _cell(kind: str) -> tuple[Array, list[Array], Array, Array]:
     variants={"paper": "tanh", "relu": "max(0, ·)"},
     default="paper",
     units="x (T, d_in), h (d_model) in (−1, 1)",
-    where="later: D1",
+    where="oliveira.nn.recurrent",
 )
 def check_rnn(check: Check) -> None:
     out, (w, u, bw, bu), x, h = _cell("RNNCell")
@@ -89,7 +89,7 @@ def check_rnn(check: Check) -> None:
     variants={"paper": "three gates (2000)", "1997": "f = 1"},
     default="paper",
     units="x (T, d_in), h in (−1, 1), c unbounded",
-    where="later: D2",
+    where="oliveira.nn.recurrent",
 )
 def check_lstm(check: Check) -> None:
     out, (w, u, bw, bu), x, h = _cell("LSTMCell")
@@ -132,7 +132,7 @@ def check_lstm(check: Check) -> None:
     variants={"paper": "torch's form: r after U", "cho": "r before U"},
     default="paper",
     units="x (T, d_in), h in (−1, 1)",
-    where="later: D3",
+    where="oliveira.nn.recurrent",
 )
 def check_gru(check: Check) -> None:
     out, (w, u, bw, bu), x, h = _cell("GRUCell")
@@ -170,7 +170,7 @@ def check_gru(check: Check) -> None:
     variants={"paper": "concatenated"},
     default="paper",
     units="x (T, d_in) → (T, 2·d_model)",
-    where="later: D4",
+    where="oliveira.nn.recurrent",
 )
 def check_bidirectional(check: Check) -> None:
     generator = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def check_bidirectional(check: Check) -> None:
     variants={"paper": "additive score", "dot": "s·h, Luong 2015"},
     default="paper",
     units="h (S, d_h), s (d_s), α in (0, 1) with sum 1 over j",
-    where="later: D6",
+    where="oliveira.nn.bahdanau",
 )
 def check_bahdanau(check: Check) -> None:
     generator = np.random.default_rng(0)

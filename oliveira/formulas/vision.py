@@ -30,7 +30,7 @@ from oliveira.formulas.tools import Array
     variants={"paper": "15 %, 80/10/10, with next sentence"},
     default="paper",
     units="nats a chosen token",
-    where="later: D8",
+    where="oliveira.models.bert",
 )
 def check_mlm(check: Check) -> None:
     generator = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def check_mlm(check: Check) -> None:
     variants={"paper": "linear patch projection"},
     default="paper",
     units="image (C, H, W), P divides H and W; tokens (T, d_model)",
-    where="later: D10",
+    where="oliveira.models.vit",
 )
 def check_vit(check: Check) -> None:
     import torch

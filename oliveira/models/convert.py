@@ -34,7 +34,7 @@ def to_gpt(module: nn.Module) -> Converted:
     return converted
 
 
-def _need(config: Any, name: str, *allowed: Any) -> Any:
+def need(config: Any, name: str, *allowed: Any) -> Any:
     value = getattr(config, name)
     if value not in allowed:
         raise UserError(
@@ -44,11 +44,14 @@ def _need(config: Any, name: str, *allowed: Any) -> Any:
     return value
 
 
+_need = need  # until the other converters say `need`
+
+
 def _gpt2(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    _need(config, "scale_attn_weights", True)
-    _need(config, "scale_attn_by_inverse_layer_idx", False)
-    _need(config, "add_cross_attention", False)
-    activation = _need(config, "activation_function", "gelu_new", "gelu_pytorch_tanh", "relu")
+    need(config, "scale_attn_weights", True)
+    need(config, "scale_attn_by_inverse_layer_idx", False)
+    need(config, "add_cross_attention", False)
+    activation = need(config, "activation_function", "gelu_new", "gelu_pytorch_tanh", "relu")
     state = _outside(theirs, "transformer.wte", "transformer.ln_f", bias=True)
     state["positions.table.weight"] = theirs.pop("transformer.wpe.weight")
     for i in range(config.n_layer):
@@ -88,9 +91,9 @@ def _gpt2(config: Any, theirs: dict[str, Tensor]) -> Converted:
 
 
 def _llama(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    _need(config, "hidden_act", "silu")
-    _need(config, "mlp_bias", False)
-    _need(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    need(config, "hidden_act", "silu")
+    need(config, "mlp_bias", False)
+    need(config, "head_dim", config.hidden_size // config.num_attention_heads)
     rope = config.rope_parameters
     if rope["rope_type"] != "default":
         raise UserError(f"rope_type = {rope['rope_type']!r} is not covered. Only 'default' can be converted.")

@@ -47,6 +47,24 @@ class GPTConfig:
     norm_eps: float = 1e-5
     rope_base: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads:
+            near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0 and n <= 2 * self.n_heads]
+            raise ValueError(
+                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}. "
+                f"Use {', '.join(map(str, near[-3:]))} heads."
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}. "
+                f"Use {self.n_heads} (no sharing) or 1."
+            )
+        if self.positions == "rope" and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"d_model = {self.d_model} over n_heads = {self.n_heads} gives an odd head width: RoPE needs pairs. "
+                "Use another n_heads, or positions = learned."
+            )
+
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
 POSITIONS = {"learned": Learned, "sinusoidal": Sinusoidal}

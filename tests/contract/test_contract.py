@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oliveira import registry
 from oliveira.models.gpt import GPT
+from oliveira.models.gru import GRU
 from oliveira.registry import Entry, entries, entry
 
 EXPORTS = "onnx_equals_torch"
@@ -80,6 +81,29 @@ class CannotLearn(GPT):
 class IgnoresPosition(GPT):
     def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
         return self.norm(self.embedding(tokens_BT))
+
+
+class ShowsPadding(GRU):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class CountsItsCalls(GRU):
+    calls = 0  # outside the state: a resumed run starts from another number
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        type(self).calls += 1
+        return super().forward(x, mask) * (1 + 0.1 * (self.calls % 5))
+
+
+@pytest.mark.parametrize(
+    ("model", "check"), [(ShowsPadding, "padding_is_invisible"), (CountsItsCalls, "resume_is_bit_equal")]
+)
+def test_broken_sequence_models_are_caught(model: type, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(entry("gru"), model=model)
+    monkeypatch.setitem(registry._ENTRIES, "gru", broken)
+    with pytest.raises(AssertionError):
+        CHECKS[check](broken, ("tokens", "one"))
 
 
 @pytest.mark.parametrize(

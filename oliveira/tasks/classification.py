@@ -1,0 +1,232 @@
+"""Classification of texts: tokens in, one label out.
+
+    loss: cross-entropy        metric: macro-F1 = mean over the labels of 2·tp / (2·tp + fp + fn)
+
+Macro-F1 counts every label alike, so that guessing the common one does not pay. Texts are split within each label;
+texts with the same words stay on one side. A byte-level BPE is trained on the training texts; longer texts are cut
+after `max_len` tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oliveira.data.labelled import BNCC_SKILLS, TOLD_BR, Labelled, plain_words, split_labelled
+from oliveira.data.prepared import prepared
+from oliveira.data.routes import Say
+from oliveira.data.sources import Source, fetch
+from oliveira.data.split import SPLITS
+from oliveira.data.text import clean
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.data.vocabulary import padded, tokenizer_from
+from oliveira.errors import UserError
+from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
+from oliveira.tasks.scoring import chunks, judged
+from oliveira.training.loss import cross_entropy
+
+_PREPARING = 1  # raise when `_build` changes
+_SPLIT_SEED = 0  # the split is part of the task, not of a run
+_ROWS = 256  # texts scored together
+
+
+class TextClassData(Data):
+    def __init__(self, parts: dict[str, list[Labelled]], tokenizer: str, max_len: int) -> None:
+        """`parts`: rows by split; `tokenizer`: its JSON."""
+        self.parts, self.max_len, self._tokenizer_json = parts, max_len, tokenizer
+        self.tokenizer = tokenizer_from(tokenizer)
+        self.labels = sorted({label for _, _, label in parts["train"]})
+        number = {label: index for index, label in enumerate(self.labels)}
+        self.tokens = {split: self._encode([text for _, text, _ in rows]) for split, rows in parts.items()}
+        self.targets = {split: np.array([number[row[2]] for row in rows]) for split, rows in parts.items()}
+        self.counts = {split: len(rows) for split, rows in parts.items()}
+        self.sizes = {
+            "vocab_size": self.tokenizer.vocab_size,
+            "d_out": len(self.labels),
+            "gives": "one",
+            "max_len": max_len,
+        }
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [tokens[: self.max_len] for tokens in self.tokenizer.encode_many(texts)]
+
+    def batch(self, number: int, *, seed: int, size: int) -> Batch:
+        chosen = shuffled(number, seed=seed, size=size, count=self.counts["train"])
+        inputs = _inputs([self.tokens["train"][index] for index in chosen])
+        return Batch(inputs, torch.from_numpy(self.targets["train"][chosen]))
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(output, targets)
+
+    def predict(self, model: nn.Module, split: Split) -> Array:
+        """The likeliest label of every text of a split."""
+        tokens = self.tokens[split]
+        order = np.argsort([len(row) for row in tokens], kind="stable")  # rows of like length are scored together
+        predicted = np.zeros(len(tokens), dtype=np.int64)
+        with judged(model):
+            for part in chunks(len(order), _ROWS):
+                predicted[order[part]] = model(*_inputs([tokens[index] for index in order[part]])).argmax(1).numpy()
+        return predicted
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        return self._score(self.predict(model, split), split)
+
+    def _score(self, predicted: Array, split: Split) -> dict[str, float]:
+        truth = self.targets[split]
+        return {"macro-F1": macro_f1(predicted, truth), "accuracy": float((predicted == truth).mean())}
+
+    @functools.cached_property
+    def baselines(self) -> dict[str, float]:  # type: ignore[override]
+        """Macro-F1 on the test split of the commonest label, and of naive Bayes on words."""
+        train = self.targets["train"]
+        majority = np.full(self.counts["test"], np.bincount(train).argmax())
+        bayes = naive_bayes([row[1] for row in self.parts["train"]], train, [row[1] for row in self.parts["test"]])
+        forecasts = {"majority": majority, "naive Bayes on words": bayes}
+        return {name: self._score(predicted, "test")["macro-F1"] for name, predicted in forecasts.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"tokenizer": self._tokenizer_json, "labels": self.labels, "max_len": self.max_len}
+
+    @staticmethod
+    def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
+        """{"text": "…"} → {"label", "probabilities": {label: p}}."""
+        text = request.get("text")
+        if not isinstance(text, str) or not clean(text):
+            raise UserError(f"text = {text!r} is not a text. Give at least one word.")
+        tokens = tokenizer_from(state["tokenizer"]).encode(clean(text))[: state["max_len"]]
+        logits = np.asarray(run(*padded([tokens])), dtype=np.float64)[0]
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        probabilities = {label: round(float(value), 6) for label, value in zip(state["labels"], p, strict=True)}
+        return {"label": state["labels"][int(p.argmax())], "probabilities": probabilities}
+
+    def request(self) -> dict[str, Any]:
+        """A text of the first label: no offence in a help text."""
+        return {"text": next(text for _, text, label in self.parts["test"] if label == self.labels[0])}
+
+    def picture(self, model: nn.Module, png: Path) -> bool:
+        """Of the test texts of each label (row), the share that the model calls so (column)."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        size = len(self.labels)
+        pairs = self.targets["test"] * size + self.predict(model, "test")
+        table = np.bincount(pairs, minlength=size * size).reshape(size, size)
+        share = table / np.maximum(table.sum(1, keepdims=True), 1)
+        side = 2.5 + 0.55 * size
+        figure, axes = plt.subplots(figsize=(side + 1, side), constrained_layout=True)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(table):
+            shade = "white" if share[row, column] > 0.6 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=shade)
+        axes.set_xticks(range(size), self.labels, rotation=40, ha="right")
+        axes.set_yticks(range(size), self.labels)
+        axes.set(xlabel="model", ylabel="truth")
+        figure.savefig(png, dpi=110, format="png")
+        plt.close(figure)
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification(Task):
+    kind: ClassVar[type[Data]] = TextClassData
+    source: Source[Labelled]
+    vocab_size: int
+    max_len: int
+    held_out: float  # share of the texts for validation, and again for the test
+
+    def open(self, home: Path, say: Say) -> TextClassData:
+        def build(folder: Path) -> None:
+            route, rows = fetch(self.source, home, say)
+            cleaned = [(number, clean(text), label) for number, text, label in rows if clean(text)]
+            parts = split_labelled(cleaned, seed=_SPLIT_SEED, validation=self.held_out, test=self.held_out)
+            if not all(parts.values()):
+                raise UserError(f"{self.source.name} has {len(cleaned)} texts, too few for three splits. Add texts.")
+            Tokenizer.train((row[1] for row in parts["train"]), self.vocab_size).save(folder / "tokenizer.json")
+            (folder / "parts.json").write_text(json.dumps(parts, ensure_ascii=False), encoding="utf-8", newline="\n")
+            say(f"{self.source.name}: {len(cleaned):,} texts. Route: {route}. Licence: {self.licence}")
+
+        key = {
+            "content": self.source.content,
+            "vocab_size": self.vocab_size,
+            "held_out": self.held_out,
+            "preparing": _PREPARING,
+        }
+        folder = prepared(home, self.name.replace("/", "-"), key, build, say)
+        stored = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+        parts: dict[str, list[Labelled]] = {split: [tuple(row) for row in stored[split]] for split in SPLITS}
+        return TextClassData(parts, (folder / "tokenizer.json").read_text(encoding="utf-8"), self.max_len)
+
+
+def macro_f1(predicted: Array, truth: Array) -> float:
+    """Mean F1 over the labels that occur in either."""
+    scores = []
+    for label in np.union1d(predicted, truth):
+        right = ((predicted == label) & (truth == label)).sum()
+        scores.append(2 * right / ((predicted == label).sum() + (truth == label).sum()))
+    return float(np.mean(scores))
+
+
+def naive_bayes(texts: Sequence[str], labels: Array, unseen: Sequence[str]) -> Array:
+    """Labels of `unseen` by multinomial naive Bayes: argmax_c log p(c) + Σ_w log (n_cw + 1) / (n_c + V).
+
+    McCallum & Nigam 1998. Words never seen in training count nowhere.
+    """
+    number: dict[str, int] = {}
+    rows = [[number.setdefault(word, len(number)) for word in plain_words(text)] for text in texts]
+    counts = np.ones((labels.max() + 1, len(number)))
+    for label, row in zip(labels, rows, strict=True):
+        np.add.at(counts[label], row, 1)
+    log_p = np.log(counts / counts.sum(1, keepdims=True))
+    prior = np.log(np.bincount(labels) / len(labels))
+    known = [[number[word] for word in plain_words(text) if word in number] for text in unseen]
+    return np.array([(prior + log_p[:, row].sum(1)).argmax() for row in known])
+
+
+def _inputs(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    tokens, mask = padded(rows)
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+_METRIC = Metric(name="macro-F1", better="higher")
+
+TASKS: tuple[Task, ...] = (
+    TextClassification(
+        name="classify/bncc",
+        title="the school subject of a learning objective of the Brazilian curriculum",
+        eats="tokens",
+        gives="one",
+        metric=_METRIC,
+        licence=BNCC_SKILLS.licence,
+        source=BNCC_SKILLS,
+        vocab_size=2048,
+        max_len=96,
+        held_out=0.15,
+        model={"dropout": 0.2},
+        train={"batch_size": 32, "lr": 2e-3, "warmup_steps": 20, "weight_decay": 0.1, "beta2": 0.98},
+    ),
+    TextClassification(
+        name="classify/told-br",
+        title="whether a Brazilian tweet is toxic",
+        eats="tokens",
+        gives="one",
+        metric=_METRIC,
+        licence=TOLD_BR.licence,
+        source=TOLD_BR,
+        vocab_size=4096,
+        max_len=64,
+        held_out=0.1,
+        model={"dropout": 0.2},
+        train={"batch_size": 32, "lr": 1e-3, "warmup_steps": 50, "weight_decay": 0.1, "beta2": 0.98},
+    ),
+)

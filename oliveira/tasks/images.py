@@ -1,0 +1,205 @@
+"""Image classification: which of ten things a small grey picture shows.
+
+    x = (p − μ) / σ         p grey value, μ and σ of all training pixels
+    loss: cross-entropy     metric: accuracy
+
+Split: digits 60 / 10 / 30 %, each class in those shares; fashion the official 10,000 for test, and 500 of each class of
+the official training pictures for validation. No augmentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oliveira.data.images import DIGITS, FASHION, ImageSource, Pictures, fetch_images, stratified
+from oliveira.errors import UserError
+from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task, shuffled
+from oliveira.tasks.scoring import chunks, judged
+from oliveira.training.loss import cross_entropy
+
+ACCURACY = Metric(name="accuracy", better="higher")
+SPLIT_SEED = 0
+_SCORED_AT_ONCE = 250  # pictures
+_SHOWN, _COLUMNS = 40, 10
+
+DIGIT_LABELS = (
+    ("zero", "zero"),
+    ("one", "um"),
+    ("two", "dois"),
+    ("three", "três"),
+    ("four", "quatro"),
+    ("five", "cinco"),
+    ("six", "seis"),
+    ("seven", "sete"),
+    ("eight", "oito"),
+    ("nine", "nove"),
+)
+FASHION_LABELS = (
+    ("T-shirt", "camiseta"),
+    ("trouser", "calça"),
+    ("pullover", "pulôver"),
+    ("dress", "vestido"),
+    ("coat", "casaco"),
+    ("sandal", "sandália"),
+    ("shirt", "camisa"),
+    ("sneaker", "tênis"),
+    ("bag", "bolsa"),
+    ("ankle boot", "bota"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Task):
+    source: ImageSource
+    shares: tuple[float, ...]  # of train, validation and, where there is no official test, test
+    labels: tuple[tuple[str, str], ...]  # English and Portuguese, in order of the class
+    brightest: int  # grey values are 0 … brightest
+
+    def open(self, home: Path, say: Say) -> ImageData:
+        (pixels, classes), test = fetch_images(self.source, home, say)
+        parts = [(pixels[part], classes[part]) for part in stratified(classes, self.shares, seed=SPLIT_SEED)]
+        return ImageData(self, *parts, *([test] if test else []))
+
+
+class ImageData(Data):
+    dynamic = False
+
+    def __init__(self, task: ImageTask, train: Pictures, validation: Pictures, test: Pictures) -> None:
+        self.task = task
+        self.parts: dict[str, Pictures] = {"train": train, "validation": validation, "test": test}
+        self.counts = {name: len(classes) for name, (_, classes) in self.parts.items()}
+        self.mean, self.std = float(train[0].mean()), float(train[0].std())
+        height, width = train[0].shape[1:]
+        self.sizes = {"channels": 1, "height": height, "width": width, "d_out": len(task.labels)}
+        self.baselines = _baselines(train, test)  # type: ignore[misc]
+
+    def batch(self, number: int, *, seed: int, size: int) -> Batch:
+        pixels, classes = self.parts["train"]
+        chosen = shuffled(number, seed=seed, size=size, count=len(classes))
+        return Batch((self._x(pixels[chosen]),), torch.from_numpy(classes[chosen]))
+
+    def _x(self, pixels: Array) -> Tensor:
+        return torch.from_numpy(_standardised(pixels, self.mean, self.std))
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(output, targets)
+
+    def logits(self, model: nn.Module, pixels: Array) -> Tensor:
+        with judged(model):
+            return torch.cat([model(self._x(pixels[part])) for part in chunks(len(pixels), _SCORED_AT_ONCE)])
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        pixels, classes = self.parts[split]
+        logits, targets = self.logits(model, pixels), torch.from_numpy(classes)
+        right = (logits.argmax(dim=1) == targets).float().mean()
+        return {ACCURACY.name: float(right), "loss": float(self.loss(logits, targets))}
+
+    def state(self) -> dict[str, Any]:
+        sides = {"height": self.sizes["height"], "width": self.sizes["width"], "brightest": self.task.brightest}
+        return {"mean": self.mean, "std": self.std, "labels": [list(names) for names in self.task.labels], **sides}
+
+    def request(self) -> dict[str, Any]:
+        return {"image": self.parts["test"][0][0].tolist()}
+
+    @staticmethod
+    def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
+        """{"image": rows of grey values, 0 = background} → {"label", "label_pt", "probabilities": {label: p}}."""
+        x = _standardised(_picture(state, request), state["mean"], state["std"])
+        logits = run(x)[0].astype(np.float64)
+        odds = np.exp(logits - logits.max())
+        probabilities = odds / odds.sum()
+        label, label_pt = state["labels"][int(probabilities.argmax())]
+        each = {name: float(p) for (name, _), p in zip(state["labels"], probabilities, strict=True)}
+        return {"label": label, "label_pt": label_pt, "probabilities": each}
+
+    def picture(self, model: nn.Module, png: Path) -> bool:
+        """The first test pictures with what the model sees in them; what is wrong in red, with what is right."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        pixels, classes = (part[:_SHOWN] for part in self.parts["test"])
+        seen = self.logits(model, pixels).argmax(dim=1).tolist()
+        names = [name for name, _ in self.task.labels]
+        figure = plt.figure(figsize=(12, 4.8))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _COLUMNS), ylim=(-_SHOWN / _COLUMNS, 0), aspect="equal")
+        axes.axis("off")
+        for number, (image, guess, right) in enumerate(zip(pixels, seen, classes, strict=True)):
+            x, y, wrong = number % _COLUMNS, -(number // _COLUMNS), guess != right
+            axes.imshow(image, cmap="gray_r", vmax=self.task.brightest, extent=(x + 0.15, x + 0.85, y - 0.98, y - 0.28))
+            text = f"{names[guess]} (is {names[right]})" if wrong else names[guess]
+            axes.text(x + 0.5, y - 0.22, text, ha="center", fontsize=8, color="tab:red" if wrong else "black")
+        axes.set(xlim=(0, _COLUMNS), ylim=(-_SHOWN / _COLUMNS, 0))  # imshow has set its own
+        figure.savefig(png, dpi=110, format="png")
+        plt.close(figure)
+        return True
+
+
+def _standardised(pixels: Array, mean: float, std: float) -> Array:
+    """(N, 1, height, width) float32."""
+    x: Array = ((pixels.astype(np.float32) - mean) / std).astype(np.float32)[:, None]
+    return x
+
+
+def _picture(state: dict[str, Any], request: dict[str, Any]) -> Array:
+    """(1, height, width). Raises `UserError` for what is no picture of that size and those grey values."""
+    height, width, brightest = state["height"], state["width"], state["brightest"]
+    try:
+        image = np.array([request.get("image")], dtype=np.float32)
+    except (TypeError, ValueError):
+        image = np.empty(0, dtype=np.float32)
+    if image.shape != (1, height, width) or not ((image >= 0) & (image <= brightest)).all():
+        raise UserError(f"image must be a list of {height} rows of {width} grey values, 0 (background) to {brightest}.")
+    return image
+
+
+def _baselines(train: Pictures, test: Pictures) -> dict[str, float]:
+    """Accuracy of always the commonest class, and of the class whose mean picture is nearest."""
+    (pixels, classes), (test_pixels, test_classes) = train, test
+    counts = np.bincount(classes)
+    rows = pixels.reshape(len(pixels), -1)
+    centres = np.stack([rows[classes == c].mean(axis=0) for c in range(len(counts))])
+    asked = test_pixels.reshape(len(test_pixels), -1).astype(np.float64)
+    distance = (centres**2).sum(axis=1) - 2 * asked @ centres.T  # without what is the same for all centres
+    return {
+        "majority": float((test_classes == counts.argmax()).mean()),
+        "nearest centroid": float((distance.argmin(axis=1) == test_classes).mean()),
+    }
+
+
+TASKS: tuple[Task, ...] = (
+    ImageTask(
+        name="classify/digits",
+        title="which digit a handwritten one of 8 × 8 pixels is",
+        eats="image",
+        gives="one",
+        metric=ACCURACY,
+        licence=DIGITS.licence,
+        source=DIGITS,
+        shares=(0.6, 0.1, 0.3),
+        labels=DIGIT_LABELS,
+        brightest=16,
+        model={"patch_size": 2},
+        train={"steps": 600, "batch_size": 64, "lr": 3e-3},
+    ),
+    ImageTask(
+        name="classify/fashion",
+        title="which of ten kinds of clothes a picture of 28 × 28 pixels shows",
+        eats="image",
+        gives="one",
+        metric=ACCURACY,
+        licence=FASHION.licence,
+        source=FASHION,
+        shares=(11 / 12, 1 / 12),
+        labels=FASHION_LABELS,
+        brightest=255,
+        train={"steps": 1000, "batch_size": 64, "lr": 2e-3},
+    ),
+)
