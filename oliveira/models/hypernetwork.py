@@ -35,6 +35,7 @@ class HypernetworkConfig(FlatConfig):
     d_hyper: int = 32  # hidden width of h
     d_embedding: int = 8  # of a piece
     chunk_size: int = 128  # weights in a piece
+    dropout: float = 0.0  # of the main network's hidden units
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,4 +117,5 @@ class Hypernetwork(nn.Module):
         return [scale * weight for scale, weight in zip(self.scale.unbind(), made, strict=True)]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return main_mlp(flatten(x, self.config, mask), self.weights())
+        dropout = self.config.dropout if self.training else 0.0
+        return main_mlp(flatten(x, self.config, mask), self.weights(), dropout)

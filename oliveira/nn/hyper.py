@@ -84,11 +84,14 @@ def mlp_shapes(widths: Sequence[int]) -> list[Shape]:
     return [shape for n_in, n_out in pairs for shape in ((n_out, n_in), (n_out,))]
 
 
-def main_mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """An MLP with ReLU, x (…, N, d_in) → (…, N, d_out), on weights in the order of `mlp_shapes`, batched or not."""
+def main_mlp(x: Tensor, weights: Sequence[Tensor], dropout: float = 0.0) -> Tensor:
+    """An MLP with ReLU, x (…, N, d_in) → (…, N, d_out), on weights in the order of `mlp_shapes`, batched or not.
+
+    `dropout` of the hidden units: pass it while training only.
+    """
     for i in range(0, len(weights), 2):
         if i:
-            x = F.relu(x)
+            x = F.dropout(F.relu(x), dropout)
         x = x @ weights[i].mT + weights[i + 1][..., None, :]
     return x
 

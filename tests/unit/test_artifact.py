@@ -298,7 +298,8 @@ def offences(source: str) -> list[str]:
             if (node.value.id, node.attr) in FORBIDDEN_ATTRIBUTES:
                 found.append(f"{node.value.id}.{node.attr}")
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
-            found.append(node.arg)
+            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+                found.append(node.arg)
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from oliveira import inspection
 from oliveira.errors import UserError
 from oliveira.inspection import describe, flop_counter, inspect
-from oliveira.registry import create, entries
+from oliveira.registry import create, entries, entry
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +89,14 @@ def test_flops_of_kernels_that_torch_leaves_out() -> None:
 
 @pytest.mark.parametrize("name", [found.name for found in entries()])
 def test_every_model_can_be_described(name: str) -> None:
-    found = describe(name, **({"n_layers": 1} if "n_layers" in fields(name) else {}))
+    small: dict[str, Any] = {"n_layers": 1} if "n_layers" in fields(name) else {}
+    found = describe(name, **small)
     assert found.parameters > 0 and found.flops > 0 and found.forward_ms > 0 and found.activation_bytes > 0
     assert found.layers[0].path == "" and json.loads(json.dumps(found.as_json()))["model"] == name
 
 
 def fields(name: str) -> set[str]:
-    return set(next(found for found in entries() if found.name == name).config.__dataclass_fields__)
+    return {field.name for field in dataclasses.fields(entry(name).config)}
 
 
 def test_the_model_is_left_as_it_was() -> None:
