@@ -58,7 +58,7 @@ class Explanation:
     parameters: int
     predictions: list[Prediction]
     loss: float
-    weight: str  # "layers.0.mixer.input.weight[3, 5]"
+    weight: str  # "blocks.0.mixer.input.weight[3, 5]"
     value: float
     gradient: float
     by_difference: float

@@ -40,7 +40,7 @@ ROUNDS, SECONDS = 7, 2.0  # of a timing: whichever ends first
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    path: str  # "layers.0.mixer"; "" is the model
+    path: str  # "blocks.0.mixer"; "" is the model
     kind: str  # name of its class
     output: str  # "(1, 128, 64)"; several: joined by " + "
     parameters: int  # with those of the layers inside it

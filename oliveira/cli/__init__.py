@@ -7,7 +7,7 @@ import sys
 import typer
 
 from oliveira import __version__
-from oliveira.cli import catalogue, formulas, keys, life, models
+from oliveira.cli import catalogue, formulas, inspect, keys, life, models
 from oliveira.errors import OliveiraError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("prometheus-config")(life.prometheus_config)
 app.command("list")(catalogue.list_models)
 app.command()(catalogue.sources)
 app.command()(catalogue.pages)
+app.command()(inspect.inspect)
+app.command()(inspect.explain)
 app.command()(models.train)
 app.command()(models.compare)
 app.command()(models.export)

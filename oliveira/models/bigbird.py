@@ -8,7 +8,7 @@ Paper: Zaheer et al. 2020, arXiv:2007.14062 (the ITC form: global tokens are tok
     Attention: block i attends to {i−1, i, i+1} ∪ first ∪ last ∪ random_i; first and last attend to everything
     y = W_out Norm(GELU(W x + b)) + b_out                                (the head of masked language models)
 
-Shapes: tokens (B, T) int64, or series (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from the mean step.
+Shapes: tokens (B, T) int64, or series (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from the first real step.
 Any T ≤ max_len: what does not fill a block is padded inside.
 Deviations from the paper: none in the pattern. transformers' version goes over to full attention up to 5 + 2 n_random
 blocks, takes the last block of the padded batch for the global one, and at evaluation replaces every random block by
@@ -105,7 +105,7 @@ class BigBird(nn.Module):
             for layer in range(config.n_layers)
         )
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(approximate="tanh"), LayerNorm(width, eps))
-        self.output = Output(config, width, pool="mean")
+        self.output = Output(config, width, pool="last")
 
     @classmethod
     def from_reference(cls, module: nn.Module) -> BigBird:
@@ -125,4 +125,7 @@ class BigBird(nn.Module):
         attended = keys(mask) if self.config.attention == "full" else mask
         for block in self.blocks:
             h_BTD = block(h_BTD, attended)
+        if self.config.gives == "one":
+            first = torch.zeros_like(x[:, 0], dtype=torch.int64) if mask is None else mask.int().argmax(dim=1)
+            h_BTD, mask = h_BTD.gather(1, first[:, None, None].expand(-1, 1, h_BTD.shape[2])), None
         return self.output(self.head(h_BTD), mask)

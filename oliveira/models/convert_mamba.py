@@ -55,7 +55,7 @@ def _layers(theirs: dict[str, Tensor], prefix: str, n_layers: int) -> dict[str, 
         for name, ours in LAYER.items():
             weight = theirs.pop(f"{prefix}layers.{number}.{name}")
             # A depthwise Conv1d keeps (channels, 1, steps).
-            state[f"layers.{number}.{ours}"] = weight[:, 0] if name == "mixer.conv1d.weight" else weight
+            state[f"blocks.{number}.{ours}"] = weight[:, 0] if name == "mixer.conv1d.weight" else weight
     return state
 
 

@@ -81,7 +81,7 @@ class Mamba(nn.Module):
         super().__init__()
         self.config = config
         self.input = Input(config, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.output = Output(config, config.d_model, pool="last")
         for name, parameter in self.named_parameters():  # the residual stream keeps its scale
@@ -102,7 +102,7 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         u = self.input(x)
-        for layer in self.layers:
+        for layer in self.blocks:
             u = layer(u, mask)
         return self.output(self.norm(u), mask)
 
@@ -112,7 +112,7 @@ class Mamba(nn.Module):
         Equal to the last step of `forward` over all steps so far.
         """
         u, states = self.input(x), []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             u, after = layer.step(u, None if state is None else state[number])  # type: ignore[operator]
             states.append(after)
         return self.output.project(self.norm(u)), states

@@ -78,13 +78,13 @@ class S4D(nn.Module):
         super().__init__()
         self.config = config
         self.input = Input(config, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model)
         self.output = Output(config, config.d_model, pool="last")
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         u = self.input(x)
-        for layer in self.layers:
+        for layer in self.blocks:
             u = layer(u, mask)
         return self.output(self.norm(u), mask)
 
@@ -94,7 +94,7 @@ class S4D(nn.Module):
         Equal to the last step of `forward` over all steps so far.
         """
         u, states = self.input(x), []
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.blocks):
             u, after = layer.step(u, None if state is None else state[number])  # type: ignore[operator]
             states.append(after)
         return self.output.project(self.norm(u)), states

@@ -50,7 +50,7 @@ def beam_search(
     for length in range(1, max_len + 1):
         if not len(rows):
             break
-        logits = np.asarray(run(source[rows], target), dtype=np.float64)[:, length - 1]  # (N, V)
+        logits = run(source[rows], target)[:, length - 1].astype(np.float64)  # (N, V)
         totals = scores[:, None] + _log_softmax(logits)
         parents, tokens, kept = [], [], []
         for row in np.unique(rows):

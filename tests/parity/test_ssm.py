@@ -74,7 +74,7 @@ def test_weight_gradients_against_hf_mamba() -> None:
     tokens = torch.randint(29, (2, 9))
     theirs(input_ids=tokens).logits.square().mean().backward()
     ours(tokens).square().mean().backward()
-    mixer: Any = ours.layers[0].mixer
+    mixer: Any = ours.blocks[0].mixer
     other = theirs.backbone.layers[0].mixer
     pairs = [
         (mixer.log_a, other.A_log.grad),

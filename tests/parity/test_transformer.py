@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from transformers import MarianConfig, MarianMTModel
 
 from oliveira.errors import UserError
 from oliveira.models.transformer import OneTower, Transformer, TransformerConfig, TwoTowers
+from oliveira.registry import entry
+from oliveira.runs import config_for
+from oliveira.tasks.catalogue import task
 
 # torch warns when its faster path for inference is not open to a layer.
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -225,3 +229,11 @@ def test_one_tower_is_causal_exactly_when_it_gives_the_next_token(masked: bool) 
         torch.manual_seed(0)
         model = Transformer(TransformerConfig(gives=gives, **sizes)).eval()
         assert torch.equal(model(x, mask)[:, :5], model(changed, mask)[:, :5]) == equal
+
+
+def test_a_task_that_wants_the_next_token_gets_a_causal_tower() -> None:
+    """With gives="steps" every step sees the token that it is to foretell: a language model would score near 0 bits."""
+    wanted = task("lm/bncc")
+    data: Any = SimpleNamespace(sizes={"vocab_size": 37, "d_out": 37, "gives": "steps", "max_len": 16})
+    assert wanted.gives == "next"
+    assert config_for(entry("transformer"), wanted, data, {}).gives == "next"

@@ -83,8 +83,8 @@ def test_other_kinds(model: str) -> None:
 
 
 def test_a_named_weight_and_a_wrong_one() -> None:
-    shown = explain("mamba", "probe/adding", weight="layers.0.mixer.log_a", **SMALL)
-    assert shown.weight.startswith("layers.0.mixer.log_a[") and shown.disagreement < 1e-3
+    shown = explain("mamba", "probe/adding", weight="blocks.0.mixer.log_a", **SMALL)
+    assert shown.weight.startswith("blocks.0.mixer.log_a[") and shown.disagreement < 1e-3
     with pytest.raises(UserError, match="--weight 'nothing'"):
         explain("mamba", "probe/adding", weight="nothing", **SMALL)
 

@@ -129,6 +129,6 @@ def test_command(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(commands.inspect)
     shown = CliRunner().invoke(app, ["mamba", "n_layers=1"], env={"COLUMNS": "160"})
-    assert shown.exit_code == 0 and "layers.0.mixer" in shown.output and "int4" in shown.output
+    assert shown.exit_code == 0 and "blocks.0.mixer" in shown.output and "int4" in shown.output
     as_json = CliRunner().invoke(app, ["mamba", "n_layers=1", "--json"])
     assert json.loads(as_json.output)["config"]["n_layers"] == 1

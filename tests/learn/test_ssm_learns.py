@@ -1,0 +1,54 @@
+"""What selection is for (Gu & Dao 2023, §4.1.1): copying letters out of noise, where a fixed filter cannot follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oliveira.registry import create
+from oliveira.training.optim import make_optimizer
+
+STEPS, LETTERS, KINDS = 64, 4, 14  # the probe's 8 letters shrunk to 4: a minute of one thread
+NOISE, SLOT = KINDS, KINDS + 1
+UPDATES, ROWS, LR = 700, 16, 1e-2
+
+
+def scattered(number: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Letters at random places of noise, then a slot for each: (B, 68) tokens, (B, 4) letters in order."""
+    random = torch.Generator().manual_seed(number)
+    letters = torch.randint(KINDS, (rows, LETTERS), generator=random)
+    places = torch.rand(rows, STEPS, generator=random).argsort(dim=1)[:, :LETTERS].sort(dim=1).values
+    noise = torch.full((rows, STEPS), NOISE).scatter(1, places, letters)
+    return torch.cat([noise, torch.full((rows, LETTERS), SLOT)], dim=1), letters
+
+
+def accuracy_after_training(name: str, optimizer: str) -> float:
+    """The cosine is a straight line here: full rate for half of the updates, then down to nothing."""
+    torch.manual_seed(0)
+    model = create(
+        name, vocab_size=KINDS + 2, d_out=KINDS, d_model=64, n_layers=2, d_state=8, max_len=STEPS + LETTERS
+    )
+    optimiser = make_optimizer(model, kind=optimizer, lr=LR, betas=(0.9, 0.98), weight_decay=0.0)
+    for number in range(UPDATES):
+        optimiser.set_lr(LR * min(1, (number + 1) / 20, 2 - 2 * number / UPDATES))
+        tokens, letters = scattered(number, ROWS)
+        loss = F.cross_entropy(model(tokens)[:, STEPS:].flatten(0, 1), letters.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    tokens, letters = scattered(10**6, 500)
+    with torch.no_grad():
+        return (model(tokens)[:, STEPS:].argmax(dim=-1) == letters).double().mean().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "optimizer", "must"), [("mamba", "muon", "learn"), ("s4d", "muon", "fail"), ("s4d", "adamw", "fail")]
+)
+def test_selective_copying_needs_selection(name: str, optimizer: str, must: str) -> None:
+    """A guess is right once in 14. The time-invariant twin has the same widths, updates and rates."""
+    accuracy = accuracy_after_training(name, optimizer)
+    assert accuracy >= 0.98 if must == "learn" else accuracy <= 0.50
