@@ -54,7 +54,11 @@ def _both(
     with torch.no_grad():
         torch.testing.assert_close(mine(), other(), atol=1e-2, rtol=1e-2)
     yield Case(
-        name=f"{model} forward, {size}", model=model, ours=_forward(mine), reference=_forward(other), reference_name=name
+        name=f"{model} forward, {size}",
+        model=model,
+        ours=_forward(mine),
+        reference=_forward(other),
+        reference_name=name,
     )
     ours.train(), theirs.train()
     yield Case(
@@ -100,7 +104,8 @@ def _bigbird(length: int) -> Iterator[Case]:
 
     torch.manual_seed(0)
     config = TheirConfig(
-        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=D_FF,
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=D_FF,
         max_position_embeddings=length, block_size=64, num_random_blocks=3, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
@@ -116,7 +121,14 @@ def _bigbird(length: int) -> Iterator[Case]:
 def _sparse_against_full(length: int) -> Iterator[Case]:
     torch.manual_seed(0)
     sizes: dict[str, Any] = dict(
-        vocab_size=VOCAB, d_out=VOCAB, d_model=WIDTH, n_heads=HEADS, n_layers=1, d_ff=D_FF, max_len=length, block_size=64
+        vocab_size=VOCAB,
+        d_out=VOCAB,
+        d_model=WIDTH,
+        n_heads=HEADS,
+        n_layers=1,
+        d_ff=D_FF,
+        max_len=length,
+        block_size=64,
     )
     sparse, full = (BigBird(BigBirdConfig(**sizes, attention=kind)).eval() for kind in ("sparse", "full"))
     tokens = torch.randint(VOCAB, (1, length))

@@ -177,6 +177,8 @@ def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> 
     """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
     known = {field.name for field in dataclasses.fields(entry.config)}
     sizes = {key: value for key, value in data.sizes.items() if key in known}
+    if task.gives == "next" and "next" in entry.gives and "gives" in known:
+        sizes["gives"] = "next"  # steps of a model that is causal only when it is told so
     for key in values.keys() & sizes.keys():
         if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
             raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")

@@ -8,7 +8,7 @@ Paper: Zaheer et al. 2020, arXiv:2007.14062 (the ITC form: global tokens are tok
     Attention: block i attends to {i−1, i, i+1} ∪ first ∪ last ∪ random_i; first and last attend to everything
     y = W_out Norm(GELU(W x + b)) + b_out                                (the head of masked language models)
 
-Shapes: tokens (B, T) int64, or series (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from the first real step.
+Shapes: tokens (B, T) int64, or series (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out): first real step.
 Any T ≤ max_len: what does not fill a block is padded inside.
 Deviations from the paper: none in the pattern. transformers' version goes over to full attention up to 5 + 2 n_random
 blocks, takes the last block of the padded batch for the global one, and at evaluation replaces every random block by

@@ -44,9 +44,6 @@ def need(config: Any, name: str, *allowed: Any) -> Any:
     return value
 
 
-_need = need  # until the other converters say `need`
-
-
 def _gpt2(config: Any, theirs: dict[str, Tensor]) -> Converted:
     need(config, "scale_attn_weights", True)
     need(config, "scale_attn_by_inverse_layer_idx", False)

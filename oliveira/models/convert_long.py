@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, _need
+from oliveira.models.convert import Converted, need
 
 
 def _open(module: nn.Module, wanted: str) -> dict[str, Tensor]:
@@ -25,9 +25,13 @@ def _open(module: nn.Module, wanted: str) -> dict[str, Tensor]:
     return dict(module.state_dict())
 
 
-def _closed(module: nn.Module, theirs: dict[str, Tensor], config: dict[str, Any], state: dict[str, Tensor]) -> Converted:
+def _closed(
+    module: nn.Module, theirs: dict[str, Tensor], config: dict[str, Any], state: dict[str, Tensor]
+) -> Converted:
     if theirs:
-        raise UserError(f"{type(module).__name__} has weights that have no place here: {', '.join(sorted(theirs)[:3])}.")
+        raise UserError(
+            f"{type(module).__name__} has weights that have no place here: {', '.join(sorted(theirs)[:3])}."
+        )
     return Converted(config, state)
 
 
@@ -55,7 +59,11 @@ def linformer_weights(module: nn.Module) -> Converted:
         raise UserError("only a feed-forward net with a plain GELU can be converted.")
     state: dict[str, Tensor] = {}
     _move(
-        theirs, {"token_emb": "input.embedding", "pos_emb": "positions.table", "to_logits": "output.project"}, state, "", ""
+        theirs,
+        {"token_emb": "input.embedding", "pos_emb": "positions.table", "to_logits": "output.project"},
+        state,
+        "",
+        "",
     )
     names = {
         "0.fn.to_q": "attention.query",
@@ -95,10 +103,10 @@ def bigbird_weights(module: nn.Module) -> Converted:
     """From a transformers `BigBirdForMaskedLM`, with the blocks that it attends to at evaluation: the first, always."""
     theirs = _open(module, "BigBirdForMaskedLM")
     config: Any = module.config
-    _need(config, "hidden_act", "gelu_new", "gelu_pytorch_tanh")
-    _need(config, "use_bias", True)
-    _need(config, "rescale_embeddings", False)
-    _need(config, "is_decoder", False)
+    need(config, "hidden_act", "gelu_new", "gelu_pytorch_tanh")
+    need(config, "use_bias", True)
+    need(config, "rescale_embeddings", False)
+    need(config, "is_decoder", False)
     width, n_heads = config.hidden_size, config.num_attention_heads
     embeddings, head = "bert.embeddings.", "cls.predictions."
     state: dict[str, Tensor] = {}
@@ -167,15 +175,19 @@ def reformer_weights(module: nn.Module) -> Converted:
     theirs = _open(module, "ReformerModelWithLMHead")
     config: Any = module.config
     width, n_heads, n_layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
-    _need(config, "axial_pos_embds", False)
-    _need(config, "hidden_act", "relu")
-    _need(config, "attention_head_size", width // n_heads)
+    need(config, "axial_pos_embds", False)
+    need(config, "hidden_act", "relu")
+    need(config, "attention_head_size", width // n_heads)
     for kind in ("lsh", "local"):
-        _need(config, f"{kind}_num_chunks_before", 1)
-        _need(config, f"{kind}_num_chunks_after", 0)
-    _need(config, "local_attn_chunk_length", config.lsh_attn_chunk_length)
+        need(config, f"{kind}_num_chunks_before", 1)
+        need(config, f"{kind}_num_chunks_after", 0)
+    need(config, "local_attn_chunk_length", config.lsh_attn_chunk_length)
     kinds = list(config.attn_layers)
-    turns = {"lsh": ["lsh"] * n_layers, "local": ["local"] * n_layers, "local-lsh": (["local", "lsh"] * n_layers)[:n_layers]}
+    turns = {
+        "lsh": ["lsh"] * n_layers,
+        "local": ["local"] * n_layers,
+        "local-lsh": (["local", "lsh"] * n_layers)[:n_layers],
+    }
     if kinds not in turns.values():
         raise UserError(f"attn_layers = {kinds} is not covered. Only lsh, local, or local and lsh in turn.")
     if "lsh" in kinds and not isinstance(config.num_buckets, int):
@@ -207,7 +219,9 @@ def reformer_weights(module: nn.Module) -> Converted:
             if config.hash_seed is not None:
                 random.manual_seed(config.hash_seed)
             shape = n_heads, width // n_heads, config.num_hashes, config.num_buckets // 2
-            state[f"blocks.{i}.f.attention.rotations"] = torch.randn(shape, generator=random, dtype=module.dtype).permute(2, 0, 1, 3)
+            state[f"blocks.{i}.f.attention.rotations"] = torch.randn(
+                shape, generator=random, dtype=next(module.parameters()).dtype
+            ).permute(2, 0, 1, 3)
     return _closed(
         module,
         theirs,

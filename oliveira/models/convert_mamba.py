@@ -43,7 +43,7 @@ def to_mamba(module: nn.Module) -> Converted:
     return Converted(config, state)
 
 
-def _need(config: Any, **wanted: Any) -> None:
+def need(config: Any, **wanted: Any) -> None:
     for name, value in wanted.items():
         if (found := getattr(config, name)) != value:
             raise UserError(f"{name} = {found!r} is not covered. Only {value!r} can be converted.")
@@ -60,7 +60,7 @@ def _layers(theirs: dict[str, Tensor], prefix: str, n_layers: int) -> dict[str, 
 
 
 def _transformers(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    _need(config, hidden_act="silu", use_bias=False, use_conv_bias=True)
+    need(config, hidden_act="silu", use_bias=False, use_conv_bias=True)
     head = theirs.pop("lm_head.weight")
     state = {
         "input.embedding.weight": theirs.pop("backbone.embeddings.weight"),
@@ -84,7 +84,7 @@ def _transformers(config: Any, theirs: dict[str, Tensor]) -> Converted:
 
 
 def _mambapy(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    _need(config, bias=False, conv_bias=True, inner_layernorms=False, mup=False)
+    need(config, bias=False, conv_bias=True, inner_layernorms=False, mup=False)
     d_model = config.d_model
     state = {
         "input.project.weight": torch.eye(d_model),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, _need
+from oliveira.models.convert import Converted, need
 
 _NAMES = {
     "self_attn.q_proj": "attention.query",
@@ -31,9 +31,9 @@ def to_moe(module: nn.Module) -> Converted:
     if kind != "MixtralForCausalLM":
         raise UserError(f"a {kind} cannot become a MoE. Give a MixtralForCausalLM.")
     theirs, config = dict(module.state_dict()), cast(Any, module.config)
-    _need(config, "hidden_act", "silu")
-    _need(config, "head_dim", None, config.hidden_size // config.num_attention_heads)
-    _need(config, "sliding_window", None)
+    need(config, "hidden_act", "silu")
+    need(config, "head_dim", None, config.hidden_size // config.num_attention_heads)
+    need(config, "sliding_window", None)
     rope = config.rope_parameters
     if rope["rope_type"] != "default":
         raise UserError(f"rope_type = {rope['rope_type']!r} is not covered. Only 'default' can be converted.")

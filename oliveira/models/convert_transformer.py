@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, _need
+from oliveira.models.convert import Converted, need
 from oliveira.nn.positional import Sinusoidal
 
 EPS = 1e-5  # of every norm here and there
@@ -92,10 +92,10 @@ def _torch(module: Any, theirs: dict[str, Tensor], ends: dict[str, int]) -> Conv
 
 
 def _marian(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    _need(config, "scale_embedding", True)
-    activation = _need(config, "activation_function", "relu", "gelu")
-    _need(config, "decoder_attention_heads", config.encoder_attention_heads)
-    _need(config, "decoder_ffn_dim", config.encoder_ffn_dim)
+    need(config, "scale_embedding", True)
+    activation = need(config, "activation_function", "relu", "gelu")
+    need(config, "decoder_attention_heads", config.encoder_attention_heads)
+    need(config, "decoder_ffn_dim", config.encoder_ffn_dim)
     state: dict[str, Tensor] = {}
     parts = {"encoder": {"self_attn": "attention"}, "decoder": {"self_attn": "attention"}}
     parts["decoder"]["encoder_attn"] = "cross_attention"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, _need
+from oliveira.models.convert import Converted, need
 
 
 def to_mlp(module: Any) -> Converted:
@@ -39,8 +39,8 @@ def to_mlp(module: Any) -> Converted:
 def _sklearn_layers(module: Any) -> list[tuple[Tensor, Tensor]]:
     if not hasattr(module, "coefs_"):
         raise UserError("the MLPClassifier has no weights yet. Call its fit first.")
-    _need(module, "activation", "relu")
-    _need(module, "out_activation_", "softmax")
+    need(module, "activation", "relu")
+    need(module, "out_activation_", "softmax")
     return [
         (torch.tensor(weight.T, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
         for weight, bias in zip(module.coefs_, module.intercepts_, strict=True)
@@ -70,13 +70,13 @@ def to_cnn(module: Any) -> Converted:
     if kind != "ResNetForImageClassification":
         raise UserError(f"a {kind} cannot become a CNN. Give a ResNetForImageClassification.")
     config, theirs = module.config, dict(module.state_dict())
-    _need(config, "layer_type", "basic")
-    _need(config, "hidden_act", "relu")
-    _need(config, "downsample_in_first_stage", False)
+    need(config, "layer_type", "basic")
+    need(config, "hidden_act", "relu")
+    need(config, "downsample_in_first_stage", False)
     first, stages = config.hidden_sizes[0], len(config.hidden_sizes)
-    _need(config, "embedding_size", first)
-    _need(config, "hidden_sizes", [first * 2**i for i in range(stages)])
-    _need(config, "depths", [config.depths[0]] * stages)
+    need(config, "embedding_size", first)
+    need(config, "hidden_sizes", [first * 2**i for i in range(stages)])
+    need(config, "depths", [config.depths[0]] * stages)
     embedder = module.resnet.embedder
     seen = (type(embedder.pooler), *embedder.embedder.convolution.kernel_size)
     if seen not in _STEMS:
@@ -109,8 +109,8 @@ def to_vit(module: Any) -> Converted:
     if kind != "ViTForImageClassification":
         raise UserError(f"a {kind} cannot become a ViT. Give a ViTForImageClassification.")
     config, theirs = module.config, dict(module.state_dict())
-    _need(config, "hidden_act", "gelu")
-    _need(config, "qkv_bias", True)
+    need(config, "hidden_act", "gelu")
+    need(config, "qkv_bias", True)
     side = config.image_size
     height, width = (side, side) if isinstance(side, int) else side
     names = {

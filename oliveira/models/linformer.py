@@ -88,7 +88,7 @@ class Linformer(nn.Module):
 
     @classmethod
     def from_reference(cls, module: nn.Module) -> Linformer:
-        """A copy of a `linformer.LinformerLM`, in `eval` mode. Raises `UserError` for what this class does not compute."""
+        """A copy of a `linformer.LinformerLM`, in `eval` mode. `UserError` for what this class does not compute."""
         config, state = linformer_weights(module)
         model = cls(LinformerConfig(**config))
         model.load_state_dict(state)

@@ -11,7 +11,7 @@ Paper: Kitaev et al. 2020, arXiv:2001.04451.
 Shapes: tokens (B, T) int64, or series (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from the last real step.
 Any T ≤ max_len: what does not fill a chunk is padded inside.
 Deviations from the paper: learned positions in the place of axial ones, and a feed-forward net that is not chunked (it
-would save memory, and change no number). The hash is drawn once from `seed` and saved, in the place of a new one a step:
+would save memory, and change no number). The hash is drawn once from `seed` and saved, not anew at each step:
 the same bits every time. Attention is causal, but hashing is not quite: which earlier steps stand in one chunk depends
 on the hashes of later steps too, as in the paper and in transformers. In sequences of one chunk it is exactly causal.
 Complexity: O(L·T·(n_hashes·(chunk_len·D + H·log T) + D² + D·d_ff)) time; memory O(T·D·n_hashes), flat in L.
@@ -60,7 +60,9 @@ class ReformerConfig(SequenceConfig):
                 f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
             )
         if self.n_buckets % 2 or self.n_buckets < 0:
-            raise ValueError(f"n_buckets = {self.n_buckets} is not even. Use {abs(self.n_buckets) + 1}, or 0 to have it set.")
+            raise ValueError(
+                f"n_buckets = {self.n_buckets} is not even. Use {abs(self.n_buckets) + 1}, or 0 to have it set."
+            )
         for name in ("chunk_len", "n_hashes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is too small. Use 1 or more.")
@@ -113,7 +115,7 @@ def _block(config: ReformerConfig, layer: int) -> ReversibleBlock:
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, chunk_len=4, n_hashes=2),
     train=dict(lr=1e-3),
     xfail={
-        "causal": "attention sees the past only, but which past steps share a chunk depends on the hashes of later steps "
+        "causal": "attention sees the past only, but which past steps share a chunk depends on hashes of later ones "
         "(paper §2; equal bits where the sequence is one chunk: tests/unit/test_lsh.py)",
     },
 )

@@ -127,8 +127,10 @@ class Transformer(nn.Module):
     target vocabulary, a `OneTower` else.
     """
 
-    def __new__(cls, config: TransformerConfig) -> Transformer:
-        return super().__new__(TwoTowers if config.target_vocab_size else OneTower)
+    def __new__(cls, config: TransformerConfig | None = None) -> Transformer:
+        if cls is Transformer and config is not None:  # a copy is made without a config, of its own class
+            return super().__new__(TwoTowers if config.target_vocab_size else OneTower)
+        return super().__new__(cls)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -66,10 +66,8 @@ def _real_steps(length: int, block_size: int, mask: Tensor | None, device: torch
     A row without any is treated as if all its steps were real, so that its numbers stay finite.
     """
     step = torch.arange(length, device=device)
-    if mask is None:
-        mask = torch.ones_like(step, dtype=torch.bool)[None]
-    else:
-        mask = mask | ~mask.any(dim=1, keepdim=True)
+    every = torch.ones_like(step, dtype=torch.bool)[None]
+    mask = every if mask is None else mask | ~mask.any(dim=1, keepdim=True)
     return F.pad(mask, (0, -length % block_size)), (step * mask).amax(dim=1) // block_size
 
 
@@ -141,7 +139,7 @@ def _blocks(x: Tensor, ids: Tensor, block_size: int) -> Tensor:
 
 
 class BlockSparseAttention(nn.Module):
-    """Multi-head block-sparse self-attention. The random blocks are drawn once, from `seed`, and saved with the weights."""
+    """Multi-head block-sparse self-attention. The random blocks are drawn once, from `seed`, and saved."""
 
     random: Tensor
 

@@ -1,13 +1,13 @@
 """Flash attention: exact attention, tile by tile, in memory that grows with T and not with T².
 
-Papers: Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; running softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
+Papers: Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; running softmax: Milakov & Gimelshein, arXiv:1805.02867.
 
-    for each tile of keys:  s = q kᵀ/√K,  m' = max(m, max s),  ℓ' = e^(m−m') ℓ + Σ e^(s−m'),  o' = e^(m−m') o + e^(s−m') v
+    each tile of keys:  s = q kᵀ/√K,  m' = max(m, max s),  ℓ' = e^(m−m') ℓ + Σ e^(s−m'),  o' = e^(m−m') o + e^(s−m') v
     out = o/ℓ,  lse = m + log ℓ
     backward: p = e^(s−lse) is computed again,  δ = Σ out ⊙ dout − dlse,  ds = p ⊙ (dout vᵀ − δ)
 
 Shapes: q (…, T, K); k, v (…, S, K), the same leading axes; out (…, T, K); lse (…, T).
-Mask: boolean, True = may attend, broadcast to (…, T, S). `causal` is aligned at the end (bottom right), as with a cache:
+Mask: boolean, True = may attend, broadcast to (…, T, S). `causal` is aligned at the end (bottom right), as in a cache:
 query t sees the keys up to S − T + t. torch's `is_causal` is aligned at the beginning; the two are one where T = S.
 A row that may attend to nothing gives zeros, lse = −∞, and no gradient.
 Complexity: O(T·S·K) time, as dense attention; O((T + S)·K) memory.
@@ -49,9 +49,7 @@ def _tiles(q: Tensor, k: Tensor, causal: bool, tile: int) -> Iterator[tuple[slic
         yield rows, [slice(first, min(first + tile, seen)) for first in range(0, seen, tile)]
 
 
-def _scores(
-    q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, rows: slice, columns: slice
-) -> Tensor:
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, rows: slice, columns: slice) -> Tensor:
     """(…, rows, columns) of q kᵀ/√K, −∞ where the query may not attend."""
     scores = (q[..., rows, :] * q.shape[-1] ** -0.5) @ k[..., columns, :].transpose(-2, -1)
     if mask is not None:

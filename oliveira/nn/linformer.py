@@ -5,7 +5,7 @@ Paper: Wang et al. 2020, arXiv:2006.04768, eq. 7 and §4 (parameter sharing).
     head = softmax(q (E K)ᵀ / √d) (F V),    E, F learned, (k, T)
 
 Sharing of E and F, as in §4: "none", one pair a head; "headwise", one pair a layer; "key-value", E = F, one a layer;
-"layerwise", E = F, one for the whole model. A shared E commutes with W_k, so it is applied first: E (x W_k) = (E x) W_k.
+"layerwise", E = F, one for the whole model. A shared E commutes with W_k, so it comes first: E (x W_k) = (E x) W_k.
 
 Shapes: x (B, T, d_model) → same, T ≤ max_len; mask (B, T), True = a real step. Padded keys and values are zero before
 they are mixed, so a short row is one whose other steps add nothing.
@@ -25,7 +25,7 @@ Sharing = Literal["none", "headwise", "key-value", "layerwise"]
 
 
 def length_projection(max_len: int, projected_len: int, n_heads: int | None = None) -> nn.Parameter:
-    """E or F, uniform of variance 1/(3 k) as in the reference: (k, max_len), or (n_heads, k, max_len) for one a head."""
+    """E or F, uniform of variance 1/(3 k) as the reference: (k, max_len), or (n_heads, k, max_len) for one a head."""
     shape = (projected_len, max_len) if n_heads is None else (n_heads, projected_len, max_len)
     bound = projected_len**-0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

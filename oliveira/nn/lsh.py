@@ -123,7 +123,15 @@ class LSHAttention(nn.Module):
     rotations: Tensor
 
     def __init__(
-        self, d_model: int, n_heads: int, chunk_len: int, n_hashes: int, n_buckets: int, *, seed: int, across_rounds: bool
+        self,
+        d_model: int,
+        n_heads: int,
+        chunk_len: int,
+        n_hashes: int,
+        n_buckets: int,
+        *,
+        seed: int,
+        across_rounds: bool,
     ) -> None:
         super().__init__()
         self.n_heads, self.chunk_len, self.n_buckets, self.across_rounds = n_heads, chunk_len, n_buckets, across_rounds

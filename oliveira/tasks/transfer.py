@@ -33,7 +33,7 @@ from oliveira.tasks.classification import TextClassData, macro_f1
 from oliveira.tasks.scoring import chunks, judged
 from oliveira.training.loss import cross_entropy
 
-MAX_LEN = 48
+MAX_LEN, LR = 48, 1e-4
 _ROWS, _BATCH = 64, 16
 Tokens = list[list[int]]
 
@@ -137,13 +137,13 @@ def main() -> None:
     started = time.monotonic()
     regression = logistic_regression(frozen_features(model, known), torch.from_numpy(labels))
     show("frozen", regression(frozen_features(model, unseen)).argmax(1).numpy(), started)
-    for name, lr in (("fine-tuned", 1e-4), ("from scratch", 1e-4)):
+    for name in ("fine-tuned", "from scratch"):
         started = time.monotonic()
         bert, _ = minilm(home, d_out=len(data.labels))
         if name == "from scratch":
             torch.manual_seed(0)
             bert = BERT(bert.config)
-        fine_tune(bert, known, labels, steps=given.steps, lr=lr)
+        fine_tune(bert, known, labels, steps=given.steps, lr=LR)
         show(name, predict(bert, unseen), started)
 
 

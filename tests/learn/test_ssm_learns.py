@@ -10,7 +10,7 @@ from torch import Tensor
 from oliveira.registry import create
 from oliveira.training.optim import make_optimizer
 
-STEPS, LETTERS, KINDS = 64, 4, 14  # the probe's 8 letters shrunk to 4: a minute of one thread
+STEPS, LETTERS, KINDS = 64, 4, 14  # the probe's 8 letters shrunk to 4: half a minute of one thread
 NOISE, SLOT = KINDS, KINDS + 1
 UPDATES, ROWS, LR = 700, 16, 1e-2
 
@@ -24,12 +24,10 @@ def scattered(number: int, rows: int) -> tuple[Tensor, Tensor]:
     return torch.cat([noise, torch.full((rows, LETTERS), SLOT)], dim=1), letters
 
 
-def accuracy_after_training(name: str, optimizer: str) -> float:
-    """The cosine is a straight line here: full rate for half of the updates, then down to nothing."""
+def copied_after_training(name: str, optimizer: str) -> float:
+    """Share of 500 fresh rows whose letters are all right. Full rate for half of the updates, then down to nothing."""
     torch.manual_seed(0)
-    model = create(
-        name, vocab_size=KINDS + 2, d_out=KINDS, d_model=64, n_layers=2, d_state=8, max_len=STEPS + LETTERS
-    )
+    model = create(name, vocab_size=KINDS + 2, d_out=KINDS, d_model=64, n_layers=2, d_state=8, max_len=STEPS + LETTERS)
     optimiser = make_optimizer(model, kind=optimizer, lr=LR, betas=(0.9, 0.98), weight_decay=0.0)
     for number in range(UPDATES):
         optimiser.set_lr(LR * min(1, (number + 1) / 20, 2 - 2 * number / UPDATES))
@@ -41,7 +39,7 @@ def accuracy_after_training(name: str, optimizer: str) -> float:
         optimiser.step()
     tokens, letters = scattered(10**6, 500)
     with torch.no_grad():
-        return (model(tokens)[:, STEPS:].argmax(dim=-1) == letters).double().mean().item()
+        return (model(tokens)[:, STEPS:].argmax(dim=-1) == letters).all(dim=1).double().mean().item()
 
 
 @pytest.mark.slow
@@ -49,6 +47,7 @@ def accuracy_after_training(name: str, optimizer: str) -> float:
     ("name", "optimizer", "must"), [("mamba", "muon", "learn"), ("s4d", "muon", "fail"), ("s4d", "adamw", "fail")]
 )
 def test_selective_copying_needs_selection(name: str, optimizer: str, must: str) -> None:
-    """A guess is right once in 14. The time-invariant twin has the same widths, updates and rates."""
-    accuracy = accuracy_after_training(name, optimizer)
-    assert accuracy >= 0.98 if must == "learn" else accuracy <= 0.50
+    """A guess copies one row in 38,416. The time-invariant twin has the same widths, updates and rates."""
+    copied = copied_after_training(name, optimizer)
+    print(name, optimizer, copied)
+    assert copied >= 0.95 if must == "learn" else copied <= 0.50, copied

@@ -108,7 +108,9 @@ def test_against_hf_over_variants() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hidden_act": "gelu"}, {"use_bias": False}, {"rescale_embeddings": True}, {"is_decoder": True}], ids=str
+    "changes",
+    [{"hidden_act": "gelu"}, {"use_bias": False}, {"rescale_embeddings": True}, {"is_decoder": True}],
+    ids=str,
 )
 def test_refuses_what_it_does_not_compute(changes: dict[str, Any]) -> None:
     if "is_decoder" in changes:

@@ -1,4 +1,4 @@
-"""Linformer against lucidrains' linformer: weights copied by the converter that users call, logits and gradients to 1e-5."""
+"""Linformer against lucidrains' linformer: weights by the converter that users call, logits and gradients to 1e-5."""
 
 from __future__ import annotations
 

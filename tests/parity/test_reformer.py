@@ -1,7 +1,7 @@
 """Reformer against transformers: weights copied by the converter that users call, logits and gradients to 1e-5.
 
-Both sides hash in the forward pass by rotations of one seed; the converter draws the reference's. In float64: in float32
-the reference adds the rounds of a step that is alone at −1e5, where a number has a spacing of 0.008, and is off by 0.4 %.
+Both sides hash in the forward pass by rotations of one seed; the converter draws the reference's. In float64: in
+float32 the reference adds the rounds of a step that is alone at −1e5, where numbers are 0.008 apart: off by 0.4 %.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from oliveira.models.reformer import Reformer
 
 SIZES = dict(
     vocab_size=29, hidden_size=24, num_attention_heads=3, attention_head_size=8, feed_forward_size=40, hash_seed=5,
-    attn_layers=["lsh", "lsh"], axial_pos_embds=False, lsh_attn_chunk_length=4, local_attn_chunk_length=4, num_buckets=4,
+    attn_layers=["lsh", "lsh"], axial_pos_embds=False, lsh_attn_chunk_length=4,
+    local_attn_chunk_length=4, num_buckets=4,
     num_hashes=2, max_position_embeddings=32, is_decoder=True, hidden_dropout_prob=0.0,
     lsh_attention_probs_dropout_prob=0.0, local_attention_probs_dropout_prob=0.0, pad_token_id=0, eos_token_id=1,
 )  # fmt: skip

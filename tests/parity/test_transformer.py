@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -216,6 +217,15 @@ def test_no_weight_is_left_over() -> None:
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
         Transformer.from_reference(theirs, **ENDS)
+
+
+def test_a_copy_is_of_the_same_form() -> None:
+    sizes: dict[str, Any] = dict(vocab_size=37, d_model=16, n_heads=2, d_ff=32, max_len=16)
+    for ends, kind in ((dict(d_out=3), OneTower), (dict(target_vocab_size=5), TwoTowers)):
+        model = Transformer(TransformerConfig(**sizes, **ends))
+        twin = copy.deepcopy(model)
+        assert type(model) is type(twin) is kind
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -298,8 +298,7 @@ def offences(source: str) -> list[str]:
             if (node.value.id, node.attr) in FORBIDDEN_ATTRIBUTES:
                 found.append(f"{node.value.id}.{node.attr}")
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
-            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
-                found.append(node.arg)
+            found += [] if isinstance(node.value, ast.Constant) and node.value.value is False else [node.arg]
     return found
 
 

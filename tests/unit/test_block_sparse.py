@@ -73,7 +73,9 @@ def test_random_blocks_are_new_to_their_row() -> None:
     rows = torch.arange(32)[:, None]
     assert ((table - rows).abs() > 1).all() and (table > 0).all() and (table < 32).all()
     assert all(len(set(row.tolist())) == 3 for head in table for row in head)
-    assert torch.equal(table, random_blocks(32, 4, 3, seed=1)) and not torch.equal(table, random_blocks(32, 4, 3, seed=2))
+    assert torch.equal(table, random_blocks(32, 4, 3, seed=1)) and not torch.equal(
+        table, random_blocks(32, 4, 3, seed=2)
+    )
     assert not torch.equal(table[0], table[1]), "each head draws its own"
     assert (random_blocks(4, 1, 3)[0, 0] == torch.tensor([2, 3, -1])).sum() >= 1, "too few: the rest is -1"
 

@@ -56,7 +56,15 @@ def test_as_the_equation_is_written(sharing: str) -> None:
 def test_how_many_projections_a_sharing_has(sharing: str, projections: int) -> None:
     """Two layers of two heads: the counts of §4 of the paper."""
     model: nn.Module = create(
-        "linformer", vocab_size=5, d_out=5, d_model=8, n_heads=2, n_layers=2, max_len=12, projected_len=4, sharing=sharing
+        "linformer",
+        vocab_size=5,
+        d_out=5,
+        d_model=8,
+        n_heads=2,
+        n_layers=2,
+        max_len=12,
+        projected_len=4,
+        sharing=sharing,
     )
     mixes = {id(p): p.numel() for name, p in model.named_parameters() if "mix" in name}
     assert sum(mixes.values()) == projections * 4 * 12
@@ -80,5 +88,7 @@ def test_memory_is_linear_in_the_length() -> None:
 
 
 def test_reloads_with_a_projection_that_is_shared() -> None:
-    model = create("linformer", vocab_size=5, d_out=5, d_model=8, n_heads=2, max_len=6, projected_len=2, sharing="layerwise")
+    model = create(
+        "linformer", vocab_size=5, d_out=5, d_model=8, n_heads=2, max_len=6, projected_len=2, sharing="layerwise"
+    )
     assert isinstance(model, Linformer) and model.blocks[0].attention.key_mix is model.mix
