@@ -126,6 +126,7 @@ class BigBird(nn.Module):
         for block in self.blocks:
             h_BTD = block(h_BTD, attended)
         if self.config.gives == "one":
-            first = torch.zeros_like(x[:, 0], dtype=torch.int64) if mask is None else mask.int().argmax(dim=1)
-            h_BTD, mask = h_BTD.gather(1, first[:, None, None].expand(-1, 1, h_BTD.shape[2])), None
+            if mask is not None:
+                h_BTD = h_BTD.gather(1, mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, h_BTD.shape[2]))
+            h_BTD, mask = h_BTD[:, :1], None  # the first real step: it lies in a global block
         return self.output(self.head(h_BTD), mask)

@@ -1,0 +1,180 @@
+"""Compiles source/*.cpp with the machine's own compiler at first use, keeps the library, loads it through ctypes.
+
+The name of the kept file is a digest of sources, flags and compiler, so that none is ever stale; it appears under that
+name only when it is whole, and a lock keeps two processes from building at once. OLIVEIRA_KERNEL = scalar, avx2,
+avx512, avx512vnni or off chooses the path; otherwise the best that the processor has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from oliveira.errors import OliveiraError, UserError
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).parent / "source"
+VARIABLE = "OLIVEIRA_KERNEL"
+PATHS = ("avx512vnni", "avx512", "avx2", "scalar")  # best first
+_COMPILERS = ("g++", "clang++", "c++")
+_BUILDING = ".build-"
+# No contraction: a sum must be rounded in the same way in every copy of a loop (docs/kernels.md).
+_FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+
+
+class BuildError(OliveiraError):
+    """The library cannot be had on this machine. The torch twins do the same work, slower."""
+
+
+def _parts() -> list[tuple[str, list[str]]]:
+    """(object, what the compiler is told) of each piece. Code for a processor is in pieces of its own."""
+    parts = [(name, ["-O2", f"{name}.cpp"]) for name in ("api", "decoder", "threads")]
+    parts.append(("scalar", ["-O2", "kernels.cpp"]))
+    if platform.machine() in ("x86_64", "AMD64"):
+        parts.append(("avx2", ["-O3", "-DOLIVEIRA_AVX2", *_AVX2, "kernels.cpp"]))
+        wide = ["-O3", "-DOLIVEIRA_AVX512", *_AVX2, *_AVX512]
+        parts.append(("avx512", [*wide, "kernels.cpp"]))
+        parts.append(("avx512vnni", [*wide, "-mavx512vnni", "kernels.cpp"]))
+    return parts
+
+
+def _compiler() -> list[str]:
+    for name in filter(None, (os.environ.get("CXX"), *_COMPILERS)):
+        if found := shutil.which(name):
+            return [found]
+    raise BuildError("no C++ compiler was found (g++ or clang++): 4-bit layers run on torch, slower. Install g++.")
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "oliveira" / "kernels"
+
+
+def build() -> Path:
+    """The library's file, compiled if it is not there yet (about fifteen seconds on two cores). Raises `BuildError`."""
+    compiler = _compiler()
+    digest = hashlib.sha256()
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    for part in (version, repr((_FLAGS, _parts())).encode()):
+        digest.update(part + b"\0")
+    for path in sorted(SOURCE.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    library = cache_folder() / f"{digest.hexdigest()[:24]}.so"
+    if not library.exists():
+        try:
+            with _locked(library.parent):
+                if not library.exists():  # another process may have built it while we waited
+                    for left in library.parent.glob(f"{_BUILDING}*"):  # by a build that was killed
+                        shutil.rmtree(left, ignore_errors=True)
+                    _compile(compiler, library)
+        except OSError as error:
+            raise BuildError(f"{cache_folder()} cannot be written ({error.strerror}). Set XDG_CACHE_HOME.") from None
+    return library
+
+
+def _compile(compiler: list[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=library.parent) as folder:
+
+        def make(name: str, arguments: list[str]) -> Path:
+            target = Path(folder) / name
+            command = [*compiler, *_FLAGS, *arguments, "-o", str(target)]
+            done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
+                raise BuildError(f"{compiler[0]} could not build the kernels: {reason.strip()}. Torch does their work.")
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            objects = list(threads.map(lambda part: make(f"{part[0]}.o", ["-c", *part[1]]), _parts()))
+        make("whole.so", ["-shared", "-pthread", *map(str, objects)]).replace(library)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One build at a time. A killed holder leaves the file but not the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library with a path chosen, or why there is none."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "off":
+        return f"{VARIABLE}=off: 4-bit layers run on torch."
+    if wanted and wanted not in PATHS:
+        raise UserError(f"{VARIABLE} = {wanted!r} is not known. Use one of {', '.join(PATHS)}, off.")
+    try:
+        library = ctypes.CDLL(str(build()))
+    except BuildError as error:
+        log.warning("%s", error)
+        return str(error)
+    except OSError as error:
+        reason = f"the built kernels cannot be loaded ({error}): 4-bit layers run on torch. Empty {cache_folder()}."
+        log.warning("%s", reason)
+        return reason
+    _declare(library)
+    chosen = next((p for p in ([wanted] if wanted else PATHS) if library.oliveira_use(p.encode())), None)
+    if chosen is None:
+        raise UserError(f"{VARIABLE} = {wanted}: this processor does not have it. Use scalar, or leave it out.")
+    log.info("kernels: %s", chosen)
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    for name, result, arguments in (
+        ("has", integer, [ctypes.c_char_p]),
+        ("use", integer, [ctypes.c_char_p]),
+        ("bytes", long, [integer, long, long]),
+        ("huge_pages", None, [pointer, long]),
+        ("pack", None, [pointer, pointer, pointer, pointer, integer, integer, integer]),
+        ("unpack", None, [pointer, pointer, integer, integer, integer]),
+        ("linear", None, [pointer, pointer, pointer, long, integer, integer]),
+        ("read", None, [pointer, pointer, integer, integer]),
+        ("decode", None, [pointer, pointer]),
+    ):
+        function = getattr(library, f"oliveira_{name}")
+        function.restype, function.argtypes = result, arguments
+
+
+def unavailable() -> str | None:
+    """Why the kernels cannot be used, in one sentence; None if they can. Builds them at the first call."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else None
+
+
+def library() -> ctypes.CDLL:
+    """Raises `BuildError` if there is none."""
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise BuildError(loaded)
+    return loaded
+
+
+def use(path: str) -> None:
+    """Computes on another path from now on: "scalar", "avx2", … . Raises `UserError` if this processor cannot."""
+    if path not in PATHS or not library().oliveira_use(path.encode()):
+        raise UserError(f"kernel path {path!r} is not there on this processor. Use one of {', '.join(usable())}.")
+
+
+def usable() -> list[str]:
+    """The paths of this processor, best first."""
+    return [path for path in PATHS if library().oliveira_has(path.encode())]

@@ -1,0 +1,38 @@
+// What one forward pass of a GPT needs to know. The same structures stand in oliveira/kernels/decoder.py.
+#pragma once
+#include "types.h"
+
+struct Norm {
+    const float *gain, *shift; // shift null: RMSNorm
+};
+
+struct Layer {
+    Norm attention_norm, feed_forward_norm;
+    Matrix qkv, output, up, down; // up: gate and up in turn, panel by panel, if gated
+};
+
+struct Decoder {
+    int32_t n_layers, d_model, n_heads, n_kv_heads, d_head, d_ff, vocab_size, max_len;
+    int32_t gated, activation, threads, half; // half: keys and values as fp16
+    float norm_eps;
+    int32_t whole; // rows are rounded to 8 bits before a product with quantised weights
+    const Layer *layers;
+    Norm norm;
+    Matrix head;
+    const float *embedding;          // (vocab_size, d_model), or null: the rows of `head`
+    const float *positions;          // (max_len, d_model) or null
+    const float *cosine, *sine;      // (max_len, d_head) or null
+    char *pool;                     // blocks of keys and values: (n_blocks, n_layers, n_kv_heads, 2, 16 d_head)
+    int64_t n_blocks;
+};
+
+struct Batch { // runs of new tokens, each of another stream
+    int32_t n_runs, unused;
+    const int32_t *length;   // (n_runs) new tokens
+    const int32_t *position; // (n_runs) of the first of them
+    const int32_t *wanted;   // (n_runs) logits of the last … tokens
+    const int64_t *table;    // (n_runs) where the run's block numbers begin in `blocks`
+    const int32_t *blocks;
+    const int64_t *tokens;   // run after run
+    float *logits;           // (sum of wanted, vocab_size)
+};

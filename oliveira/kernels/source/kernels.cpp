@@ -1,0 +1,22 @@
+// Compiled once for each instruction set: OLIVEIRA_AVX512 (also with VNNI), OLIVEIRA_AVX2 or neither is defined.
+#include "layers.h"
+#include "product.h"
+#include "whole.h"
+
+#if defined(__AVX512VNNI__)
+#define NAME avx512vnni
+#elif defined(OLIVEIRA_AVX512)
+#define NAME avx512
+#elif defined(OLIVEIRA_AVX2)
+#define NAME avx2
+#else
+#define NAME scalar
+#endif
+#define JOIN(a, b) a##b
+#define MAKE(name) JOIN(oliveira_, name)
+#define TEXT(name) #name
+#define NAMED(name) TEXT(name)
+
+static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, turn};
+
+extern "C" const Isa *MAKE(NAME)() { return &isa; }

@@ -1,0 +1,175 @@
+// The rest of a transformer step: sums of a row, norms, rotation, attention over blocks of keys and values.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// Sum of each group of 64 inputs, what int4's minimum is multiplied by.
+static void sums(const float *x, int count, float *out) {
+    for (int i = 0; i < count; i++, x += GROUP)
+        out[i] = sum(add(add(load(x), load(x + 16)), add(load(x + 32), load(x + 48))));
+}
+
+INLINE void fill_up(int d, float *out, int m, int row) { // zeros behind the last feature
+    for (int n = d; n < groups(d) * GROUP; n += LANES) store(out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP, zero());
+}
+
+static void pack(const float *x, int d, float *out, int m, int row) {
+    fill_up(d, out, m, row);
+    for (int n = 0; n < d; n += LANES) store(out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP, load(x + n));
+}
+
+// `shift` null: RMSNorm, gain x / sqrt(mean(x^2) + eps). Else LayerNorm, gain (x - mean) / sqrt(var + eps) + shift.
+static void norm(const float *x, const float *gain, const float *shift, int d, float eps, float *out, int m, int row) {
+    V mean = zero(), s = zero();
+    if (shift) {
+        for (int n = 0; n < d; n += LANES) s = add(s, load(x + n));
+        mean = all(sum(s) / float(d));
+        s = zero();
+    }
+    for (int n = 0; n < d; n += LANES) {
+        V c = sub(load(x + n), mean);
+        s = fma(c, c, s);
+    }
+    fill_up(d, out, m, row);
+    const V scale = all(1.0f / std::sqrt(sum(s) / float(d) + eps));
+    for (int n = 0; n < d; n += LANES) {
+        V y = mul(mul(sub(load(x + n), mean), scale), load(gain + n));
+        store(out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP, shift ? add(y, load(shift + n)) : y);
+    }
+}
+
+// RoPE, half rotation: (a, b) -> (a cos - b sin, b cos + a sin).
+static void turn(float *head, const float *cosine, const float *sine, int d_head, float scale) {
+    const int half = d_head / 2;
+    if (cosine)
+        for (int i = 0; i < half; i++) {
+            const float a = head[i], b = head[i + half], c = cosine[i], s = sine[i];
+            head[i] = a * c - b * s;
+            head[i + half] = b * c + a * s;
+        }
+    for (int i = 0; i < d_head; i += LANES) store(head + i, mul(load(head + i), all(scale)));
+}
+
+INLINE V load(const uint16_t *p) { return halves(p); }
+
+// Keys stand in columns, so that a score needs no sum across lanes.
+template <class T> INLINE void keep_as(T *block, int slot, const float *key, const float *value, int d_head) {
+    T column[LANES];
+    for (int d = 0; d < d_head; d += LANES) {
+        store(column, load(key + d));
+        for (int i = 0; i < LANES; i++) block[(d + i) * POSITIONS + slot] = column[i];
+        store(block + (POSITIONS + slot) * d_head + d, load(value + d));
+    }
+}
+
+static void keep(void *block, int slot, const float *key, const float *value, int d_head, bool half) {
+    half ? keep_as((uint16_t *)block, slot, key, value, d_head) : keep_as((float *)block, slot, key, value, d_head);
+}
+
+// Scores of N queries in B blocks. Few queries wait for memory: the next blocks' keys and these blocks' values are called.
+template <class T, int N, int B>
+INLINE void score(const T *const *blocks, int left, const Query *q, int d_head, float *out, int stride) {
+    V s[N][B];
+    for (int i = 0; i < N; i++)
+        for (int b = 0; b < B; b++) s[i][b] = zero();
+    for (int d = 0; d < d_head; d++) {
+        V k[B];
+        for (int b = 0; b < B; b++) {
+            k[b] = load(blocks[b] + d * POSITIONS);
+            if (N < 4 && d % (64 / POSITIONS / sizeof(T)) == 0) {
+                __builtin_prefetch(blocks[b] + (d_head + d) * POSITIONS);
+                if (left > B + b) __builtin_prefetch(blocks[B + b] + d * POSITIONS);
+            }
+        }
+        for (int i = 0; i < N; i++) {
+            V x = all(q[i].q[d]);
+            for (int b = 0; b < B; b++) s[i][b] = fma(x, k[b], s[i][b]);
+        }
+    }
+    for (int i = 0; i < N; i++)
+        for (int b = 0; b < B; b++) store(out + size_t(i) * stride + b * POSITIONS, s[i][b]);
+}
+
+// Weights times values, D vectors of features at a time; positions one after the other.
+template <class T, int N, int D>
+INLINE void gather(const T *const *blocks, const Query *q, const V *share, int d_head, int from, const float *p, int stride,
+                   float *out, int m) {
+    V acc[N][D];
+    int common = q[0].limit;
+    for (int i = 1; i < N; i++) common = q[i].limit < common ? q[i].limit : common;
+    for (int i = 0; i < N; i++)
+        for (int d = 0; d < D; d++) acc[i][d] = zero();
+    for (int t = 0; t < common; t++) {
+        const T *value = blocks[t / POSITIONS] + (POSITIONS + t % POSITIONS) * d_head + from;
+        V v[D];
+        for (int d = 0; d < D; d++) v[d] = load(value + d * LANES);
+        for (int i = 0; i < N; i++) {
+            V w = all(p[size_t(i) * stride + t]);
+            for (int d = 0; d < D; d++) acc[i][d] = fma(w, v[d], acc[i][d]);
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        for (int t = common; t < q[i].limit; t++) {
+            const T *value = blocks[t / POSITIONS] + (POSITIONS + t % POSITIONS) * d_head + from;
+            V w = all(p[size_t(i) * stride + t]);
+            for (int d = 0; d < D; d++) acc[i][d] = fma(w, load(value + d * LANES), acc[i][d]);
+        }
+        for (int d = 0; d < D; d++) {
+            const int n = q[i].first + from + d * LANES;
+            store(out + (size_t(n / GROUP) * m + q[i].row) * GROUP + n % GROUP, mul(acc[i][d], share[i]));
+        }
+    }
+}
+
+// softmax(q K^T) V. Two passes: all scores, then their weights. Positions from `limit` on are never read as values.
+template <class T, int N>
+static void attend_to(const T *const *blocks, const Query *q, int d_head, float *out, int m, float *scores) {
+    int reach = 0;
+    for (int i = 0; i < N; i++) reach = q[i].limit > reach ? q[i].limit : reach;
+    const int n_blocks = (reach + POSITIONS - 1) / POSITIONS, stride = n_blocks * POSITIONS;
+    constexpr int B = N == 1 ? 4 : 2;
+    int b = 0;
+    for (; b + B <= n_blocks; b += B) score<T, N, B>(blocks + b, n_blocks - b, q, d_head, scores + b * POSITIONS, stride);
+    for (; b < n_blocks; b++) score<T, N, 1>(blocks + b, n_blocks - b, q, d_head, scores + b * POSITIONS, stride);
+    V share[N];
+    for (int i = 0; i < N; i++) {
+        float *s = scores + size_t(i) * stride;
+        const int whole = q[i].limit / POSITIONS, rest = q[i].limit % POSITIONS;
+        V top = all(-3.0e38f);
+        for (int j = 0; j < whole; j++) top = max(top, load(s + j * POSITIONS));
+        if (rest) top = max(top, first_lanes(load(s + whole * POSITIONS), top, rest));
+        top = all(largest(top));
+        V total = zero();
+        for (int j = 0; j < whole; j++) {
+            V e = exponential(sub(load(s + j * POSITIONS), top));
+            store(s + j * POSITIONS, e);
+            total = add(total, e);
+        }
+        if (rest) {
+            V e = first_lanes(exponential(sub(load(s + whole * POSITIONS), top)), zero(), rest);
+            store(s + whole * POSITIONS, e);
+            total = add(total, e);
+        }
+        share[i] = all(1.0f / sum(total));
+    }
+    int from = 0;
+    for (; from + 4 * LANES <= d_head; from += 4 * LANES)
+        gather<T, N, 4>(blocks, q, share, d_head, from, scores, stride, out, m);
+    for (; from < d_head; from += LANES) gather<T, N, 1>(blocks, q, share, d_head, from, scores, stride, out, m);
+}
+
+template <class T>
+INLINE void attend_in(const T *const *blocks, const Query *q, int n, int d_head, float *out, int m, float *scores) {
+    if (n == 4) return attend_to<T, 4>(blocks, q, d_head, out, m, scores);
+    if (n == 3) return attend_to<T, 3>(blocks, q, d_head, out, m, scores);
+    if (n == 2) return attend_to<T, 2>(blocks, q, d_head, out, m, scores);
+    attend_to<T, 1>(blocks, q, d_head, out, m, scores);
+}
+
+static void attend(const void *const *blocks, bool half, const Query *q, int n, int d_head, float *out, int m, float *scores) {
+    half ? attend_in((const uint16_t *const *)blocks, q, n, d_head, out, m, scores)
+         : attend_in((const float *const *)blocks, q, n, d_head, out, m, scores);
+}
+
+} // namespace

@@ -1,0 +1,109 @@
+// What the library's parts share: stored matrices, what happens to a product, the table of kernels of one instruction set.
+//
+// Layout. A matrix (d_out, d_in) is cut into panels of 16 outputs, a panel into tiles of 64 inputs. In a vector of 16
+// lanes, lane r is output r of the panel. A batch of rows x (M, d) is kept as (d / 64, M, 64): what one tile needs of all
+// rows lies together. Widths are multiples of 16; a last group is filled up with zeros.
+//
+// Panels stand in fours: the tiles of four panels that read the same inputs are neighbours in memory, so that a product of one
+// row is one stream. The last four may be padding.
+//
+// Order of summation, the same for every number of rows, threads and chunk of a prompt, so that the same row gives the
+// same bits:   acc = sum of w x over the 64 inputs of a tile, one after the other;
+//              total = total + scale acc (+ minimum sum(x)), tile after tile.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+constexpr int LANES = 16;     // outputs of a panel
+constexpr int GROUP = 64;     // inputs of a tile
+constexpr int FOUR = 4;       // panels side by side
+constexpr int POSITIONS = 16; // tokens of a key/value block
+constexpr int MAX_ROWS = 256; // rows of one product
+constexpr int MAX_THREADS = 64;
+
+enum Kind { F32 = 0, INT8 = 1, INT4 = 2, NF4 = 3, INT6 = 4 };
+constexpr size_t TILE_BYTES[] = {GROUP * LANES * 4, GROUP * LANES, GROUP * LANES / 2 + 64, GROUP * LANES / 2 + 64,
+                                 GROUP * LANES * 3 / 4 + 32};
+
+// 4-bit tile: 8 vectors of codes (dword of lane r: inputs 8 c … 8 c + 7, lowest nibble first), then 64 bytes: int4 has 16
+// fp16 minima and 16 fp16 steps, nf4 16 fp32 scales. int6: 32 more than the number; 8 vectors with the low four bits, 4 with
+// the high two, 16 fp16 scales. int8: 16 vectors (dword of lane r: inputs 0 2 4 6 of eight, then one of 1 3 5 7), `scale` one
+// a row. fp32: 64 vectors.
+struct Matrix {
+    int32_t kind, d_out, d_in, unused;
+    const uint8_t *data;
+    const float *scale; // int8: padded to whole panels
+    const float *bias;  // null, or padded to whole panels
+};
+
+static inline int panels(const Matrix &w) { return (w.d_out + LANES - 1) / LANES; }
+static inline int groups(int d) { return (d + GROUP - 1) / GROUP; }
+static inline int groups(const Matrix &w) { return groups(w.d_in); }
+static inline const uint8_t *tile_at(const Matrix &w, int p, int g) {
+    return w.data + ((size_t(p / FOUR) * groups(w) + g) * FOUR + p % FOUR) * TILE_BYTES[w.kind];
+}
+
+enum Mode {
+    PLAIN = 0,  // out[m * stride + n] = y
+    ADD = 1,    // out[m * stride + n] += y
+    PACKED = 2, // out (d / 64, M, 64) = activation(y)
+    GATED = 3,  // the same, y = silu(even panel) * odd panel
+};
+enum Activation { IDENTITY = 0, GELU = 1, RELU = 2 };
+
+struct Output {
+    int mode, activation;
+    float *out;
+    int64_t stride; // PLAIN, ADD
+};
+
+struct Query {
+    const float *q; // (d_head), already divided by sqrt(d_head)
+    int row, first; // the result goes to row `row`, features `first` … of the packed output
+    int limit;      // sees positions 0 … limit - 1
+};
+
+// A batch of rows, as a product reads it. `q` not null: what the rows were rounded to, and with it a product is done in whole
+// numbers. Then x of a group is about scale * q, q within -127 … 127, in the order 0 2 4 6 1 3 5 7 within each eight, as the
+// even and odd nibbles of a dword come out.
+struct Rows {
+    const float *x;    // (d / 64, m, 64)
+    const float *sums; // (d / 64, m) of x, for int4
+    const int8_t *q;   // like x
+    const float *scale, *low; // (d / 64, m): scale, and scale times the sum of q
+    const int32_t *total;     // (d / 64, m): the sum of q
+    int m;
+};
+
+struct Scratch {         // of one thread
+    float *tile;          // (64, 16) decoded weights
+    float *sums;         // (d / 64, M)
+    int8_t *q;           // a few rounded rows, their scale, low and total
+    float *scores;       // (4, positions)
+    float *packed;       // a few normalised rows
+    const void **blocks; // of one stream, layer and head
+};
+
+struct Isa {
+    const char *name;
+    // Outputs of panels first … last - 1.
+    void (*product)(const Matrix &w, int first, int last, const Rows &x, const Output &to);
+    void (*sums)(const float *x, int count, float *out); // of `count` times 64 numbers
+    void (*round)(const float *x, int count, int8_t *q, float *scale, float *low, int32_t *total);
+    // One row x (d) into row `row` of a packed block of m rows, normalised or as it is.
+    void (*norm)(const float *x, const float *gain, const float *shift, int d, float eps, float *out, int m, int row);
+    void (*pack)(const float *x, int d, float *out, int m, int row);
+    // blocks[i]: keys (d_head, 16), then values (16, d_head), of positions 16 i … 16 i + 15, fp32 or fp16. At most 4 queries.
+    void (*keep)(void *block, int slot, const float *key, const float *value, int d_head, bool half);
+    void (*attend)(const void *const *blocks, bool half, const Query *queries, int n, int d_head, float *out, int m, float *scores);
+    // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
+    void (*decode)(const Matrix &w, int p, int g, float *out); // a tile as (64, 16) fp32
+    void (*turn)(float *head, const float *cosine, const float *sine, int d_head, float scale);
+};
+
+extern "C" {
+const Isa *oliveira_scalar();
+const Isa *oliveira_avx2();
+const Isa *oliveira_avx512();
+const Isa *oliveira_avx512vnni();
+}
