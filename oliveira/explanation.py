@@ -81,7 +81,7 @@ class Explanation:
 
 def explain(
     model: str,
-    task: str,
+    task: str = "",
     *,
     home: str | Path = ".oliveira",
     seed: int = 0,
@@ -90,7 +90,7 @@ def explain(
     lr: float = 0.0,
     **values: Any,
 ) -> Explanation:
-    """One step of a fresh model on `batch` examples of a task.
+    """One step of a fresh model on `batch` examples of a task (empty: the first that fits it, a probe if there is one).
 
     `weight` names a parameter (empty: the one with the steepest single number); its steepest number is shown. `lr` 0:
     that of the task's training. `values` are fields of the model's config. Raises `UserError` for a wrong name.
@@ -98,12 +98,12 @@ def explain(
     from oliveira.runs import build
     from oliveira.tasks.catalogue import pair
 
-    wanted, found = pair(task, model)
+    wanted, found = pair(task or _first_task(model), model)
     data = wanted.open(Path(home).absolute(), lambda text: None)
     network = build(wanted, data, found, values, seed=seed)
     lr = lr or float({**wanted.train, **found.train}.get("lr", 2e-3))
     examples = data.batch(0, seed=seed, size=batch)
-    return explain_step(network, data, examples, model=model, task=task, seed=seed, weight=weight, lr=lr)
+    return explain_step(network, data, examples, model=model, task=wanted.name, seed=seed, weight=weight, lr=lr)
 
 
 def explain_step(
@@ -145,6 +145,15 @@ def explain_step(
             ),
         ],
     )  # fmt: skip
+
+
+def _first_task(model: str) -> str:
+    from oliveira.registry import entry
+    from oliveira.tasks.catalogue import tasks
+
+    found = entry(model)
+    fitting = [task.name for task in tasks().values() if found.fits(task.eats, task.gives)]
+    return min(fitting, key=lambda name: not name.startswith("probe/"))
 
 
 def _twin(network: nn.Module) -> Any:

@@ -58,7 +58,7 @@ def inspect(
 def explain(
     model: Model,
     values: Values = None,
-    task: Annotated[str, typer.Option(help="Where its examples come from.")] = "probe/adding",
+    task: Annotated[str, typer.Option(help="Where its examples come from; empty: the first that fits.")] = "",
     weight: Annotated[str, typer.Option(help="Name of a parameter; empty: the one with the steepest gradient.")] = "",
     lr: Annotated[float, typer.Option(help="Learning rate; 0: the task's.", min=0.0)] = 0.0,
     batch: Annotated[int, typer.Option(help="Examples.", min=1)] = 4,
@@ -75,9 +75,8 @@ def explain(
     """
     from oliveira.explanation import explain as run
 
-    made = run(
-        model, task, home=home, seed=seed, batch=batch, weight=weight, lr=lr, **parse_values(values or [])
-    )  # fmt: skip
+    chosen = parse_values(values or [])
+    made = run(model, task, home=home, seed=seed, batch=batch, weight=weight, lr=lr, **chosen)
     print(json.dumps(made.as_json(), indent=2, ensure_ascii=False) if as_json else made.text(lang))
 
 

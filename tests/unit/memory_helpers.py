@@ -1,4 +1,4 @@
-"""Peak memory of a call, by the benchmark's own measure. Benchmarks are not installed: the checkout goes on the path."""
+"""Peak memory of a call, by the benchmark's own measure. Benchmarks are not installed: the checkout goes on it."""
 
 from __future__ import annotations
 

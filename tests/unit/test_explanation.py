@@ -82,6 +82,12 @@ def test_other_kinds(model: str) -> None:
     assert explain(model, task, **sizes).disagreement < 1e-4
 
 
+def test_without_a_task_a_probe_that_fits(tmp_path: Path) -> None:
+    assert explain("seq2seq", home=tmp_path, d_model=8).task == "probe/reverse"
+    with pytest.raises(UserError, match="does not fit"):
+        explain("seq2seq", "probe/adding")
+
+
 def test_a_named_weight_and_a_wrong_one() -> None:
     shown = explain("mamba", "probe/adding", weight="blocks.0.mixer.log_a", **SMALL)
     assert shown.weight.startswith("blocks.0.mixer.log_a[") and shown.disagreement < 1e-3
