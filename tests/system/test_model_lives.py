@@ -127,4 +127,4 @@ def test_the_commands(tmp_path: Path) -> None:
                 time.sleep(0.2)
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.communicate(timeout=30)
