@@ -106,6 +106,9 @@ class BigBird(nn.Module):
         )
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(approximate="tanh"), LayerNorm(width, eps))
         self.output = Output(config, width, pool="last")
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
 
     @classmethod
     def from_reference(cls, module: nn.Module) -> BigBird:

@@ -85,6 +85,9 @@ class Linformer(nn.Module):
             for _ in range(config.n_layers)
         )  # fmt: skip
         self.output = Output(config, config.d_model, pool="mean")
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
 
     @classmethod
     def from_reference(cls, module: nn.Module) -> Linformer:

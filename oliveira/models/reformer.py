@@ -129,6 +129,9 @@ class Reformer(nn.Module):
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.n_layers))
         self.norm = LayerNorm(2 * config.d_model, config.norm_eps)
         self.output = Output(config, 2 * config.d_model, pool="last")
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
 
     @classmethod
     def from_reference(cls, module: nn.Module) -> Reformer:
