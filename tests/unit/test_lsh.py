@@ -142,8 +142,8 @@ def test_padding_is_invisible_at_any_length() -> None:
 
 def test_the_reversible_stack_is_the_ordinary_one() -> None:
     """Hashing included: the order of the first run is used again in the backward pass."""
-    ours, tokens = model(n_layers=6, n_heads=4).train(), torch.randint(11, (2, 61))
-    direction = torch.randn(2, 61, 11)
+    ours, tokens = model(n_layers=6, n_heads=4).double().train(), torch.randint(11, (2, 61))
+    direction = torch.randn(2, 61, 11, dtype=torch.float64)
     gradients = []
     for run in (None, ordinary):
         ours.zero_grad()
