@@ -55,11 +55,13 @@ def stored(name: str) -> dict[str, Any] | None:
 
 
 def commit() -> str:
-    """What is checked out, "-dirty" when files differ."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    """What is checked out, "-dirty" when a file of the program or a recipe differs."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "oliveira", "recipes", "pyproject.toml")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def reproduce(name: str, home: Path, *, write: bool, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
