@@ -213,7 +213,7 @@ def _judge(
         samples = held_out_samples(challenger, tokenizer, data, world)
         samples += score_texts(challenger, tokenizer, live.held_out, max_len)
     reference = build_reference(samples, window=world.monitor.window, alpha=world.monitor.alpha, seed=world.seed)
-    folder = home / "artifacts" / f"update-{name}"
+    folder = free_folder(ledger, home / "artifacts" / f"update-{name}")
     made = artifact.write(
         folder,
         model=challenger,
@@ -229,6 +229,16 @@ def _judge(
     found = ledger.artifact(made.digest)
     assert found is not None
     return passed, numbers, found
+
+
+def free_folder(ledger: Ledger, folder: Path) -> Path:
+    """`folder`, or `folder-2` …: the same text may be judged twice, and what the ledger knows is never overwritten."""
+    taken = {row.path for row in ledger.artifacts()}
+    number, free = 1, folder
+    while free in taken:
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
 
 
 def _latencies(champion: nn.Module, challenger: nn.Module, rounds: int = 9, n_tokens: int = 16) -> tuple[float, float]:

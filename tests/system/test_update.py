@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from oliveira import artifact
+from oliveira.adaptation.lora import merge
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.lifecycle import update as room
@@ -149,3 +150,25 @@ def test_too_little_live_text_is_said(home: Path) -> None:
     set_world(home, **{"update.min_new_chars": "10000000"})
     with Ledger(home) as ledger, pytest.raises(OliveiraError, match=r"update\.min_new_chars"):
         room.update(home, ledger, "test")
+
+
+def test_the_same_text_judged_again_overwrites_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promoted, rolled back, judged again on a busy machine and rejected: the first one can still be served."""
+
+    def merge_otherwise(model: nn.Module) -> None:
+        merge(model)
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.001)
+
+    with Ledger(home) as ledger:
+        first = room.update(home, ledger, "test")
+        ledger.rollback(actor="test", reason="test")
+        monkeypatch.setattr(room, "_latencies", lambda *_: (0.01, 1.0))
+        monkeypatch.setattr(room, "merge", merge_otherwise)
+        again = room.update(home, ledger, "test")
+        assert (first["verdict"], again["verdict"]) == ("promoted", "rejected")
+        assert first["digest"] != again["digest"]
+        for digest in (first["digest"], again["digest"]):
+            row = ledger.artifact(digest)
+            assert row is not None
+            artifact.open_artifact(row.path, digest).load_model()
