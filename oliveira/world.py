@@ -27,6 +27,7 @@ _NOT_WORLD = {
     "OLIVEIRA_WORLD",
     "OLIVEIRA_HOST",
     "OLIVEIRA_SEEDS",
+    "OLIVEIRA_KERNEL",
 }
 
 
@@ -142,6 +143,9 @@ class ServeSection(Section):
     deadline: float = Field(120.0, gt=0, description="seconds a request may take")
     drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
     threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
+    cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
+    guesses: bool = Field(True, description="speculative decoding, where it pays: the text is the same")
+    draft: str = Field("", description="folder of a smaller model's artifact that guesses; else earlier text does")
     keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
     traffic_megabytes: int = Field(64, ge=1)
 

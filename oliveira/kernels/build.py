@@ -113,6 +113,9 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+_in_use = ""
+
+
 @functools.cache
 def _load() -> ctypes.CDLL | str:
     """The library with a path chosen, or why there is none."""
@@ -134,6 +137,7 @@ def _load() -> ctypes.CDLL | str:
     chosen = next((p for p in ([wanted] if wanted else PATHS) if library.oliveira_use(p.encode())), None)
     if chosen is None:
         raise UserError(f"{VARIABLE} = {wanted}: this processor does not have it. Use scalar, or leave it out.")
+    _remember(chosen)
     log.info("kernels: %s", chosen)
     return library
 
@@ -173,6 +177,18 @@ def use(path: str) -> None:
     """Computes on another path from now on: "scalar", "avx2", … . Raises `UserError` if this processor cannot."""
     if path not in PATHS or not library().oliveira_use(path.encode()):
         raise UserError(f"kernel path {path!r} is not there on this processor. Use one of {', '.join(usable())}.")
+    _remember(path)
+
+
+def _remember(path: str) -> None:
+    global _in_use
+    _in_use = path
+
+
+def path_in_use() -> str:
+    """The path that computes now. Raises `BuildError` if there are no kernels."""
+    library()
+    return _in_use
 
 
 def usable() -> list[str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from oliveira.errors import UserError
 from oliveira.kernels.build import library, unavailable
 from oliveira.kernels.linear import ACTIVATIONS, Kind, MatrixStruct, PackedMatrix, kind_of, refusal, shape_of
-from oliveira.models.gpt import GPT
+from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.norm import LayerNorm
 
@@ -116,8 +116,24 @@ def _products(block: Any) -> list[list[nn.Module]]:
     return [[attention.query, attention.key, attention.value], [attention.output], up, [ffn.down]]
 
 
+class Decoder(Protocol):
+    """What computes the steps of a GPT: `NativeDecoder`, or its twin in torch (`oliveira.kernels.twin`)."""
+
+    config: GPTConfig
+    block_size: int  # numbers of a block
+    cache_dtype: torch.dtype
+    exact: (
+        bool  # the same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks
+    )
+
+    def attach(self, pool: BlockPool) -> None: ...
+    def step(self, runs: Sequence[Run]) -> Tensor: ...
+
+
 class NativeDecoder:
     """Keeps its own packed copy of the weights. Not thread-safe: one call at a time."""
+
+    exact = True
 
     def __init__(
         self,
@@ -237,6 +253,7 @@ class NativeDecoder:
                 f"{self.block_size} of {self.cache_dtype}."
             )
         self._pool = pool
+        self._library.oliveira_huge_pages(pool.blocks.data_ptr(), pool.blocks.nbytes)
         self._struct.pool, self._struct.n_blocks = pool.blocks.data_ptr(), pool.blocks.shape[0]
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]]) -> Tensor:
@@ -294,25 +311,41 @@ class NativeDecoder:
 
 
 class BlockPool:
-    """Blocks of keys and values, allocated once. `blocks` (n, numbers of a block) may be read and written as bytes."""
+    """Blocks of keys and values, allocated once. `blocks` (n, numbers of a block) may be read and written as bytes.
 
-    def __init__(self, decoder: NativeDecoder, n_blocks: int) -> None:
+    A block may have several owners, who only read it: streams with the same beginning. It is free when all have given
+    it back.
+    """
+
+    def __init__(self, decoder: Decoder, n_blocks: int) -> None:
         if n_blocks < 1:
             raise UserError(f"n_blocks = {n_blocks}: a pool needs at least one block.")
         self.blocks = torch.empty(n_blocks, decoder.block_size, dtype=decoder.cache_dtype)
-        library().oliveira_huge_pages(self.blocks.data_ptr(), self.blocks.nbytes)
+        decoder.attach(self)
         self.blocks.zero_()
         self.free = list(range(n_blocks - 1, -1, -1))
-        decoder.attach(self)
+        self._owners = [0] * n_blocks
 
     def take(self, n: int) -> list[int]:
         """Raises `UserError` if there are not so many; then none is taken."""
         if n > len(self.free):
             raise UserError(f"{n} blocks are asked for, {len(self.free)} are free. Wait for a stream to end.")
-        return [self.free.pop() for _ in range(n)]
+        taken = [self.free.pop() for _ in range(n)]
+        for block in taken:
+            self._owners[block] = 1
+        return taken
+
+    def share(self, blocks: Sequence[int]) -> list[int]:
+        """One more owner for blocks that are in use."""
+        for block in blocks:
+            self._owners[block] += 1
+        return list(blocks)
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        self.free.extend(blocks)
+        for block in blocks:
+            self._owners[block] -= 1
+            if self._owners[block] == 0:
+                self.free.append(block)
 
 
 def generate(decoder: NativeDecoder, prompt: Sequence[int], n_tokens: int, *, chunk: int = MAX_TOKENS) -> list[int]:

@@ -125,6 +125,15 @@ class Metrics:
             "request_decode_time_seconds", "From the first token to the last.", REQUEST
         )
         self.prompt_tokens_total = self._counter("prompt_tokens_total", "Tokens read.")
+        self.prompt_tokens_cached_total = self._counter(
+            "prompt_tokens_cached_total", "Tokens of prompts found in the attention cache instead of computed."
+        )
+        self.spec_decode_num_draft_tokens_total = self._counter(
+            "spec_decode_num_draft_tokens_total", "Tokens guessed by speculative decoding."
+        )
+        self.spec_decode_num_accepted_tokens_total = self._counter(
+            "spec_decode_num_accepted_tokens_total", "Guesses that were right."
+        )
         self.generation_tokens_total = self._counter("generation_tokens_total", "Tokens written.")
         self.request_success_total = self._bounded(
             "request_success_total", "Requests answered.", {"finished_reason": ("stop", "length", "abort")}

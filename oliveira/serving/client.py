@@ -86,12 +86,15 @@ class EngineProcess:
         self._listener: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, path: Path, digest: str, *, threads: int, slots: int) -> EngineProcess:
-        """Waits until the new process has verified, loaded and tried the artifact. Raises `EngineFailed`."""
+    async def start(cls, path: Path, digest: str, options: Sequence[str]) -> EngineProcess:
+        """Waits until the new process has verified, loaded and tried the artifact. Raises `EngineFailed`.
+
+        `options`: for its command line.
+        """
         ours, theirs = socket.socketpair()
         try:
             command = [sys.executable, "-m", "oliveira.serving.engine", "--artifact", str(path), "--digest", digest]
-            command += ["--threads", str(threads), "--slots", str(slots), "--socket", str(theirs.fileno())]
+            command += [*options, "--socket", str(theirs.fileno())]
             process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**PATIENT, **os.environ}
             )

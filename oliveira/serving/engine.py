@@ -1,6 +1,6 @@
 """The engine: one process, one verified artifact, its tensors. Started by the front, ends with it.
 
-`python -m oliveira.serving.engine --artifact DIR --digest D --threads N --slots N --socket FD`
+`python -m oliveira.serving.engine --artifact DIR --digest D --threads N --slots N --socket FD [--home DIR …]`
 
 It verifies every byte, loads, runs the smoke prompts and says `ready`; then it decodes. A reader thread takes
 messages from the socket, the main thread alone touches the model. A crash is left to the front, which starts
@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,9 @@ import torch.nn.functional as F
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
+from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 from oliveira.serving.sampling import Sampling
 from oliveira.serving.scheduler import Request, Scheduler
@@ -47,11 +50,9 @@ class Refused(OliveiraError):
 class Engine:
     """Answers messages about one model. `handle` and `step` are called by one thread."""
 
-    def __init__(self, artifact: Artifact, *, slots: int) -> None:
-        model = artifact.load_model()
-        if not isinstance(model, GPT):
-            raise CorruptError(f"artifact {artifact.digest[:12]} holds a {artifact.name}, which does not continue text")
-        self.artifact, self.model = artifact, model
+    def __init__(self, artifact: Artifact, settings: Settings) -> None:
+        self.artifact, self.settings = artifact, settings
+        model = self.model
         self.tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
         self.max_len = model.config.max_len
         if self.tokenizer.vocab_size > model.config.vocab_size:
@@ -61,13 +62,28 @@ class Engine:
             )
         self.pieces = [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
         self.longest = max(len(piece) for piece in self.pieces)
+        decoder, self.decoder = make_decoder(artifact, model)
         self.scheduler = Scheduler(
-            model,
-            slots=slots,
+            decoder,
+            slots=settings.slots,
             token_bytes=self.pieces.__getitem__,
             end_of_text=self.tokenizer.end_of_text,
             n_tokens=self.tokenizer.vocab_size,
         )
+        self.scheduler.speculator = make_speculator(decoder, self.scheduler.pool, self.tokenizer, settings)
+        self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
+        if decoder.exact:
+            del self.model  # the decoder has its own copy of the weights
+
+    @cached_property
+    def model(self) -> GPT:
+        """The model in torch: for embeddings, and where no faster decoder covers it."""
+        model = self.artifact.load_model()
+        if not isinstance(model, GPT):
+            raise CorruptError(
+                f"artifact {self.artifact.digest[:12]} holds a {self.artifact.name}, which does not continue text"
+            )
+        return model
 
     def smoke(self) -> None:
         """A few tokens after each smoke prompt, decoded as requests are. Raises `CorruptError` on a NaN."""
@@ -99,6 +115,7 @@ class Engine:
             "weights": self.artifact.weights,
             "vocab_size": self.tokenizer.vocab_size,
             "max_len": self.max_len,
+            "decoder": self.decoder,
         }
 
     def handle(self, message: Message) -> list[Message]:
@@ -157,10 +174,16 @@ class Engine:
             logprobs=message["logprobs"],
             observe=message["observe"],
             arrived=time.monotonic(),
+            salt=self._salt(message["tenant"]),
         )
         seed = message["seed"]
         self.scheduler.add(request, secrets.randbits(62) if seed is None else seed)
         return {"type": "accepted", "id": request.id, "prompt_tokens": len(prompt)}
+
+    def _salt(self, tenant: str) -> bytes:
+        """Without a cache there is nothing to keep apart."""
+        home = self.settings.home
+        return b"" if home is None or self.scheduler.prefixes is None else tenant_salt(home, tenant)
 
     def _tokens(self, message: Message) -> list[int]:
         """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""
@@ -234,13 +257,24 @@ def main() -> int:
     parser.add_argument("--digest", required=True)
     parser.add_argument("--threads", type=int, default=0, help="0 = all cores")
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--home", type=Path, help="where the attention cache stands; without it there is none")
+    parser.add_argument("--cache-megabytes", type=int, default=0, help="of the attention cache; 0 = none")
+    parser.add_argument("--no-guesses", action="store_true", help="no speculative decoding")
+    parser.add_argument("--draft", type=Path, help="artifact of a smaller model that guesses; else earlier text does")
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
     connection = socket.socket(fileno=given.socket)
     try:
-        engine = Engine(open_artifact(given.artifact, given.digest), slots=given.slots)
+        settings = Settings(
+            slots=given.slots,
+            home=given.home,
+            cache_megabytes=given.cache_megabytes,
+            guesses=not given.no_guesses,
+            draft=given.draft,
+        )
+        engine = Engine(open_artifact(given.artifact, given.digest), settings)
         engine.smoke()
     except OliveiraError as error:
         connection.sendall(pack([{"type": "failed", "reason": str(error)}]))
@@ -250,6 +284,8 @@ def main() -> int:
         run(engine, connection)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front is gone
+    if engine.scheduler.prefixes is not None:
+        engine.scheduler.prefixes.cache.close()
     return 0
 
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from oliveira import __version__
@@ -32,11 +32,14 @@ Write = Callable[[Callable[[Ledger], Any]], Coroutine[Any, Any, None]]
 
 
 class Fleet:
-    """One engine takes new requests; older ones end their streams. `ledger` is read in the event loop."""
+    """One engine takes new requests; older ones end their streams. `ledger` is read in the event loop.
 
-    def __init__(self, ledger: Ledger, write: Write, metrics: Metrics, *, threads: int, slots: int) -> None:
+    `options`: of every engine's command line.
+    """
+
+    def __init__(self, ledger: Ledger, write: Write, metrics: Metrics, options: Sequence[str]) -> None:
         self._ledger, self._write, self._metrics = ledger, write, metrics
-        self._threads, self._slots = threads, slots
+        self._options = options
         self.current: EngineProcess | None = None
         self.old: list[EngineProcess] = []
         self.promoted: float | None = None  # when the champion became it, by the ledger's clock
@@ -134,7 +137,7 @@ class Fleet:
         try:
             if row is None:
                 raise EngineFailed(f"artifact {digest[:12]} is not in the ledger")
-            engine = await EngineProcess.start(row.path, digest, threads=self._threads, slots=self._slots)
+            engine = await EngineProcess.start(row.path, digest, self._options)
         except (EngineFailed, OSError) as error:
             await self._refuse(digest, str(error))
             return

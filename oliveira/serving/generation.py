@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from oliveira.serving.client import EngineProcess, Job
 from oliveira.serving.errors import EngineDied, engine_stopped
@@ -33,13 +33,16 @@ class Choice:
 class Generation:
     """`n` choices for each prompt; choice `i` of prompt `p` has the number `p · n + i`. To be closed."""
 
-    def __init__(self, service: Service, messages: Sequence[Message], *, request_id: str, observe: bool) -> None:
+    def __init__(
+        self, service: Service, messages: Sequence[Message], *, request_id: str, observe: bool, tenant: str
+    ) -> None:
         self.service, self.request_id = service, request_id
         self.n = int(messages[0]["n"])
         self._observe = observe and service.traffic is not None
-        self._messages = [{**message, "op": "generate", "observe": self._observe} for message in messages]
+        common = {"op": "generate", "observe": self._observe, "tenant": tenant}
+        self._messages = [{**message, **common} for message in messages]
         self.arrived = self._last = time.monotonic()
-        self.prompt_tokens = self.tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.tokens = 0
         self._permit: Permit | None = service.admission.take(self.choices)
         self._job: Job | None = None
         self._to_end = len(messages)
@@ -57,11 +60,12 @@ class Generation:
     def ended(self) -> bool:
         return self._to_end == 0
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.tokens,
             "total_tokens": self.prompt_tokens + self.tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
     async def begin(self, check: Callable[[EngineProcess], None]) -> tuple[int, Message]:
@@ -100,7 +104,7 @@ class Generation:
         if self._job is not None:
             self._job.close()
         self._job = engine.submit(self._messages)
-        self._to_end, self.prompt_tokens, self.tokens = len(self._messages), 0, 0
+        self._to_end, self.prompt_tokens, self.cached_tokens, self.tokens = len(self._messages), 0, 0, 0
 
     async def next(self) -> tuple[int, Message]:
         """(choice, message) for `token` and `done`; (-1, `end`) when the last choice of a prompt has ended.
@@ -137,6 +141,9 @@ class Generation:
         metrics.request_queue_time_seconds.observe(message["queue_seconds"])
         metrics.request_prefill_time_seconds.observe(message["prefill_seconds"])
         metrics.request_decode_time_seconds.observe(message["decode_seconds"])
+        metrics.spec_decode_num_draft_tokens_total.inc(message["guessed_tokens"])
+        metrics.spec_decode_num_accepted_tokens_total.inc(message["accepted_tokens"])
+        self.cached_tokens += message["cached_tokens"]
         text = self._messages[prompt]["text"]  # None when the client sent tokens
         if self._observe and text and len(message["prompt"]) > 1:
             self.service.remember(
@@ -151,6 +158,7 @@ class Generation:
             )
         if self.ended:
             metrics.prompt_tokens_total.inc(self.prompt_tokens)
+            metrics.prompt_tokens_cached_total.inc(self.cached_tokens)
             metrics.generation_tokens_total.inc(self.tokens)
             metrics.e2e_request_latency_seconds.observe(time.monotonic() - self.arrived)
 

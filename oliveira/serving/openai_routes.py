@@ -65,7 +65,8 @@ def make_openai_router(service: Service) -> APIRouter:
     async def answer(request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
         observe = request.headers.get("x-oliveira-no-traffic") != "1"
-        generation = Generation(service, messages, request_id=request.state.id, observe=observe)
+        tenant = request.state.key.id
+        generation = Generation(service, messages, request_id=request.state.id, observe=observe, tenant=tenant)
 
         def check(engine: EngineProcess) -> None:
             check_model(body.model, engine)

@@ -2,18 +2,19 @@
 
 Front → engine, `op`:
     generate   id, text | tokens, n, max_tokens | null, temperature, top_k, top_p, stop, seed | null,
-               logprobs | null, observe
+               logprobs | null, observe, tenant      prefixes are found again for the same tenant only
     embed      id, text | tokens
     tokenize   id, text
     detokenize id, tokens
     cancel     id
 Engine → front, `type`:
-    ready      digest, weights, vocab_size, max_len            once, after the smoke prompts
+    ready      digest, weights, vocab_size, max_len, decoder   once, after the smoke prompts
     failed     reason                                          once, instead of `ready`; the process ends
     accepted   id, prompt_tokens                               the request fits and waits for a slot
     token      id, index, text, logprobs            text is empty while a character or stop string is open
     done       id, index, reason, text, tokens, logprobs    one choice has ended: "stop" or "length"
-    end        id, queue_seconds, prefill_seconds, decode_seconds, loss, prompt    every choice has ended
+    end        id, queue_seconds, prefill_seconds, decode_seconds, loss, prompt, cached_tokens, guessed_tokens,
+               accepted_tokens                             every choice has ended
     result     id, …                                           answer of embed, tokenize, detokenize
     error      id, status, message, code                       the request has ended
     stats      running, waiting, kv_usage                      when one of them changed

@@ -1,10 +1,13 @@
 """Continuous batching: streams join and leave between any two steps (Orca, Yu et al., OSDI 2022).
 
-A step is at most one chunk of one prompt, then one token for every stream that decodes. A long prompt
-therefore delays the others by a chunk, never by all of it. Streams that decode own the rows 0 … n-1 of the
-cache, the prompt being read row n.
+A step is one token for every stream that decodes (more, where a guess proves right) and at most one piece of one
+prompt, in one call of the decoder. A long prompt therefore delays the others by a piece, never by all of it.
 
-Shapes: tokens, positions (B, T); logits (B, T, V).
+Keys and values stand in blocks of 16 positions (PagedAttention, Kwon et al., SOSP 2023). A stream joins when all blocks
+that it can ever need are free, so no stream is put out again; they are free at once when it ends or is cancelled. The
+choices of one request share the blocks of their prompt.
+
+Shapes: logits (sum of the tokens asked for, V).
 """
 
 from __future__ import annotations
@@ -14,18 +17,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oliveira.models.gpt import GPT
+from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
+from oliveira.serving.prefixes import Prefixes
 from oliveira.serving.protocol import Message
 from oliveira.serving.sampling import Sampling, draw, log_probabilities, mix
-from oliveira.serving.slots import SlotCache
+from oliveira.serving.speculation import Speculator
 from oliveira.serving.text import TextStream
 
-CHUNK = 64  # prompt tokens read between two decode steps
+CHUNK = 64  # prompt tokens read in a step while others decode; also what the attention cache keeps together
 
 
 @dataclass(kw_only=True)
@@ -41,10 +46,15 @@ class Request:
     logprobs: int | None  # how many alternatives to report, None = no log-probabilities
     observe: bool  # measure the loss of the prompt
     arrived: float
+    salt: bytes = b""  # prefixes are found again among requests of the same salt only
     open: int = field(init=False)
     started: float = math.nan
     first_token: float = math.nan
     loss: float | None = None
+    cached: int = 0  # tokens of the prompt that were not computed again
+    guessed: int = 0  # tokens, for all choices
+    accepted: int = 0  # guesses that were right
+    read: tuple[list[int], Tensor] | None = None  # the prompt's blocks and last logits, for the choices still to come
 
     def __post_init__(self) -> None:
         self.open = self.n
@@ -57,16 +67,37 @@ class Stream:
         self.request, self.index = request, index
         self.generator = torch.Generator().manual_seed(mix(seed, index))
         self.text = TextStream(request.stop)
-        self.position = 0  # tokens in the cache
-        self.last = -1  # sampled, not yet in the cache
+        self.tokens = list(request.prompt)  # and what was sampled
+        self.table: list[int] = []
+        self.position = 0  # tokens whose keys and values are in the blocks
         self.generated = 0
-        self.loss_sum = 0.0
+        self.losses: dict[int, float] = {}  # of the tokens of each chunk, given those before them
+        self.guessing: Any = None  # the guesser's
         self._entries: deque[tuple[int, int, Message]] = deque()
 
     @property
     def observed(self) -> bool:
         """Only the first choice measures the loss of the prompt: the others read the same one."""
         return self.request.observe and self.index == 0 and len(self.request.prompt) > 1
+
+    @property
+    def salt(self) -> bytes:
+        return self.request.salt
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that the stream can ever need."""
+        return -(-(len(self.request.prompt) + self.request.max_tokens) // POSITIONS)
+
+    def lose(self, first: int, logits_TV: Tensor, tokens: list[int]) -> None:
+        """Adds the losses of `tokens`, which stand at position `first` and after it."""
+        each = (
+            F.cross_entropy(logits_TV[: len(tokens)], torch.tensor(tokens, dtype=torch.long), reduction="none")
+            .double()
+            .tolist()
+        )
+        for place, loss in enumerate(each, first):
+            self.losses[place // CHUNK] = self.losses.get(place // CHUNK, 0.0) + loss
 
     def remember(self, start: int, entry: Message) -> None:
         self._entries.append((start, self.text.length, {**entry, "offset": start}))
@@ -86,22 +117,26 @@ class Stream:
 
 
 class Scheduler:
-    """Owns the cache and decides what the next step computes. Not thread-safe: one thread calls it."""
+    """Owns the blocks and decides what the next step computes. Not thread-safe: one thread calls it."""
 
     def __init__(
-        self, model: GPT, *, slots: int, token_bytes: Callable[[int], bytes], end_of_text: int, n_tokens: int
+        self,
+        decoder: Decoder,
+        *,
+        slots: int,
+        token_bytes: Callable[[int], bytes],
+        end_of_text: int,
+        n_tokens: int,
+        prefixes: Prefixes | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
-        config = model.config
-        self.model, self.slots = model, slots
+        self.decoder, self.slots = decoder, slots
         self.token_bytes, self.end_of_text = token_bytes, end_of_text
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
-        self.cache = SlotCache(
-            n_layers=config.n_layers,
-            rows=slots,
-            n_kv_heads=config.n_kv_heads,
-            max_len=config.max_len,
-            d_head=config.d_model // config.n_heads,
-        )
+        # One more for a prompt whose last block is kept until the request's other choices have copied it.
+        self.pool = BlockPool(decoder, slots * -(-decoder.config.max_len // POSITIONS) + 1)
+        self.prefixes = prefixes
+        self.speculator = speculator
         self.waiting: deque[Stream] = deque()
         self.reading: Stream | None = None
         self.decoding: list[Stream] = []
@@ -112,92 +147,159 @@ class Scheduler:
         self.waiting.extend(Stream(request, index, seed) for index in range(request.n))
 
     def cancel(self, request_id: str) -> None:
-        """Forgets the request; its slots are free at once. Unknown ids are requests that have just ended."""
-        self.waiting = deque(stream for stream in self.waiting if stream.request.id != request_id)
+        """Forgets the request; its blocks are free at once. Unknown ids are requests that have just ended."""
+        self.waiting, waited = deque(), self.waiting
+        for stream in waited:
+            if stream.request.id != request_id:
+                self.waiting.append(stream)
+            else:
+                self._forget_prompt(stream.request)
         if self.reading is not None and self.reading.request.id == request_id:
+            self.pool.give_back(self.reading.table)
             self.reading = None
-        for row in reversed(range(len(self.decoding))):
-            if self.decoding[row].request.id == request_id:
-                self._leave(row)
+        for stream in [stream for stream in self.decoding if stream.request.id == request_id]:
+            self._leave(stream)
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.reading or self.decoding)
 
     def stats(self) -> Message:
-        streams = self.decoding + ([self.reading] if self.reading else [])
-        used = sum(stream.position for stream in streams)
-        usage = round(used / (self.slots * self.model.config.max_len), 3)
-        return {"type": "stats", "running": len(streams), "waiting": len(self.waiting), "kv_usage": usage}
+        used = len(self.pool.blocks) - len(self.pool.free)
+        return {
+            "type": "stats",
+            "running": len(self.decoding) + (self.reading is not None),
+            "waiting": len(self.waiting),
+            "kv_usage": round(used / len(self.pool.blocks), 3),
+        }
 
     # One step -----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> list[Message]:
-        """Advances everyone by one token at most. Returns what the front has to know."""
+        """Advances everyone. Returns what the front has to know."""
         messages: list[Message] = []
-        if self.reading is None and self.waiting and len(self.decoding) < self.slots:
-            self.reading = self.waiting.popleft()
-            if self.reading.index == 0:
-                self.reading.request.started = time.monotonic()
-        decoding = len(self.decoding)
-        if self.reading is not None:
-            self._read(self.reading, messages)
-        if decoding:
-            self._decode(min(decoding, len(self.decoding)), messages)
+        self._admit(messages)
+        streams, reading = list(self.decoding), self.reading
+        guesses = self._guess(streams)
+        runs = [
+            Run([stream.tokens[-1], *guess], stream.position, stream.table, 1 + len(guess))
+            for stream, guess in zip(streams, guesses, strict=True)
+        ]
+        if reading is not None:
+            runs.append(self._piece(reading))
+        logits = self._compute(runs)
+        if reading is not None:
+            self._have_read(reading, runs[-1], logits[-1], messages)
+        for stream, run, logits_TV in zip(streams, runs, logits, strict=False):
+            if stream in self.decoding:  # a sibling that failed takes its whole request along
+                self._decoded(stream, run, logits_TV, messages)
         return messages
 
-    def _read(self, stream: Stream, messages: list[Message]) -> None:
-        """One chunk of the prompt; after the last one, the first token."""
-        prompt, start = stream.request.prompt, stream.position
-        end = min(start + CHUNK, len(prompt))
-        hidden_1TD = self._hidden([prompt[start:end]], [range(start, end)], first_row=len(self.decoding))
-        stream.position = end
-        last = end == len(prompt)
-        if stream.observed:
-            targets = torch.tensor(prompt[start + 1 : end + 1], dtype=torch.long)  # none after the last
-            logits_TV = self._logits(hidden_1TD[0])
-            stream.loss_sum += float(F.cross_entropy(logits_TV[: len(targets)], targets, reduction="sum"))
-            logits_V = logits_TV[-1]
-        else:
-            logits_V = self._logits(hidden_1TD[0, -1])
-        if not last:
-            return
-        if stream.observed and math.isfinite(stream.loss_sum):
-            stream.request.loss = stream.loss_sum / (len(prompt) - 1)
-        self.reading = None
+    def _admit(self, messages: list[Message]) -> None:
+        """First come, first served: the next prompt, if there are a slot and blocks for all that it may become."""
+        while self.reading is None and self.waiting and len(self.decoding) < self.slots:
+            stream, request = self.waiting[0], self.waiting[0].request
+            whole = 0 if request.read is None else len(request.prompt) // POSITIONS
+            if stream.blocks - whole > len(self.pool.free):
+                return
+            self.waiting.popleft()
+            if request.read is None:
+                self.reading = stream
+                request.started = time.monotonic()
+                stream.table = self.pool.take(stream.blocks)
+                if self.prefixes is not None:
+                    stream.position = request.cached = self.prefixes.restore(stream)
+            else:
+                self._follow(stream, *request.read, messages)
+
+    def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Message]) -> None:
+        """A further choice of a request whose prompt has been read: whole blocks are shared, the last one is copied."""
+        request = stream.request
+        whole = len(request.prompt) // POSITIONS
+        stream.table = self.pool.share(blocks[:whole]) + self.pool.take(stream.blocks - whole)
+        if whole < len(blocks):
+            self.pool.blocks[stream.table[whole]] = self.pool.blocks[blocks[whole]]
+        stream.position = len(request.prompt)
+        if stream.index == request.n - 1:
+            self._forget_prompt(request)
         self.decoding.append(stream)
         self._choose(stream, logits_V, messages)
 
-    def _decode(self, n: int, messages: list[Message]) -> None:
-        """One token for the first `n` rows (a stream that has just read its prompt has its token)."""
-        streams = self.decoding[:n]
-        tokens = [[stream.last] for stream in streams]
-        positions = [range(stream.position, stream.position + 1) for stream in streams]
-        logits_BV = self._logits(self._hidden(tokens, positions, first_row=0)[:, -1])
-        for stream in streams:
+    def _forget_prompt(self, request: Request) -> None:
+        if request.read is not None:
+            self.pool.give_back(request.read[0])
+            request.read = None
+
+    def _guess(self, streams: list[Stream]) -> list[list[int]]:
+        """What may follow the token that each stream has sampled last."""
+        if self.speculator is None:
+            return [[] for _ in streams]
+        room = [stream.request.max_tokens - stream.generated - 1 for stream in streams]
+        return self.speculator.guess(streams, room)
+
+    def _piece(self, stream: Stream) -> Run:
+        start, n = stream.position, len(stream.request.prompt)
+        end = min(start + (CHUNK if self.decoding else MAX_TOKENS), n)
+        wanted = end - start if stream.observed else int(end == n)
+        return Run(stream.request.prompt[start:end], start, stream.table, wanted)
+
+    def _compute(self, runs: list[Run]) -> list[Tensor]:
+        """Logits (wanted, V) of each run, in as few calls as the decoder takes."""
+        logits: list[Tensor] = []
+        group: list[Run] = []
+        for run in [*runs, None]:
+            if group and (run is None or sum(len(r.tokens) for r in group) + len(run.tokens) > MAX_TOKENS):
+                logits += self.decoder.step(group)[:, : self.n_tokens].split([r.wanted for r in group])
+                group = []
+            if run is not None:
+                group.append(run)
+        return logits
+
+    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+        """After the last piece of a prompt comes the first token."""
+        request, prompt = stream.request, stream.request.prompt
+        stream.position += len(run.tokens)
+        if stream.observed:  # no token of the prompt follows the last one
+            stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])
+        if stream.position < len(prompt):
+            return
+        if stream.observed and math.isfinite(total := math.fsum(stream.losses.values())):
+            request.loss = total / (len(prompt) - 1)
+        self.reading = None
+        self.decoding.append(stream)
+        if self.prefixes is not None:
+            self.prefixes.keep(stream)
+        if request.n > 1:
+            request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
+        self._choose(stream, logits_TV[-1], messages)
+
+    def _decoded(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+        """One token, and one more for every guess that is what was sampled: the text is the same as without guesses."""
+        right, request = 0, stream.request
+        request.guessed += len(run.tokens) - 1
+        for guess, logits_V in zip([*run.tokens[1:], None], logits_TV, strict=True):
             stream.position += 1
-        for stream, logits_V in zip(streams, logits_BV, strict=True):
-            if stream in self.decoding:  # a sibling that failed takes its whole request along
-                self._choose(stream, logits_V, messages)
+            token = self._choose(stream, logits_V, messages)
+            if token is None or token != guess:
+                break
+            right += 1
+            request.accepted += 1
+        if self.speculator is not None:
+            self.speculator.learn(len(run.tokens) - 1, right)
 
-    def _hidden(self, tokens: list[list[int]], positions: list[range], *, first_row: int) -> Tensor:
-        positions_BT = torch.tensor([list(row) for row in positions])
-        window = self.cache.window(first_row, positions_BT)
-        return self.model.hidden(torch.tensor(tokens), cache=window, positions=positions_BT, mask=window.mask)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.model.head(hidden)[..., : self.n_tokens]
-
-    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Message]) -> None:
-        """Samples the next token of one stream, says so, and lets the stream go if it has ended."""
+    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Message]) -> int | None:
+        """Samples the next token of one stream and says so. None: the stream has ended and is gone."""
         request = stream.request
         if not bool(torch.isfinite(logits_V).all()):
             messages.append(_error(request.id, 500, "the model produced a number that is not finite.", "not_finite"))
+            self.pool.blocks[stream.table] = 0.0  # the next owner must not find a NaN
             self.cancel(request.id)
-            return
+            return None
         token = draw(logits_V, request.sampling, stream.generator)
-        stream.last = token
+        if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
+            stream.lose(len(stream.tokens), logits_V[None], [token])
+        stream.tokens.append(token)
         stream.generated += 1
         now = time.monotonic()
         if stream.generated == 1 and math.isnan(request.first_token):
@@ -222,7 +324,7 @@ class Scheduler:
                     "logprobs": stream.entries(final=False),
                 }
             )
-            return
+            return token
         text += stream.text.finish()
         if stream.text.stopped:  # also when the last bytes completed a stop string
             reason = "stop"
@@ -237,7 +339,9 @@ class Scheduler:
                 "logprobs": stream.entries(final=True),
             }
         )
-        self._leave(self.decoding.index(stream))
+        if self.prefixes is not None:
+            self.prefixes.keep(stream)
+        self._leave(stream)
         request.open -= 1
         if request.open == 0:
             messages.append(
@@ -249,8 +353,12 @@ class Scheduler:
                     "decode_seconds": now - request.first_token,
                     "loss": request.loss,
                     "prompt": request.prompt if request.observe else None,
+                    "cached_tokens": request.cached,
+                    "guessed_tokens": request.guessed,
+                    "accepted_tokens": request.accepted,
                 }
             )
+        return None
 
     def _describe(self, logits_V: Tensor, token: int, top: int) -> Message:
         logprob, ranked = log_probabilities(logits_V, token, min(top, self.n_tokens))
@@ -260,15 +368,11 @@ class Scheduler:
             "top": [[list(self.token_bytes(other)), value] for other, value in ranked],
         }
 
-    def _leave(self, row: int) -> None:
-        """Frees a row: the last stream moves into it, and the prompt being read moves up behind the rest."""
-        last = len(self.decoding) - 1
-        if row != last:
-            self.cache.move(last, row, self.decoding[last].position)
-            self.decoding[row] = self.decoding[last]
-        self.decoding.pop()
-        if self.reading is not None and self.reading.position:
-            self.cache.move(last + 1, last, self.reading.position)
+    def _leave(self, stream: Stream) -> None:
+        self.decoding.remove(stream)
+        self.pool.give_back(stream.table)
+        if self.speculator is not None:
+            self.speculator.guesser.forget(stream)
 
 
 def _error(request_id: str, status: int, message: str, code: str) -> Message:

@@ -23,7 +23,7 @@ from oliveira.monitoring.traffic import TrafficLog
 from oliveira.serving.errors import ApiError, shutting_down
 from oliveira.serving.fleet import Fleet
 from oliveira.serving.limits import Admission
-from oliveira.world import World
+from oliveira.world import ServeSection, World
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,8 +57,7 @@ class Service:
         self.metrics = Metrics()
         self.traffic = TrafficLog(home / "traffic", world.serve.traffic_megabytes) if world.serve.keep_traffic else None
         self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
-        threads = world.serve.threads or os.cpu_count() or 1
-        self.fleet = Fleet(self.ledger, self._note, self.metrics, threads=threads, slots=world.serve.slots)
+        self.fleet = Fleet(self.ledger, self._note, self.metrics, engine_options(home, world.serve))
         self.draining = False
         self.requests = 0  # in work, to be waited for at the end
         self._following: asyncio.Task[None] | None = None
@@ -147,6 +146,17 @@ class Service:
             self.metrics.champion_age_seconds.set(self.ledger.clock() - self.fleet.promoted)
         self.metrics.set_gauges(self.ledger.gauges())
         return self.metrics.render()
+
+
+def engine_options(home: Path, serve: ServeSection) -> list[str]:
+    """What every engine of this home is started with."""
+    options = ["--threads", str(serve.threads), "--slots", str(serve.slots), "--home", str(home)]
+    options += ["--cache-megabytes", str(serve.cache_megabytes)]
+    if not serve.guesses:
+        options.append("--no-guesses")
+    if serve.draft:
+        options += ["--draft", serve.draft]
+    return options
 
 
 def _must_not_end(task: asyncio.Task[None]) -> None:

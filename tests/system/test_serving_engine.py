@@ -4,82 +4,41 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from engine_helpers import prompts, request, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from serving_helpers import MAX_LEN, TEXTS, Home
+from serving_helpers import MAX_LEN, Home
 
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.models.gpt import GPT
+from oliveira.serving import decoders
+from oliveira.serving.decoders import Settings
 from oliveira.serving.engine import Engine
 from oliveira.serving.protocol import MAX_LINE, pack, unpack
 from oliveira.serving.sampling import Sampling, distribution, draw
-from oliveira.serving.scheduler import CHUNK, Request
+from oliveira.serving.scheduler import CHUNK
 from oliveira.serving.text import TextStream
 
 SLOTS = 4
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Any) -> Engine:
+@pytest.fixture(scope="module", params=["native", "torch"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Any) -> Engine:
     home = Home(tmp_path_factory.mktemp("engine"), tokenizer_file)
     made = home.make(seed=3)
     home.ledger.close()
-    return Engine(made, slots=SLOTS)
-
-
-def request(
-    name: str, prompt: list[int], max_tokens: int, *, temperature: float = 0.0, n: int = 1, **more: Any
-) -> Request:
-    fields = {"stop": [], "logprobs": None, "observe": True, **more}
-    sampling = Sampling(temperature=temperature)
-    return Request(
-        id=name,
-        prompt=prompt,
-        n=n,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        arrived=time.monotonic(),
-        **fields,
-    )
-
-
-def run(engine: Engine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Adds a wave of requests before each of the first steps. Returns each choice, and the ends of the requests."""
-    scheduler, out = engine.scheduler, {}
-    pending = list(waves)
-    for _ in range(20_000):
-        for made, seed in pending.pop(0) if pending else []:
-            scheduler.add(made, seed)
-        if not scheduler.busy and not pending:
-            break
-        for message in scheduler.step():
-            assert message["type"] in ("token", "done", "end"), message
-            if message["type"] == "end":
-                out[message["id"], -1] = message
-                continue
-            choice = out.setdefault((message["id"], message["index"]), {"text": "", "entries": []})
-            choice["text"] += message["text"]
-            choice["entries"] += message["logprobs"]
-            if message["type"] == "done":
-                choice |= {"reason": message["reason"], "tokens": message["tokens"]}
-    assert not scheduler.busy and scheduler.stats()["kv_usage"] == 0
-    return out
-
-
-def prompts(engine: Engine) -> list[list[int]]:
-    """Ten prompts of 1 to 150 tokens: shorter and longer than a chunk."""
-    tokens = engine.tokenizer.encode(" ".join(TEXTS))
-    return [
-        tokens[i * 7 : i * 7 + length]
-        for i, length in enumerate((1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 150, 20, 40, 128, 2))
-    ]
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(decoders, "not_covered", lambda model: "asked for.")
+        engine = Engine(made, Settings(slots=SLOTS))
+    assert engine.decoder.startswith(request.param)
+    return engine
 
 
 @torch.inference_mode()
@@ -179,6 +138,7 @@ def test_engine_refuses_what_does_not_fit(engine: Engine) -> None:
         "seed": 0,
         "logprobs": None,
         "observe": False,
+        "tenant": "",
     }
     for bad in (
         {"tokens": [1] * MAX_LEN},
@@ -203,7 +163,7 @@ def test_smoke_refuses_nan(tmp_path: Any, tokenizer_file: Any) -> None:
     made = home.make(change=spoil)
     home.ledger.close()
     with pytest.raises(CorruptError, match="smoke"):
-        Engine(made, slots=1).smoke()
+        Engine(made, Settings(slots=1)).smoke()
 
 
 def test_stop_strings_span_tokens_and_are_withheld(engine: Engine) -> None:

@@ -278,9 +278,9 @@ def test_full_queue_is_429_with_retry_after(make_home: Callable[..., Home]) -> N
 
 
 def test_deadline_is_504_and_an_error_frame(make_home: Callable[..., Home]) -> None:
-    home = make_home(slots=1, deadline=0.15)
+    home = make_home(slots=1, deadline=0.1)
     home.promote(home.make())
-    body = {"model": "oliveira", "prompt": "a", "max_tokens": 250, "n": 4}
+    body = {"model": "oliveira", "prompt": ["a"] * 4, "max_tokens": 250, "n": 4}
     with Server(home) as server, server.http() as http:
         server.ready()
         answer = http.post("/v1/completions", json=body)

@@ -20,6 +20,8 @@ NEVER = {
     "monitoring": {"serving", "cli", "lifecycle", "training", "fastapi", "starlette", "uvicorn"},
     "compression": {"serving", "lifecycle", "cli", "training"},
     "adaptation": {"serving", "lifecycle", "cli"},
+    "kernels": {"serving", "lifecycle", "cli", "training", "memory", "tasks"},
+    "memory": {"serving", "lifecycle", "cli", "training", "models", "kernels", "fastapi", "starlette", "uvicorn"},
     "export": {"serving", "lifecycle", "cli", "training"},
 }
 

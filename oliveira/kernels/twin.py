@@ -1,0 +1,78 @@
+"""The step of a GPT in plain torch, on the same blocks and with the same calls: twin and fall-back of `NativeDecoder`.
+
+Shapes: tokens, positions (B, T); keys and values of a layer (B, H_kv, S, K); blocks (n, L, 2, H_kv, 16, K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from oliveira.errors import UserError
+from oliveira.kernels.decoder import POSITIONS, BlockPool, Run
+from oliveira.models.gpt import GPT
+
+
+class TorchDecoder:
+    """Computes runs of equal length together. Not exact: a matmul rounds differently for other shapes."""
+
+    exact = False
+
+    def __init__(self, model: GPT) -> None:
+        self.model, self.config = model, model.config
+        self._block = (
+            self.config.n_layers, 2, self.config.n_kv_heads, POSITIONS, self.config.d_model // self.config.n_heads
+        )  # fmt: skip
+        self.block_size = torch.Size(self._block).numel()
+        self.cache_dtype = torch.float32
+        self._pool: BlockPool | None = None
+
+    def attach(self, pool: BlockPool) -> None:
+        if pool.blocks.shape[1] != self.block_size:
+            raise UserError(f"the pool's blocks hold {pool.blocks.shape[1]} numbers, this model's {self.block_size}.")
+        self._pool = pool
+
+    @torch.inference_mode()
+    def step(self, runs: Sequence[Run]) -> Tensor:
+        """New tokens of any streams, each stream once: logits (sum of `wanted`, V) in order."""
+        return torch.cat([logits_TV for group in self._groups(runs) for logits_TV in self._together(group)])
+
+    @staticmethod
+    def _groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
+        for _, group in groupby(runs, key=lambda run: len(run.tokens)):
+            yield list(group)
+
+    def _together(self, runs: list[Run]) -> Iterator[Tensor]:
+        assert self._pool is not None
+        n = len(runs[0].tokens)
+        positions_BT = torch.tensor([range(run.position, run.position + n) for run in runs])
+        reach = int(positions_BT.max()) // POSITIONS + 1
+        # A short table is filled up with its first block: the mask hides it.
+        table_BN = torch.tensor([[*run.table[:reach], *[run.table[0]] * (reach - len(run.table))] for run in runs])
+        cache = _Blocks(self._pool.blocks.view(-1, *self._block), table_BN, positions_BT)
+        mask = (torch.arange(reach * POSITIONS) <= positions_BT[..., None])[:, None]
+        tokens_BT = torch.tensor([list(run.tokens) for run in runs])
+        hidden_BTD = self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
+        for run, hidden_TD in zip(runs, hidden_BTD, strict=True):
+            yield self.model.head(hidden_TD[n - run.wanted :])
+
+
+class _Blocks:
+    """One batch's view of the pool (a `KeyValueCache`)."""
+
+    def __init__(self, blocks: Tensor, table_BN: Tensor, positions_BT: Tensor) -> None:
+        self.blocks, self.table_BN, self.positions_BT = blocks, table_BN, positions_BT
+        self.into_BT = table_BN.gather(1, positions_BT // POSITIONS)
+        self.offset_BT = positions_BT % POSITIONS
+
+    def length(self) -> int:
+        return int(self.positions_BT.min())
+
+    def extend(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
+        for part, new in enumerate((k_BHTK, v_BHTK)):
+            self.blocks[self.into_BT, layer, part, :, self.offset_BT] = new.transpose(1, 2)
+        both = self.blocks[self.table_BN, layer].permute(2, 0, 3, 1, 4, 5).flatten(3, 4)  # (2, B, H_kv, N · 16, K)
+        return both[0], both[1]

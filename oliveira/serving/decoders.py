@@ -1,0 +1,90 @@
+"""What an engine computes with: the decoder, who guesses tokens for it, and the prefixes that it finds again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from oliveira import __version__
+from oliveira.artifact import Artifact, open_artifact
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira.files import sha256_file
+from oliveira.kernels.build import path_in_use
+from oliveira.kernels.decoder import BlockPool, Decoder, NativeDecoder, not_covered
+from oliveira.kernels.twin import TorchDecoder
+from oliveira.memory.attention_cache import AttentionCache
+from oliveira.models.gpt import GPT
+from oliveira.serving.prefixes import Prefixes, chunk_bytes
+from oliveira.serving.speculation import DraftModel, Guesser, LookUp, Speculator, cost_of_a_guess, step_seconds
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of an engine, beside its artifact."""
+
+    slots: int = 8  # streams decoded together
+    home: Path | None = None
+    cache_megabytes: int = 0
+    guesses: bool = True
+    draft: Path | None = None  # artifact of a smaller model with the same tokenizer
+
+
+def make_decoder(artifact: Artifact, model: GPT) -> tuple[Decoder, str]:
+    """The native step where it covers the model, else torch; and what to call it, with the reason."""
+    if reason := not_covered(model):
+        log.warning("decoding with torch", extra={"digest": artifact.digest[:12], "reason": reason})
+        return TorchDecoder(model), f"torch: {reason}"
+    return NativeDecoder(model), f"native {path_in_use()}"
+
+
+def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, settings: Settings) -> Speculator | None:
+    """None where a guess could change the text: what is not exact rounds several tokens otherwise than one."""
+    if not settings.guesses or not decoder.exact:
+        return None
+    guesser: Guesser = LookUp()
+    cost = cost_of_a_guess(decoder, pool)
+    if settings.draft is not None:
+        draft = _draft(settings.draft, tokenizer)
+        guesser = DraftModel(draft, slots=settings.slots)
+        cost += step_seconds(draft, guesser.pool, 1)[0] / step_seconds(decoder, pool, 1)[0]
+    return Speculator(guesser, cost)
+
+
+def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, settings: Settings) -> Prefixes | None:
+    if settings.home is None or settings.cache_megabytes == 0 or not decoder.exact:
+        return None
+    fields = {
+        "program": __version__,
+        "weights": artifact.digest,
+        "tokenizer": sha256_file(artifact.path / "tokenizer.json"),
+        "kernel": path_in_use(),
+        "numbers": str(decoder.cache_dtype),
+    }
+    folder = settings.home / "attention"
+    try:
+        cache = AttentionCache(
+            folder, model=fields, chunk_bytes=chunk_bytes(pool), capacity_bytes=settings.cache_megabytes << 20
+        )
+    except UserError as error:  # the engine that this one replaces still ends its streams
+        log.warning("no attention cache", extra={"reason": str(error)})
+        return None
+    return Prefixes(cache, pool)
+
+
+def _draft(path: Path, tokenizer: Tokenizer) -> Decoder:
+    opened = open_artifact(path)
+    model = opened.load_model()
+    if not isinstance(model, GPT):
+        raise CorruptError(f"serve.draft: {path} holds a {opened.name}, which does not continue text. Give a gpt.")
+    theirs = Tokenizer.load(path / "tokenizer.json")
+    if theirs.vocab_size != tokenizer.vocab_size or any(
+        theirs.token_bytes(token) != tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)
+    ):
+        raise OliveiraError(
+            f"serve.draft: {path} has another tokenizer than the model. Train the draft with the same one."
+        )
+    return TorchDecoder(model) if not_covered(model) else NativeDecoder(model)

@@ -1,0 +1,60 @@
+"""Requests to an engine in this process, without sockets."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from serving_helpers import TEXTS
+
+from oliveira.serving.engine import Engine
+from oliveira.serving.sampling import Sampling
+from oliveira.serving.scheduler import CHUNK, Request
+
+
+def request(
+    name: str, prompt: list[int], max_tokens: int, *, temperature: float = 0.0, n: int = 1, **more: Any
+) -> Request:
+    fields = {"stop": [], "logprobs": None, "observe": True, **more}
+    sampling = Sampling(temperature=temperature)
+    return Request(
+        id=name,
+        prompt=prompt,
+        n=n,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        arrived=time.monotonic(),
+        **fields,
+    )
+
+
+def run(engine: Engine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Adds a wave of requests before each of the first steps. Returns each choice, and the ends of the requests."""
+    scheduler, out = engine.scheduler, {}
+    pending = list(waves)
+    for _ in range(20_000):
+        for made, seed in pending.pop(0) if pending else []:
+            scheduler.add(made, seed)
+        if not scheduler.busy and not pending:
+            break
+        for message in scheduler.step():
+            assert message["type"] in ("token", "done", "end"), message
+            if message["type"] == "end":
+                out[message["id"], -1] = message
+                continue
+            choice = out.setdefault((message["id"], message["index"]), {"text": "", "entries": []})
+            choice["text"] += message["text"]
+            choice["entries"] += message["logprobs"]
+            if message["type"] == "done":
+                choice |= {"reason": message["reason"], "tokens": message["tokens"]}
+    assert not scheduler.busy and len(scheduler.pool.free) == len(scheduler.pool.blocks)  # none is lost
+    return out
+
+
+def prompts(engine: Engine) -> list[list[int]]:
+    """Ten prompts of 1 to 150 tokens: shorter and longer than a chunk."""
+    tokens = engine.tokenizer.encode(" ".join(TEXTS))
+    return [
+        tokens[i * 7 : i * 7 + length]
+        for i, length in enumerate((1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 150, 20, 40, 128, 2))
+    ]

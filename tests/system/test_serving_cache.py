@@ -1,0 +1,203 @@
+"""What must not change an answer: the attention cache, guesses, shared prompts. All answers are compared bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_helpers import prompts, request, run
+from serving_helpers import Home
+
+from oliveira.artifact import Artifact
+from oliveira.errors import OliveiraError
+from oliveira.kernels.build import unavailable
+from oliveira.serving.decoders import Settings
+from oliveira.serving.engine import Engine
+from oliveira.serving.scheduler import CHUNK
+from oliveira.serving.speculation import AT_ONCE, Speculator
+
+pytestmark = pytest.mark.skipif(
+    unavailable() is not None, reason="no compiler: torch decodes, without cache and guesses"
+)
+
+Make = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> list[Artifact]:
+    """A model and a smaller one with the same tokenizer."""
+    home = Home(tmp_path_factory.mktemp("cache"), tokenizer_file)
+    both = [home.make(seed=3), home.make(seed=4)]
+    home.ledger.close()
+    return both
+
+
+@pytest.fixture
+def make(made: list[Artifact], tmp_path: Path) -> Iterator[Make]:
+    """Engines on the same home, one after the other: the cache belongs to one process at a time."""
+    engines: list[Engine] = []
+
+    def start(**settings: Any) -> Engine:
+        for engine in engines:
+            stop(engine)
+        engines.append(Engine(made[0], Settings(**{"slots": 4, "home": tmp_path, "guesses": False, **settings})))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        stop(engine)
+
+
+def stop(engine: Engine) -> None:
+    if engine.scheduler.prefixes is not None:
+        engine.scheduler.prefixes.cache.close()
+        engine.scheduler.prefixes = None
+
+
+def answers(engine: Engine, **more: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    """Texts, log-probabilities and losses of ten prompts, greedy and sampled, some with two choices."""
+    waves = []
+    for i, prompt in enumerate(prompts(engine)):
+        options = {"temperature": float(i % 2), "n": 1 + i % 3 // 2, "logprobs": 3, **more}
+        waves.append([(request(f"r{i}", prompt, 12 + 6 * i, **options), i)])
+    return run(engine, waves)
+
+
+def said(found: dict[tuple[str, int], dict[str, Any]]) -> dict[Any, Any]:
+    """Without times and counters."""
+    keys = ("text", "entries", "reason", "tokens", "loss")
+    return {name: {key: choice[key] for key in keys if key in choice} for name, choice in found.items()}
+
+
+def counted(found: dict[tuple[str, int], dict[str, Any]], counter: str) -> int:
+    return sum(choice[counter] for (_, index), choice in found.items() if index < 0)
+
+
+def test_answers_have_the_same_bits_with_the_cache_and_after_a_restart(make: Make) -> None:
+    plain = answers(make(cache_megabytes=0))
+    first = answers(make(cache_megabytes=16))
+    again = make(cache_megabytes=16)  # another engine on the same files
+    second = answers(again)
+    assert said(first) == said(second) == said(plain)
+    assert counted(plain, "cached_tokens") == 0
+    long = {name for name, choice in second.items() if name[1] < 0 and len(choice["prompt"]) >= CHUNK}
+    assert len(long) >= 4 and all(second[name]["cached_tokens"] >= CHUNK - 1 for name in long)
+    assert again.scheduler.prefixes is not None and again.scheduler.prefixes.cache.stats()["bad"] == 0
+
+
+def test_a_conversations_next_turn_reads_only_what_is_new(make: Make) -> None:
+    """Also what the model itself has written is found again, with its loss."""
+    prompt = prompts(make())[5]
+    engine = make(cache_megabytes=16)
+    turn = run(engine, [[(request("a", prompt, 60), 0)]])["a", 0]["text"]
+    longer = prompt + engine.tokenizer.encode(turn) + prompts(engine)[0]
+    assert engine.tokenizer.encode(turn)[:20] and len(longer) > 3 * CHUNK
+    found = run(make(cache_megabytes=16), [[(request("b", longer, 5, logprobs=2), 0)]])
+    plain = run(make(cache_megabytes=0), [[(request("b", longer, 5, logprobs=2), 0)]])
+    assert said(found) == said(plain)
+    assert counted(found, "cached_tokens") >= len(prompt) // CHUNK * CHUNK - 1
+
+
+def test_tenants_share_nothing(make: Make) -> None:
+    engine, prompt = make(cache_megabytes=16), prompts(make())[5]
+    engine = make(cache_megabytes=16)
+
+    def cached(salt: bytes) -> int:
+        return counted(run(engine, [[(request("r", prompt, 1, salt=salt), 0)]]), "cached_tokens")
+
+    assert cached(b"ana") == 0
+    assert engine.scheduler.prefixes is not None
+    engine.scheduler.prefixes.cache.flush()
+    assert cached(b"ana") > 0 and cached(b"rui") == 0
+
+
+def test_one_flipped_bit_is_computed_again(make: Make) -> None:
+    plain = answers(make(cache_megabytes=0))
+    answers(make(cache_megabytes=16))
+    engine = make(cache_megabytes=0)
+    files = [
+        path for path in (engine.settings.home / "attention").rglob("*") if path.is_file() and len(path.name) == 64
+    ]  # type: ignore[operator]
+    assert files
+    for number, path in enumerate(files):
+        content = bytearray(path.read_bytes())
+        content[(number * 997) % len(content)] ^= 1 << number % 8
+        path.write_bytes(content)
+    damaged = make(cache_megabytes=16)
+    found = answers(damaged)
+    assert said(found) == said(plain)
+    assert damaged.scheduler.prefixes is not None and damaged.scheduler.prefixes.cache.stats()["bad"] > 0
+
+
+class Wrong:
+    """Guesses that are never right, and as many as are allowed."""
+
+    def guess(self, texts: Any, at_most: Any) -> list[list[int]]:
+        return [[(text.tokens[-1] * 7 + i) % 300 for i in range(n)] for text, n in zip(texts, at_most, strict=True)]
+
+    def forget(self, text: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("guesser", ["look-up", "draft", "same model", "wrong"])
+def test_guesses_change_no_bit(make: Make, made: list[Artifact], guesser: str) -> None:
+    plain = answers(make())
+    draft = {"draft": made[1].path, "same model": made[0].path}.get(guesser)
+    engine = make(guesses=True, draft=draft)
+    speculator = engine.scheduler.speculator
+    assert speculator is not None
+    speculator.cost = 0.0  # always
+    if guesser == "wrong":
+        speculator.guesser = Wrong()
+    found = answers(engine)
+    assert said(found) == said(plain)
+    guessed, accepted = counted(found, "guessed_tokens"), counted(found, "accepted_tokens")
+    assert guessed > 0
+    match guesser:
+        case "look-up":
+            assert 0 < accepted < guessed
+        case "same model":  # every greedy token is foreseen
+            assert accepted > 0.3 * guessed
+        case "wrong":
+            assert accepted < 0.2 * guessed
+
+
+def test_guessing_stops_where_it_does_not_pay() -> None:
+    speculator = Speculator(Wrong(), cost=0.3)
+
+    class Some:
+        tokens = [1, 2, 3]  # noqa: RUF012
+        guessing = None
+
+    guessed = 0
+    for _ in range(1000):
+        [guess] = speculator.guess([Some()], [AT_ONCE])  # type: ignore[list-item]
+        guessed += bool(guess)
+        speculator.learn(len(guess), 0)
+    assert 20 < guessed < 70  # until it is known that they are wrong, then now and then
+
+
+def test_choices_of_a_request_share_the_blocks_of_its_prompt(make: Make) -> None:
+    engine = make()
+    scheduler, prompt = engine.scheduler, list(range(10, 170))  # ten whole blocks
+    scheduler.add(request("r", prompt, 16, n=4), 0)
+    used = 0
+    while scheduler.busy:
+        scheduler.step()
+        used = max(used, len(scheduler.pool.blocks) - len(scheduler.pool.free))
+    assert used <= 10 + 4 * 1
+    assert len(scheduler.pool.free) == len(scheduler.pool.blocks)
+
+
+def test_a_draft_with_another_tokenizer_is_refused(make: Make, made: list[Artifact], tmp_path: Path) -> None:
+    from oliveira.data.tokenizer import Tokenizer
+
+    other = tmp_path / "other.json"
+    Tokenizer.train(["completely different text " * 50], vocab_size=280).save(other)
+    home = Home(tmp_path / "draft", other)
+    draft = home.make(seed=1)
+    home.ledger.close()
+    with pytest.raises(OliveiraError, match=r"serve\.draft.*tokenizer"):
+        make(guesses=True, draft=draft.path)
