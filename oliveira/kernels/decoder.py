@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.build import library, unavailable
 from oliveira.kernels.linear import ACTIVATIONS, Kind, MatrixStruct, PackedMatrix, kind_of, refusal, shape_of
 from oliveira.models.gpt import GPT, GPTConfig
@@ -72,7 +73,10 @@ class _Batch(ctypes.Structure):
     _fields_ = (
         ("n_runs", ctypes.c_int32),
         ("unused", ctypes.c_int32),
-        *((n, ctypes.c_void_p) for n in ("length", "position", "wanted", "table", "blocks", "tokens", "logits")),
+        *(
+            (n, ctypes.c_void_p)
+            for n in ("length", "position", "wanted", "table", "blocks", "tokens", "logits", "adapter")
+        ),
     )
 
 
@@ -83,6 +87,7 @@ class Run(NamedTuple):
     position: int
     table: Sequence[int]  # block numbers; the earlier positions are in them already
     wanted: int = 1  # logits of the last … of the tokens
+    adapter: Adapter | None = None
 
 
 def not_covered(model: GPT) -> str | None:
@@ -284,7 +289,17 @@ class NativeDecoder:
             (i32 * len(blocks))(*blocks),
             (i64 * len(tokens))(*tokens),
         )
-        batch = _Batch(len(runs), 0, *(ctypes.addressof(array) for array in arrays), logits.data_ptr())
+        adapters = None
+        if any(run.adapter is not None for run in runs):
+            structs = [None if run.adapter is None else ctypes.addressof(run.adapter.struct) for run in runs]
+            adapters = (ctypes.c_void_p * len(runs))(*structs)
+        batch = _Batch(
+            len(runs),
+            0,
+            *(ctypes.addressof(array) for array in arrays),
+            logits.data_ptr(),
+            None if adapters is None else ctypes.addressof(adapters),
+        )
         self._library.oliveira_decode(ctypes.byref(self._struct), ctypes.byref(batch))
         return logits
 

@@ -5,13 +5,16 @@ Shapes: tokens, positions (B, T); keys and values of a layer (B, H_kv, S, K); bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.decoder import POSITIONS, BlockPool, Run
 from oliveira.models.gpt import GPT
 
@@ -42,7 +45,7 @@ class TorchDecoder:
 
     @staticmethod
     def _groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
-        for _, group in groupby(runs, key=lambda run: len(run.tokens)):
+        for _, group in groupby(runs, key=lambda run: (len(run.tokens), id(run.adapter))):
             yield list(group)
 
     def _together(self, runs: list[Run]) -> Iterator[Tensor]:
@@ -55,9 +58,23 @@ class TorchDecoder:
         cache = _Blocks(self._pool.blocks.view(-1, *self._block), table_BN, positions_BT)
         mask = (torch.arange(reach * POSITIONS) <= positions_BT[..., None])[:, None]
         tokens_BT = torch.tensor([list(run.tokens) for run in runs])
-        hidden_BTD = self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
+        with _adapted(self.model, runs[0].adapter):
+            hidden_BTD = self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
         for run, hidden_TD in zip(runs, hidden_BTD, strict=True):
             yield self.model.head(hidden_TD[n - run.wanted :])
+
+
+@contextlib.contextmanager
+def _adapted(model: GPT, adapter: Adapter | None) -> Iterator[None]:
+    """Adds the LoRA terms to the outputs of the layers."""
+
+    def adds(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+        return lambda layer, inputs, y: y + F.linear(F.linear(inputs[0], a), b)
+
+    with contextlib.ExitStack() as stack:
+        for name, (a, b) in (adapter.layers if adapter else {}).items():
+            stack.callback(model.get_submodule(name).register_forward_hook(adds(a, b)).remove)
+        yield
 
 
 class _Blocks:

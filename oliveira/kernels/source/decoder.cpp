@@ -16,7 +16,7 @@ struct Row {
 };
 
 struct Buffers {
-    std::vector<float> x, normed, qkv, mixed, hidden, scales;
+    std::vector<float> x, normed, qkv, mixed, hidden, scales, extra;
     std::vector<int8_t> q;
     std::vector<Row> rows;
     std::vector<int> first;         // row of each run
@@ -56,6 +56,22 @@ Rows prepare(Worker &w, const Pass &pass, const Matrix &matrix, const float *x, 
     if (!alone) w.barrier();
     rows.q = q, rows.scale = scale, rows.low = low, rows.total = total;
     return rows;
+}
+
+// The LoRA terms of a product with the parts first … last of a layer; the rows of runs without an adapter get zeros.
+void adapt(Worker &w, const Pass &pass, const Matrix &matrix, const float *x, int layer, int first, int last) {
+    const size_t stride = size_t(panels(matrix)) * LANES;
+    for (int from, end; w.take(pass.m, 1, false, from, end);)
+        for (int row = from; row < end; row++) {
+            float *extra = pass.at.extra.data() + row * stride;
+            const LowRank *parts = pass.batch.adapter[pass.at.rows[row].run];
+            for (size_t i = 0; i < stride; i++) extra[i] = 0;
+            for (int part = first; parts && part <= last; part++) {
+                const LowRank &low = parts[layer * PARTS + part];
+                if (low.rank) isa->low_rank(low, x, groups(matrix), pass.m, row, extra);
+            }
+        }
+    w.barrier();
 }
 
 void multiply(Worker &w, const Pass &pass, const Matrix &matrix, const float *x, int m, const Output &to) {
@@ -161,6 +177,7 @@ void forward(Worker &w, void *data) {
     const Decoder &d = pass.d;
     Buffers &at = pass.at;
     const int m = pass.m;
+    const float *extra = pass.batch.adapter ? at.extra.data() : nullptr;
     int from, end;
     if (w.take(m, 1, false, from, end))
         for (int row = from; row < end; row++) embed(pass, row, pass.batch.tokens[row], w.scratch.tile);
@@ -168,22 +185,26 @@ void forward(Worker &w, void *data) {
     for (int i = 0; i < d.n_layers; i++) {
         const Layer &layer = d.layers[i];
         const float *x = normalise(w, pass, layer.attention_norm, nullptr, m);
-        multiply(w, pass, layer.qkv, x, m, {PLAIN, IDENTITY, at.qkv.data(), int64_t(d.n_heads + 2 * d.n_kv_heads) * d.d_head});
+        if (extra) adapt(w, pass, layer.qkv, x, i, QUERY, VALUE);
+        multiply(w, pass, layer.qkv, x, m, {PLAIN, IDENTITY, at.qkv.data(), int64_t(d.n_heads + 2 * d.n_kv_heads) * d.d_head, extra});
         w.barrier();
         attention(w, pass, i);
         w.barrier();
-        multiply(w, pass, layer.output, at.mixed.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model});
+        if (extra) adapt(w, pass, layer.output, at.mixed.data(), i, OUTPUT, OUTPUT);
+        multiply(w, pass, layer.output, at.mixed.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model, extra});
         w.barrier();
         x = normalise(w, pass, layer.feed_forward_norm, nullptr, m);
-        multiply(w, pass, layer.up, x, m, {d.gated ? GATED : PACKED, d.activation, at.hidden.data(), 0});
+        if (extra) adapt(w, pass, layer.up, x, i, GATE, UP);
+        multiply(w, pass, layer.up, x, m, {d.gated ? GATED : PACKED, d.activation, at.hidden.data(), 0, extra});
         w.barrier();
-        multiply(w, pass, layer.down, at.hidden.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model});
+        if (extra) adapt(w, pass, layer.down, at.hidden.data(), i, DOWN, DOWN);
+        multiply(w, pass, layer.down, at.hidden.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model, extra});
         w.barrier();
     }
     const int wanted = int(at.wanted.size());
     if (!wanted) return;
     const float *x = normalise(w, pass, d.norm, at.wanted.data(), wanted);
-    multiply(w, pass, d.head, x, wanted, {PLAIN, IDENTITY, pass.batch.logits, d.vocab_size});
+    multiply(w, pass, d.head, x, wanted, {PLAIN, IDENTITY, pass.batch.logits, d.vocab_size, nullptr});
 }
 
 } // namespace
@@ -217,6 +238,12 @@ void decode(const Decoder &d, const Batch &batch) {
     size_t widest = size_t(d.d_ff) > width ? d.d_ff : width;
     widest = widest > size_t(d.d_model) ? widest : d.d_model;
     const size_t rounded = groups(int(widest));
+    if (batch.adapter) {
+        size_t most = 0;
+        for (const Matrix *one : {&d.layers->qkv, &d.layers->output, &d.layers->up, &d.layers->down})
+            most = size_t(panels(*one)) > most ? panels(*one) : most;
+        at.extra.resize(m * most * LANES);
+    }
     if (d.whole) at.q.resize(m * rounded * GROUP), at.scales.resize(m * rounded * 3);
     run(d.threads, {groups(int(widest)) * m, (size_t(reach) + POSITIONS - 1) / POSITIONS * POSITIONS, padded(d.d_model) / m * ALONE, d.whole ? groups(int(widest)) * ALONE * (GROUP / 4 + 3) : 0}, forward, &pass);
 }

@@ -26,6 +26,8 @@ struct Decoder {
     int64_t n_blocks;
 };
 
+enum Part { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN, PARTS }; // of a layer: what an adapter may change
+
 struct Batch { // runs of new tokens, each of another stream
     int32_t n_runs, unused;
     const int32_t *length;   // (n_runs) new tokens
@@ -35,4 +37,5 @@ struct Batch { // runs of new tokens, each of another stream
     const int32_t *blocks;
     const int64_t *tokens;   // run after run
     float *logits;           // (sum of wanted, vocab_size)
+    const LowRank *const *adapter; // null, or (n_runs): null, or (n_layers, PARTS)
 };

@@ -17,6 +17,6 @@
 #define TEXT(name) #name
 #define NAMED(name) TEXT(name)
 
-static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, turn};
+static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, low_rank, turn};
 
 extern "C" const Isa *MAKE(NAME)() { return &isa; }

@@ -51,6 +51,22 @@ static void turn(float *head, const float *cosine, const float *sine, int d_head
     for (int i = 0; i < d_head; i += LANES) store(head + i, mul(load(head + i), all(scale)));
 }
 
+static void low_rank(const LowRank &layer, const float *x, int groups, int m, int row, float *extra) {
+    const int panels = (layer.d_out + LANES - 1) / LANES;
+    for (int k = 0; k < layer.rank; k++) {
+        const float *a = layer.a + size_t(k) * groups * GROUP, *b = layer.b + size_t(k) * panels * LANES;
+        V s = zero();
+        for (int g = 0; g < groups; g++)
+            for (int n = 0; n < GROUP; n += LANES)
+                s = fma(load(a + g * GROUP + n), load(x + (size_t(g) * m + row) * GROUP + n), s);
+        const V t = all(sum(s));
+        for (int p = 0; p < panels; p++) {
+            float *out = extra + size_t(layer.first + layer.step * p) * LANES;
+            store(out, fma(load(b + p * LANES), t, load(out)));
+        }
+    }
+}
+
 INLINE V load(const uint16_t *p) { return halves(p); }
 
 // Keys stand in columns, so that a score needs no sum across lanes.

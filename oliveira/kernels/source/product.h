@@ -90,18 +90,21 @@ INLINE V activate(V x, int kind) {
     return div(x, add(all(1.0f), exponential(u)));
 }
 
-INLINE V biased(const Matrix &w, int p, V y) { return w.bias ? add(y, load(w.bias + p * LANES)) : y; }
+INLINE V biased(const Matrix &w, int p, int row, V y, const Output &to) {
+    if (w.bias) y = add(y, load(w.bias + p * LANES));
+    return to.extra ? add(y, load(to.extra + (size_t(row) * panels(w) + p) * LANES)) : y;
+}
 
 // What becomes of rows row … row + count - 1 of `n` panels from p on; y (n, count, 16).
 static void finish(const Matrix &w, int p, int n, const float *y, int row, int count, int m, const Output &to) {
     for (int i = 0; i < n; i++, p++) {
         const int at = p * LANES, valid = w.d_out - at < LANES ? w.d_out - at : LANES;
         for (int r = 0; r < count; r++) {
-            V v = biased(w, p, load(y + (i * count + r) * LANES));
+            V v = biased(w, p, row + r, load(y + (i * count + r) * LANES), to);
             if (to.mode == PACKED) {
                 store(to.out + (size_t(at / GROUP) * m + row + r) * GROUP + at % GROUP, activate(v, to.activation));
             } else if (to.mode == GATED) {
-                V up = biased(w, p + 1, load(y + ((i + 1) * count + r) * LANES));
+                V up = biased(w, p + 1, row + r, load(y + ((i + 1) * count + r) * LANES), to);
                 V h = mul(div(v, add(all(1.0f), exponential(sub(zero(), v)))), up);
                 const int half = at / 2;
                 store(to.out + (size_t(half / GROUP) * m + row + r) * GROUP + half % GROUP, h);

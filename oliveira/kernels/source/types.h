@@ -54,7 +54,15 @@ enum Activation { IDENTITY = 0, GELU = 1, RELU = 2 };
 struct Output {
     int mode, activation;
     float *out;
-    int64_t stride; // PLAIN, ADD
+    int64_t stride;     // PLAIN, ADD
+    const float *extra; // null, or (M, panels, 16) to be added to y
+};
+
+// One layer's LoRA term B A x, alpha / r already in B. Its output n goes to panel first + step (n / 16).
+struct LowRank {
+    const float *a; // (rank, d_in filled up to groups)
+    const float *b; // (rank, d_out filled up to panels)
+    int32_t rank, d_out, first, step; // rank 0: none
 };
 
 struct Query {
@@ -96,8 +104,10 @@ struct Isa {
     // blocks[i]: keys (d_head, 16), then values (16, d_head), of positions 16 i … 16 i + 15, fp32 or fp16. At most 4 queries.
     void (*keep)(void *block, int slot, const float *key, const float *value, int d_head, bool half);
     void (*attend)(const void *const *blocks, bool half, const Query *queries, int n, int d_head, float *out, int m, float *scores);
-    // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
     void (*decode)(const Matrix &w, int p, int g, float *out); // a tile as (64, 16) fp32
+    // One row of a packed block of m rows: extra += B A x, in the panels of this layer.
+    void (*low_rank)(const LowRank &layer, const float *x, int groups, int m, int row, float *extra);
+    // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
     void (*turn)(float *head, const float *cosine, const float *sine, int d_head, float scale);
 };
 
