@@ -31,6 +31,7 @@ from oliveira.kernels.linear import ACTIVATIONS, Kind, MatrixStruct, PackedMatri
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.norm import LayerNorm
+from oliveira.nn.positional import Rotary
 
 POSITIONS = 16  # of a block
 MAX_TOKENS = 256  # new tokens in one call
@@ -75,7 +76,7 @@ class _Batch(ctypes.Structure):
         ("unused", ctypes.c_int32),
         *(
             (n, ctypes.c_void_p)
-            for n in ("length", "position", "wanted", "table", "blocks", "tokens", "logits", "adapter")
+            for n in ("length", "position", "slot", "wanted", "table", "blocks", "tokens", "logits", "adapter")
         ),
     )
 
@@ -88,6 +89,9 @@ class Run(NamedTuple):
     table: Sequence[int]  # block numbers; the earlier positions are in them already
     wanted: int = 1  # logits of the last … of the tokens
     adapter: Adapter | None = None
+    slot: int | None = (
+        None  # place of the first token in the blocks, where earlier blocks were dropped; else `position`
+    )
 
 
 def not_covered(model: GPT) -> str | None:
@@ -121,10 +125,24 @@ def _products(block: Any) -> list[list[nn.Module]]:
     return [[attention.query, attention.key, attention.value], [attention.output], up, [ffn.down]]
 
 
+def rotary_for(model: GPT, context: int | None) -> Rotary | None:
+    """The model's rotation, for `context` positions. Raises `UserError` where positions were learned."""
+    config = model.config
+    if context is None or context <= config.max_len:
+        return model.rotary
+    if model.rotary is None:
+        raise UserError(
+            f"positions = {config.positions}: this model knows {config.max_len} positions and not {context}. "
+            "Use a model with positions = rope, or no window."
+        )
+    return Rotary(context, config.d_model // config.n_heads, config.rope_base)
+
+
 class Decoder(Protocol):
     """What computes the steps of a GPT: `NativeDecoder`, or its twin in torch (`oliveira.kernels.twin`)."""
 
     config: GPTConfig
+    context: int  # positions
     block_size: int  # numbers of a block
     cache_dtype: torch.dtype
     exact: (
@@ -148,6 +166,7 @@ class NativeDecoder:
         activations: str = "fp32",
         cache: str = "fp32",
         threads: int | None = None,
+        context: int | None = None,
     ) -> None:
         """`head`: format of the output matrix ("int8", "int6", "int4", "nf4", "fp32"), None = as it is. A tied head
         that is quantised here is the embedding as well, so that fp32 is kept nowhere.
@@ -155,6 +174,7 @@ class NativeDecoder:
         `activations`: "int8" rounds what enters a quantised product to 8 bits a group of 64 and multiplies whole
         numbers: faster where many tokens are computed at once; docs/kernels.md has the loss.
         `cache`: keys and values as "fp32", or as "fp16": half the memory and traffic, logits change by about 1e-3.
+        `context`: positions, None = the model's `max_len`; more for rotary positions and streams that drop blocks.
         `threads`: None = torch's number. While a call computes, torch's threads rest, and these rest between calls.
         Raises `UserError` for a model that `not_covered` explains.
         """
@@ -174,7 +194,8 @@ class NativeDecoder:
         layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))
         packed_head = self._matrix(head_kind, [model.head])
         shared = tied and head_kind != Kind.fp32
-        rotary, positions = model.rotary, model.positions
+        rotary, positions = rotary_for(model, context), model.positions
+        self.context = context or config.max_len
         table: Any = None if positions is None else positions.table
         table = table.weight if isinstance(table, nn.Embedding) else table
         self._struct = _Decoder(
@@ -185,7 +206,7 @@ class NativeDecoder:
             d_head=self.d_head,
             d_ff=config.d_ff,
             vocab_size=config.vocab_size,
-            max_len=config.max_len,
+            max_len=self.context,
             gated=config.feed_forward == "swiglu",
             activation=_ACTIVATIONS[config.feed_forward],
             threads=threads or torch.get_num_threads(),
@@ -284,6 +305,7 @@ class NativeDecoder:
         arrays = (
             (i32 * len(runs))(*[len(run.tokens) for run in runs]),
             (i32 * len(runs))(*[run.position for run in runs]),
+            (i32 * len(runs))(*[run.position if run.slot is None else run.slot for run in runs]),
             (i32 * len(runs))(*[run.wanted for run in runs]),
             (i64 * len(runs))(*starts),
             (i32 * len(blocks))(*blocks),
@@ -311,12 +333,18 @@ class NativeDecoder:
         for run in runs:
             n, end = len(run.tokens), run.position + len(run.tokens)
             total += n
-            if not n or run.position < 0 or end > self.config.max_len:
-                raise UserError(f"{n} tokens from position {run.position} on: give 1 … {self.config.max_len} in all.")
+            if not n or run.position < 0 or end > self.context:
+                raise UserError(f"{n} tokens from position {run.position} on: give 1 … {self.context} in all.")
+            if run.slot is not None:
+                if not 0 <= run.slot <= run.position:
+                    raise UserError(
+                        f"slot = {run.slot}: a token at position {run.position} stands at 0 … {run.position}."
+                    )
+                end = run.slot + n
             if not 0 <= run.wanted <= n:
                 raise UserError(f"wanted = {run.wanted}: logits can be had of the {n} tokens given.")
             if end > len(run.table) * POSITIONS:
-                raise UserError(f"a table of {len(run.table)} blocks does not reach position {end - 1}. Add blocks.")
+                raise UserError(f"a table of {len(run.table)} blocks does not reach place {end - 1}. Add blocks.")
             if min(run.table) < 0 or max(run.table) >= n_blocks:
                 raise UserError(f"a block number is not among 0 … {n_blocks - 1}.")
             if min(run.tokens) < 0 or max(run.tokens) >= vocab_size:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from oliveira.errors import UserError
 from oliveira.kernels.adapter import Adapter
-from oliveira.kernels.decoder import POSITIONS, BlockPool, Run
+from oliveira.kernels.decoder import POSITIONS, BlockPool, Run, rotary_for
 from oliveira.models.gpt import GPT
 
 
@@ -24,8 +24,10 @@ class TorchDecoder:
 
     exact = False
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, *, context: int | None = None) -> None:
         self.model, self.config = model, model.config
+        self.context = context or model.config.max_len
+        model.rotary = rotary_for(model, context)
         self._block = (
             self.config.n_layers, 2, self.config.n_kv_heads, POSITIONS, self.config.d_model // self.config.n_heads
         )  # fmt: skip
@@ -52,11 +54,14 @@ class TorchDecoder:
         assert self._pool is not None
         n = len(runs[0].tokens)
         positions_BT = torch.tensor([range(run.position, run.position + n) for run in runs])
-        reach = int(positions_BT.max()) // POSITIONS + 1
+        slots_BT = torch.tensor(
+            [range(slot, slot + n) for slot in (r.position if r.slot is None else r.slot for r in runs)]
+        )
+        reach = int(slots_BT.max()) // POSITIONS + 1
         # A short table is filled up with its first block: the mask hides it.
         table_BN = torch.tensor([[*run.table[:reach], *[run.table[0]] * (reach - len(run.table))] for run in runs])
-        cache = _Blocks(self._pool.blocks.view(-1, *self._block), table_BN, positions_BT)
-        mask = (torch.arange(reach * POSITIONS) <= positions_BT[..., None])[:, None]
+        cache = _Blocks(self._pool.blocks.view(-1, *self._block), table_BN, slots_BT)
+        mask = (torch.arange(reach * POSITIONS) <= slots_BT[..., None])[:, None]
         tokens_BT = torch.tensor([list(run.tokens) for run in runs])
         with _adapted(self.model, runs[0].adapter):
             hidden_BTD = self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
@@ -80,13 +85,13 @@ def _adapted(model: GPT, adapter: Adapter | None) -> Iterator[None]:
 class _Blocks:
     """One batch's view of the pool (a `KeyValueCache`)."""
 
-    def __init__(self, blocks: Tensor, table_BN: Tensor, positions_BT: Tensor) -> None:
-        self.blocks, self.table_BN, self.positions_BT = blocks, table_BN, positions_BT
-        self.into_BT = table_BN.gather(1, positions_BT // POSITIONS)
-        self.offset_BT = positions_BT % POSITIONS
+    def __init__(self, blocks: Tensor, table_BN: Tensor, slots_BT: Tensor) -> None:
+        self.blocks, self.table_BN, self.slots_BT = blocks, table_BN, slots_BT
+        self.into_BT = table_BN.gather(1, slots_BT // POSITIONS)
+        self.offset_BT = slots_BT % POSITIONS
 
     def length(self) -> int:
-        return int(self.positions_BT.min())
+        return int(self.slots_BT.min())
 
     def extend(self, layer: int, k_BHTK: Tensor, v_BHTK: Tensor) -> tuple[Tensor, Tensor]:
         for part, new in enumerate((k_BHTK, v_BHTK)):

@@ -18,6 +18,9 @@ from oliveira.memory.attention_cache import AttentionCache
 from oliveira.models.gpt import GPT
 from oliveira.serving.prefixes import Prefixes, chunk_bytes
 from oliveira.serving.speculation import DraftModel, Guesser, LookUp, Speculator, cost_of_a_guess, step_seconds
+from oliveira.serving.window import Window
+
+CONTEXT = 16  # times max_len: how long a text may become with a window
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +34,21 @@ class Settings:
     cache_megabytes: int = 0
     guesses: bool = True
     draft: Path | None = None  # artifact of a smaller model with the same tokenizer
+    window: Window | None = None  # what a stream keeps of a text without end; None: texts end at max_len
 
 
-def make_decoder(artifact: Artifact, model: GPT) -> tuple[Decoder, str]:
+def make_decoder(artifact: Artifact, model: GPT, window: Window | None = None) -> tuple[Decoder, str]:
     """The native step where it covers the model, else torch; and what to call it, with the reason."""
+    context = CONTEXT * model.config.max_len if window else None
+    if window and window.size > model.config.max_len:
+        raise UserError(
+            f"serve.window = {window.size} is more than the model's max_len = {model.config.max_len}: it never learned "
+            "to look back so far. Lower it."
+        )
     if reason := not_covered(model):
         log.warning("decoding with torch", extra={"digest": artifact.digest[:12], "reason": reason})
-        return TorchDecoder(model), f"torch: {reason}"
-    return NativeDecoder(model), f"native {path_in_use()}"
+        return TorchDecoder(model, context=context), f"torch: {reason}"
+    return NativeDecoder(model, context=context), f"native {path_in_use()}"
 
 
 def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, settings: Settings) -> Speculator | None:
@@ -67,12 +77,16 @@ def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, setting
     folder = settings.home / "attention"
     try:
         cache = AttentionCache(
-            folder, model=fields, chunk_bytes=chunk_bytes(pool), capacity_bytes=settings.cache_megabytes << 20
+            folder,
+            model=fields,
+            chunk_bytes=chunk_bytes(pool),
+            capacity_bytes=settings.cache_megabytes << 20,
+            window=settings.window.size if settings.window else None,
         )
     except UserError as error:  # the engine that this one replaces still ends its streams
         log.warning("no attention cache", extra={"reason": str(error)})
         return None
-    return Prefixes(cache, pool)
+    return Prefixes(cache, pool, settings.window)
 
 
 def _draft(path: Path, tokenizer: Tokenizer) -> Decoder:

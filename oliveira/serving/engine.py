@@ -33,6 +33,7 @@ from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, mak
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 from oliveira.serving.sampling import Sampling
 from oliveira.serving.scheduler import Request, Scheduler
+from oliveira.serving.window import Window
 
 SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
 SMOKE_TOKENS = 8
@@ -54,7 +55,6 @@ class Engine:
         self.artifact, self.settings = artifact, settings
         model = self.model
         self.tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-        self.max_len = model.config.max_len
         if self.tokenizer.vocab_size > model.config.vocab_size:
             raise CorruptError(
                 f"artifact {artifact.digest[:12]}: the tokenizer knows {self.tokenizer.vocab_size} tokens, "
@@ -62,13 +62,15 @@ class Engine:
             )
         self.pieces = [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
         self.longest = max(len(piece) for piece in self.pieces)
-        decoder, self.decoder = make_decoder(artifact, model)
+        decoder, self.decoder = make_decoder(artifact, model, settings.window)
+        self.max_len = decoder.context
         self.scheduler = Scheduler(
             decoder,
             slots=settings.slots,
             token_bytes=self.pieces.__getitem__,
             end_of_text=self.tokenizer.end_of_text,
             n_tokens=self.tokenizer.vocab_size,
+            window=settings.window,
         )
         self.scheduler.speculator = make_speculator(decoder, self.scheduler.pool, self.tokenizer, settings)
         self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
@@ -261,6 +263,9 @@ def main() -> int:
     parser.add_argument("--cache-megabytes", type=int, default=0, help="of the attention cache; 0 = none")
     parser.add_argument("--no-guesses", action="store_true", help="no speculative decoding")
     parser.add_argument("--draft", type=Path, help="artifact of a smaller model that guesses; else earlier text does")
+    parser.add_argument(
+        "--window", type=int, default=0, help="tokens kept of a text without end; 0 = it ends at max_len"
+    )
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
@@ -273,6 +278,7 @@ def main() -> int:
             cache_megabytes=given.cache_megabytes,
             guesses=not given.no_guesses,
             draft=given.draft,
+            window=Window(given.window) if given.window else None,
         )
         engine = Engine(open_artifact(given.artifact, given.digest), settings)
         engine.smoke()

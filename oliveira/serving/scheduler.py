@@ -1,7 +1,8 @@
 """Continuous batching: streams join and leave between any two steps (Orca, Yu et al., OSDI 2022).
 
 A step is one token for every stream that decodes (more, where a guess proves right) and at most one piece of one
-prompt, in one call of the decoder. A long prompt therefore delays the others by a piece, never by all of it.
+prompt (64 tokens while others decode), in one call of the decoder. A long prompt therefore delays the others by a
+piece, never by all of it.
 
 Keys and values stand in blocks of 16 positions (PagedAttention, Kwon et al., SOSP 2023). A stream joins when all blocks
 that it can ever need are free, so no stream is put out again; they are free at once when it ends or is cancelled. The
@@ -24,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
+from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.prefixes import Prefixes
 from oliveira.serving.protocol import Message
 from oliveira.serving.sampling import Sampling, draw, log_probabilities, mix
 from oliveira.serving.speculation import Speculator
 from oliveira.serving.text import TextStream
-
-CHUNK = 64  # prompt tokens read in a step while others decode; also what the attention cache keeps together
+from oliveira.serving.window import Window
 
 
 @dataclass(kw_only=True)
@@ -71,7 +72,10 @@ class Stream:
         self.table: list[int] = []
         self.position = 0  # tokens whose keys and values are in the blocks
         self.generated = 0
-        self.losses: dict[int, float] = {}  # of the tokens of each chunk, given those before them
+        self.dropped = 0  # chunks that fell out of the window
+        self.stored = 0  # chunks that the attention cache has
+        self.loss = 0.0  # of the tokens so far, each given those before it
+        self.loss_after: dict[int, float] = {}  # the same, at the end of each chunk
         self.guessing: Any = None  # the guesser's
         self._entries: deque[tuple[int, int, Message]] = deque()
 
@@ -85,9 +89,9 @@ class Stream:
         return self.request.salt
 
     @property
-    def blocks(self) -> int:
-        """Blocks that the stream can ever need."""
-        return -(-(len(self.request.prompt) + self.request.max_tokens) // POSITIONS)
+    def slot(self) -> int:
+        """Where the next token stands in the blocks."""
+        return self.position - self.dropped * CHUNK
 
     def lose(self, first: int, logits_TV: Tensor, tokens: list[int]) -> None:
         """Adds the losses of `tokens`, which stand at position `first` and after it."""
@@ -97,7 +101,9 @@ class Stream:
             .tolist()
         )
         for place, loss in enumerate(each, first):
-            self.losses[place // CHUNK] = self.losses.get(place // CHUNK, 0.0) + loss
+            self.loss += loss
+            if place % CHUNK == CHUNK - 1:
+                self.loss_after[place // CHUNK] = self.loss
 
     def remember(self, start: int, entry: Message) -> None:
         self._entries.append((start, self.text.length, {**entry, "offset": start}))
@@ -129,12 +135,15 @@ class Scheduler:
         n_tokens: int,
         prefixes: Prefixes | None = None,
         speculator: Speculator | None = None,
+        window: Window | None = None,
     ) -> None:
         self.decoder, self.slots = decoder, slots
         self.token_bytes, self.end_of_text = token_bytes, end_of_text
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
         # One more for a prompt whose last block is kept until the request's other choices have copied it.
-        self.pool = BlockPool(decoder, slots * -(-decoder.config.max_len // POSITIONS) + 1)
+        self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
+        self.pool = BlockPool(decoder, slots * -(-self.reach // POSITIONS) + 1)
+        self.window = window
         self.prefixes = prefixes
         self.speculator = speculator
         self.waiting: deque[Stream] = deque()
@@ -181,9 +190,11 @@ class Scheduler:
         messages: list[Message] = []
         self._admit(messages)
         streams, reading = list(self.decoding), self.reading
+        for stream in [*streams, *([reading] if reading else [])]:
+            self._slide(stream)
         guesses = self._guess(streams)
         runs = [
-            Run([stream.tokens[-1], *guess], stream.position, stream.table, 1 + len(guess))
+            Run([stream.tokens[-1], *guess], stream.position, stream.table, 1 + len(guess), slot=stream.slot)
             for stream, guess in zip(streams, guesses, strict=True)
         ]
         if reading is not None:
@@ -200,27 +211,44 @@ class Scheduler:
         """First come, first served: the next prompt, if there are a slot and blocks for all that it may become."""
         while self.reading is None and self.waiting and len(self.decoding) < self.slots:
             stream, request = self.waiting[0], self.waiting[0].request
-            whole = 0 if request.read is None else len(request.prompt) // POSITIONS
-            if stream.blocks - whole > len(self.pool.free):
+            need = self._blocks(request)
+            if need - (len(request.prompt) // POSITIONS if request.read else 0) > len(self.pool.free):
                 return
             self.waiting.popleft()
             if request.read is None:
                 self.reading = stream
-                request.started = time.monotonic()
-                stream.table = self.pool.take(stream.blocks)
+                if stream.index == 0:
+                    request.started = time.monotonic()
+                stream.table = self.pool.take(need)
                 if self.prefixes is not None:
-                    stream.position = request.cached = self.prefixes.restore(stream)
+                    stream.position = self.prefixes.restore(stream)
+                    request.cached = max(request.cached, stream.position)
             else:
                 self._follow(stream, *request.read, messages)
+
+    def _blocks(self, request: Request) -> int:
+        """Blocks that a stream of this request can ever need."""
+        return -(-min(len(request.prompt) + request.max_tokens, self.reach) // POSITIONS)
+
+    def _slide(self, stream: Stream) -> None:
+        """Before a token of a new chunk: what it does not attend to makes room."""
+        if self.window is None:
+            return
+        falls = self.window.dropped(stream.position // CHUNK) - stream.dropped
+        if falls > 0:
+            if self.prefixes is not None:
+                self.prefixes.keep(stream)
+            stream.table = self.window.rotate(stream.table, falls)
+            stream.dropped += falls
 
     def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Message]) -> None:
         """A further choice of a request whose prompt has been read: whole blocks are shared, the last one is copied."""
         request = stream.request
         whole = len(request.prompt) // POSITIONS
-        stream.table = self.pool.share(blocks[:whole]) + self.pool.take(stream.blocks - whole)
-        if whole < len(blocks):
-            self.pool.blocks[stream.table[whole]] = self.pool.blocks[blocks[whole]]
+        stream.table = self.pool.share(blocks[:whole]) + self.pool.take(self._blocks(request) - whole)
+        self.pool.blocks[stream.table[whole : len(blocks)]] = self.pool.blocks[blocks[whole:]]
         stream.position = len(request.prompt)
+        stream.stored = stream.position // CHUNK
         if stream.index == request.n - 1:
             self._forget_prompt(request)
         self.decoding.append(stream)
@@ -236,13 +264,18 @@ class Scheduler:
         if self.speculator is None:
             return [[] for _ in streams]
         room = [stream.request.max_tokens - stream.generated - 1 for stream in streams]
+        if self.window is not None:
+            ends = [self.window.end(stream.position) - stream.position - 1 for stream in streams]
+            room = [min(pair) for pair in zip(room, ends, strict=True)]
         return self.speculator.guess(streams, room)
 
     def _piece(self, stream: Stream) -> Run:
         start, n = stream.position, len(stream.request.prompt)
         end = min(start + (CHUNK if self.decoding else MAX_TOKENS), n)
+        if self.window is not None:
+            end = min(end, self.window.end(start))
         wanted = end - start if stream.observed else int(end == n)
-        return Run(stream.request.prompt[start:end], start, stream.table, wanted)
+        return Run(stream.request.prompt[start:end], start, stream.table, wanted, slot=stream.slot)
 
     def _compute(self, runs: list[Run]) -> list[Tensor]:
         """Logits (wanted, V) of each run, in as few calls as the decoder takes."""
@@ -264,13 +297,13 @@ class Scheduler:
             stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])
         if stream.position < len(prompt):
             return
-        if stream.observed and math.isfinite(total := math.fsum(stream.losses.values())):
-            request.loss = total / (len(prompt) - 1)
+        if stream.observed and math.isfinite(stream.loss):
+            request.loss = stream.loss / (len(prompt) - 1)
         self.reading = None
         self.decoding.append(stream)
         if self.prefixes is not None:
             self.prefixes.keep(stream)
-        if request.n > 1:
+        if request.n > 1 and len(prompt) + request.max_tokens <= self.reach:  # else the window slides over the prompt
             request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
         self._choose(stream, logits_TV[-1], messages)
 

@@ -154,6 +154,8 @@ def engine_options(home: Path, serve: ServeSection) -> list[str]:
     options += ["--cache-megabytes", str(serve.cache_megabytes)]
     if not serve.guesses:
         options.append("--no-guesses")
+    if serve.window:
+        options += ["--window", str(serve.window)]
     if serve.draft:
         options += ["--draft", serve.draft]
     return options

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine_helpers import prompts, request, run
 from serving_helpers import Home
 
 from oliveira.artifact import Artifact
-from oliveira.errors import OliveiraError
+from oliveira.errors import OliveiraError, UserError
 from oliveira.kernels.build import unavailable
+from oliveira.nn.positional import Rotary
+from oliveira.serving import decoders
 from oliveira.serving.decoders import Settings
 from oliveira.serving.engine import Engine
 from oliveira.serving.scheduler import CHUNK
 from oliveira.serving.speculation import AT_ONCE, Speculator
+from oliveira.serving.window import Window
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason="no compiler: torch decodes, without cache and guesses"
@@ -201,3 +205,67 @@ def test_a_draft_with_another_tokenizer_is_refused(make: Make, made: list[Artifa
     home.ledger.close()
     with pytest.raises(OliveiraError, match=r"serve\.draft.*tokenizer"):
         make(guesses=True, draft=draft.path)
+
+
+# Texts longer than the model ------------------------------------------------------------------------------------
+
+WINDOW = 192
+
+
+@torch.inference_mode()
+def in_a_window(engine: Engine, prompt: list[int], n: int) -> list[int]:
+    """The twin: the whole text read anew for every token, with the window as a mask."""
+    model, total = engine.model, len(prompt) + n
+    model.rotary = Rotary(total, model.config.d_model // model.config.n_heads, model.config.rope_base)
+    row, column = torch.arange(total)[:, None], torch.arange(total)
+    low = torch.clamp((row // CHUNK + 1 - (WINDOW - CHUNK) // CHUNK) * CHUNK, min=CHUNK)
+    mask = (column <= row) & ((column < CHUNK) | (column >= low))
+    assert int(mask.sum(dim=1).max()) == WINDOW
+    tokens = list(prompt)
+    for _ in range(n):
+        size = len(tokens)
+        logits = model(torch.tensor([tokens]), positions=torch.arange(size), mask=mask[:size, :size])
+        tokens.append(int(logits[0, -1, : engine.tokenizer.vocab_size].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_text_without_end_is_read_through_a_window(make: Make, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    if not native:
+        monkeypatch.setattr(decoders, "not_covered", lambda model: "asked for.")
+    engine = make(window=Window(WINDOW))
+    prompt = (prompts(engine)[5] * 3)[:300]  # longer than max_len = 256
+    wanted = engine.tokenizer.decode(in_a_window(engine, prompt, 150))
+    got = run(engine, [[(request("r", prompt, 150), 0)], [(request("beside", prompt[7:90], 100), 0)]])
+    assert got["r", 0]["text"] == wanted
+    assert len(engine.scheduler.pool.blocks) == 4 * WINDOW // 16 + 1  # no more than the window for each stream
+
+
+def long_answers(engine: Engine) -> dict[tuple[str, int], dict[str, Any]]:
+    base = prompts(engine)[5] * 4
+    waves = [
+        [(request(f"r{n}", base[:n], 120, temperature=float(n % 2), n=1 + n % 3 // 2, logprobs=2, observe=n < 150), n)]
+        for n in (40, 128, 191, 192, 257, 320, 384, 401)
+    ]
+    return run(engine, waves)
+
+
+def test_a_long_conversation_is_found_again_from_its_sinks_and_its_end(make: Make) -> None:
+    plain = said(long_answers(make(window=Window(WINDOW))))
+    engine = make(window=Window(WINDOW), cache_megabytes=16, guesses=True)
+    assert said(long_answers(engine)) == plain
+    again = make(window=Window(WINDOW), cache_megabytes=16)
+    found = long_answers(again)
+    assert said(found) == plain
+    assert found["r401", -1]["cached_tokens"] >= 320
+    assert again.scheduler.prefixes is not None
+    for chunk in range(7):
+        assert len(again.scheduler.prefixes.cache.needed(chunk)) < WINDOW // CHUNK
+
+
+def test_a_window_that_cannot_be_is_refused(make: Make) -> None:
+    for size, word in ((100, "multiple"), (64, "multiple")):
+        with pytest.raises(UserError, match=word):
+            Window(size)
+    with pytest.raises(UserError, match="max_len"):
+        make(window=Window(512))

@@ -230,7 +230,7 @@ def test_what_cannot_be_computed_is_refused() -> None:
         ([Run([], 0, table)], "0 tokens"),
         ([Run([1], 96, table)], "max|1 … 96"),
         ([Run([1], -1, table)], "position -1"),
-        ([Run([1], 16, table[:1])], "does not reach position 16"),
+        ([Run([1], 16, table[:1])], "does not reach place 16"),
         ([Run([1], 0, [8])], "block number"),
         ([Run([1], 0, [-1])], "block number"),
         ([Run([V], 0, table)], "token"),

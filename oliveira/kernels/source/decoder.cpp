@@ -12,7 +12,7 @@ constexpr int ROWS_AT_ONCE = 16; // queries of one task of attention
 constexpr int64_t SMALL = 1 << 21; // multiply-adds a thread below which work is divided once and for all
 
 struct Row {
-    int run, position;
+    int run, position, slot;
 };
 
 struct Buffers {
@@ -126,13 +126,13 @@ void keep(const Pass &pass, int row, int layer, int kv_head) {
         isa->turn(q + (kv_head * share + i) * d.d_head, cosine, sine, d.d_head, 1.0f / __builtin_sqrtf(float(d.d_head)));
     float *k = q + (d.n_heads + kv_head) * d.d_head, *v = k + d.n_kv_heads * d.d_head;
     if (cosine) isa->turn(k, cosine, sine, d.d_head, 1.0f);
-    isa->keep(pass.block(r.run, r.position / POSITIONS, layer, kv_head), r.position % POSITIONS, k, v, d.d_head, d.half);
+    isa->keep(pass.block(r.run, r.slot / POSITIONS, layer, kv_head), r.slot % POSITIONS, k, v, d.d_head, d.half);
 }
 
 void look_back(Worker &w, const Pass &pass, int run, int layer, int kv_head, int first, int last) {
     const Decoder &d = pass.d;
     const int stride = (d.n_heads + 2 * d.n_kv_heads) * d.d_head, share = d.n_heads / d.n_kv_heads;
-    const int n_blocks = pass.at.rows[last - 1].position / POSITIONS + 1;
+    const int n_blocks = pass.at.rows[last - 1].slot / POSITIONS + 1;
     for (int i = 0; i < n_blocks; i++) w.scratch.blocks[i] = pass.block(run, i, layer, kv_head);
     Query queries[4];
     int n = 0;
@@ -140,7 +140,7 @@ void look_back(Worker &w, const Pass &pass, int run, int layer, int kv_head, int
         for (int i = 0; i < share; i++) {
             const int head = kv_head * share + i;
             const float *q = pass.at.qkv.data() + int64_t(row) * stride + head * d.d_head;
-            queries[n++] = {q, row, head * d.d_head, pass.at.rows[row].position + 1};
+            queries[n++] = {q, row, head * d.d_head, pass.at.rows[row].slot + 1};
             if (n == 4 || (row == last - 1 && i == share - 1)) {
                 isa->attend(w.scratch.blocks, d.half, queries, n, d.d_head, pass.at.mixed.data(), pass.m, w.scratch.scores);
                 n = 0;
@@ -220,12 +220,12 @@ void decode(const Decoder &d, const Batch &batch) {
         at.first.push_back(pass.m);
         for (int i = 0; i < n; i++) {
             if (i >= n - batch.wanted[run]) at.wanted.push_back(pass.m + i);
-            at.rows.push_back({run, batch.position[run] + i});
+            at.rows.push_back({run, batch.position[run] + i, batch.slot[run] + i});
         }
         at.tasks.push_back(at.tasks.back() + (n + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE * d.n_kv_heads);
         pass.m += n;
         pass.single = pass.single && n == 1;
-        reach = batch.position[run] + n > reach ? batch.position[run] + n : reach;
+        reach = batch.slot[run] + n > reach ? batch.slot[run] + n : reach;
     }
     const size_t m = size_t(pass.m), width = size_t(d.n_heads) * d.d_head;
     const auto padded = [&](size_t n) { return m * groups(int(n)) * GROUP; };

@@ -32,6 +32,7 @@ struct Batch { // runs of new tokens, each of another stream
     int32_t n_runs, unused;
     const int32_t *length;   // (n_runs) new tokens
     const int32_t *position; // (n_runs) of the first of them
+    const int32_t *slot;     // (n_runs) its place in the run's blocks: the position less what was dropped
     const int32_t *wanted;   // (n_runs) logits of the last … tokens
     const int64_t *table;    // (n_runs) where the run's block numbers begin in `blocks`
     const int32_t *blocks;
