@@ -1,11 +1,14 @@
-"""LoRA: a frozen matrix learns through a product of two thin ones.
+"""LoRA: a frozen matrix learns through a product of two thin ones. QLoRA: the frozen matrix has 4 bits.
 
-Paper: Hu et al. 2021, arXiv:2106.09685, §4.1.
+Papers: Hu et al. 2021, arXiv:2106.09685, §4.1; Dettmers et al. 2023, arXiv:2305.14314, §3 (eq. 5).
 
     W' = W + α/r · B A,   B ∈ R^{d_out × r} starts at zero, A ∈ R^{r × d_in} like a linear layer
 
 Seed 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
 are used.
+
+A 4-bit W (`QuantisedLinear`) is rebuilt twice a step, for y and for ∂x, and never kept. `compute="bf16"` rounds what
+enters a product with W, and what leaves it, to bfloat16 while the layer trains; A, B and their products stay float32.
 
 Shapes: x (…, d_in) → (…, d_out). Complexity: r·(d_in + d_out) trained numbers a layer; free once merged.
 Checked against: peft.LoraConfig, outputs and gradients to 1e-5; merged = unmerged to 1e-6.
@@ -17,6 +20,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,41 +28,107 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
+from oliveira.training.products import bf16_available, pays, product, weight_of
 
+Compute = Literal["fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WEIGHTS, DESCRIPTION = "lora.safetensors", "adapter.json"
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b + s (x Aᵀ) Bᵀ with W frozen. Kept for the way back: x and x Aᵀ, not W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lora_a: Tensor, lora_b: Tensor, layer: LoRALinear) -> Tensor:
+        u = product(x, lora_a) * layer.scale
+        ctx.layer = layer
+        ctx.save_for_backward(x, u, lora_a, lora_b)
+        return _plus(_frozen(x, layer, layer.linear.bias), u, lora_b.t())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, u, lora_a, lora_b = ctx.saved_tensors
+        d_u = product(gradient, lora_b.t()) * ctx.layer.scale
+        rows_x, rows_u, rows_d_u, rows_y = (t.flatten(0, -2) for t in (x, u, d_u, gradient))
+        # The thin side is the one that is written again in another order.
+        d_a, d_b = product(rows_d_u.t(), rows_x.t()), product(rows_u.t(), rows_y.t()).t()
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_x = _plus(_frozen(gradient, ctx.layer, None, transposed=True), d_u, lora_a)
+        return d_x, d_a, d_b, None
+
+
+def _frozen(x: Tensor, layer: LoRALinear, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
+    weight = weight_of(layer.linear).to(layer.dtype)
+    bias = None if bias is None else bias.to(layer.dtype)
+    return product(x.to(layer.dtype), weight.t() if transposed else weight, bias).float()
+
+
+def _plus(y: Tensor, thin: Tensor, matrix: Tensor) -> Tensor:
+    """y + thin matrix, in place: a new y would cost more than this product."""
+    y.flatten(0, -2).addmm_(thin.flatten(0, -2), matrix)
+    return y
 
 
 class LoRALinear(nn.Module):
     """`linear`, frozen, plus the low-rank term."""
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(
+        self, linear: nn.Linear | QuantisedLinear, rank: int, alpha: float, *, compute: Compute = "fp32"
+    ) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
-        self.rank, self.alpha = rank, alpha
-        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
-        self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+        self.rank, self.alpha, self.scale, self.dtype = rank, alpha, alpha / rank, DTYPES[compute]
+        like = linear.weight if isinstance(linear, nn.Linear) else torch.empty(0)
+        self.lora_a = nn.Parameter(like.new_empty(rank, linear.in_features))
+        self.lora_b = nn.Parameter(like.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.lora_a.dtype == torch.float32 and pays(x, self.linear.out_features):
+            result: Tensor = _Product.apply(x, self.lora_a, self.lora_b, self)
+            return result
         update = F.linear(F.linear(x, self.lora_a), self.lora_b)
-        return self.linear(x) + self.alpha / self.rank * update
+        return self.linear(x) + self.scale * update
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The plain layer with W' as its weight."""
-        self.linear.weight += self.alpha / self.rank * (self.lora_b @ self.lora_a)
-        return self.linear
+    def merged(self) -> nn.Linear | QuantisedLinear:
+        """The layer with W' as its weight, stored as W was: 4-bit codes are found anew for W'."""
+        update = self.scale * (self.lora_b @ self.lora_a)
+        if isinstance(self.linear, nn.Linear):
+            self.linear.weight += update
+            return self.linear
+        return requantised(self.linear, self.linear.dequantised() + update)
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> nn.Module:
-    """Freezes `model` and wraps, in place, every `nn.Linear` whose attribute name is in `targets`.
+def requantised(layer: QuantisedLinear, weight: Tensor) -> QuantisedLinear:
+    """A layer like `layer`, with `weight` (d_out, d_in) in its place."""
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+        if layer.bias is not None:
+            plain.bias.copy_(layer.bias)
+    return QuantisedLinear(plain, layer.method)
+
+
+def add_lora(
+    model: nn.Module, rank: int, alpha: float, targets: Sequence[str], *, compute: Compute = "fp32"
+) -> nn.Module:
+    """Freezes `model` and wraps, in place, every linear layer, 4-bit or not, whose attribute name is in `targets`.
 
     A comes from torch's global random generator. Only `lora_a` and `lora_b` require gradients afterwards.
-    Returns the model. Raises `UserError` when the rank is below 1, a target names no linear layer, its weight
-    is shared with another layer, or the model carries LoRA already.
+    `compute`: in what the frozen products are computed while training (see the head of the file). Returns the model.
+    Raises `UserError` when the rank is below 1, a target names no linear layer, its weight is shared with another
+    layer, the model carries LoRA already, or the processor does not compute in bfloat16.
     """
+    if compute not in DTYPES:
+        raise UserError(f"compute = {compute!r} is not known. Use {' or '.join(DTYPES)}.")
+    if compute == "bf16" and not bf16_available():
+        raise UserError("compute = 'bf16': this processor has no bfloat16 products. Use compute = 'fp32'.")
     if rank < 1:
         raise UserError(f"adapt.rank = {rank} is below 1. Use 4, 8 or 16.")
     if layers(model):
@@ -67,7 +137,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) 
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
+        if isinstance(child, (nn.Linear, QuantisedLinear))
     ]
     known = sorted({name for _, name, _ in linears})
     if unknown := [target for target in targets if target not in known]:
@@ -78,21 +148,34 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) 
     chosen = [(parent, name, child) for parent, name, child in linears if name in targets]
     owners = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
     for _, name, child in chosen:
-        if sum(parameter is child.weight for parameter in owners) > 1:
+        if isinstance(child, nn.Linear) and sum(parameter is child.weight for parameter in owners) > 1:
             raise UserError(f"adapt.targets: {name!r} shares its weight with another layer. Leave it out.")
     model.requires_grad_(False)
     for parent, name, child in chosen:
-        setattr(parent, name, LoRALinear(child, rank, alpha).train(child.training))
+        setattr(parent, name, LoRALinear(child, rank, alpha, compute=compute).train(child.training))
     return model
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Puts W' into plain `nn.Linear` layers, in place. Returns the model; all its parameters train again."""
+    """Puts W' into the layers, in place. Returns the model; all its parameters train again.
+
+    A 4-bit layer stays one, and W' is rounded to 4 bits anew: docs/training.md has what this costs in loss. To merge
+    without it, call `dequantise_model` first, or keep the adapter beside the 4-bit weights.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoRALinear):
                 setattr(parent, name, child.merged())
     return model.requires_grad_(True)
+
+
+def _take_off(model: nn.Module) -> None:
+    """Leaves the model as it was before `add_lora`."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LoRALinear):
+                setattr(parent, name, child.linear)
+    model.requires_grad_(True)
 
 
 def layers(model: nn.Module) -> dict[str, LoRALinear]:
@@ -118,16 +201,30 @@ def save_adapter(folder: Path, model: nn.Module, *, base: str) -> None:
     write_json_atomic(folder / DESCRIPTION, {**told, "digest": sha256_json(told)})
 
 
-def load_adapter(folder: Path, model: nn.Module, *, base: str) -> nn.Module:
-    """Adds the adapter of `folder` to the plain `model`, whose weights have the digest `base`. Returns it.
+class StoredAdapter(NamedTuple):
+    """What a folder holds. `tensors`: layer.lora_a (r, d_in) and layer.lora_b (d_out, r) by name."""
 
-    Raises `UserError` when the adapter was trained on other weights, `CorruptError` when its bytes changed.
-    Either way the model is left as it was.
-    """
+    digest: str
+    rank: int
+    alpha: float
+    targets: list[str]
+    tensors: dict[str, Tensor]
+
+    def low_rank(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Layer → (A, α/r · B): the term that is added to its output is B A x."""
+        scale = self.alpha / self.rank
+        names = [name.removesuffix(".lora_a") for name in self.tensors if name.endswith(".lora_a")]
+        return {name: (self.tensors[f"{name}.lora_a"], scale * self.tensors[f"{name}.lora_b"]) for name in names}
+
+
+def read_adapter(folder: Path, *, base: str) -> StoredAdapter:
+    """The adapter of `folder`, verified. Raises `UserError` when it was trained on other weights than those with the
+    digest `base`, `CorruptError` when its bytes changed."""
     try:
         told = json.loads((folder / DESCRIPTION).read_bytes())
         weights = (folder / WEIGHTS).read_bytes()
-        intact = told.pop("digest") == sha256_json(told) and told["weights"] == sha256_bytes(weights)
+        digest = told.pop("digest")
+        intact = digest == sha256_json(told) and told["weights"] == sha256_bytes(weights)
         tensors = load(weights) if intact else {}
     except (
         OSError,
@@ -146,10 +243,20 @@ def load_adapter(folder: Path, model: nn.Module, *, base: str) -> nn.Module:
             f"adapter {folder.name} was trained on weights {told['base'][:12]}, not on {base[:12]}. "
             "Load that model or train an adapter for this one."
         )
-    add_lora(model, told["rank"], told["alpha"], told["targets"])
+    return StoredAdapter(digest, told["rank"], told["alpha"], told["targets"], tensors)
+
+
+def load_adapter(folder: Path, model: nn.Module, *, base: str) -> nn.Module:
+    """Adds the adapter of `folder` to the plain `model`, whose weights have the digest `base`. Returns it.
+
+    Raises as `read_adapter` does, and `CorruptError` for other layers; either way the model is left as it was.
+    """
+    stored = read_adapter(folder, base=base)
+    tensors = stored.tensors
+    add_lora(model, stored.rank, stored.alpha, stored.targets)
     parameters = _parameters(model)
     if {name: p.shape for name, p in parameters.items()} != {name: t.shape for name, t in tensors.items()}:
-        merge(model)  # B is zero: the weights are what they were
+        _take_off(model)
         raise CorruptError(f"adapter {folder.name} has other layers or shapes than {type(model).__name__}")
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -10,6 +10,7 @@ another engine.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import queue
 import secrets
@@ -20,15 +21,18 @@ import threading
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from oliveira.artifact import Artifact, open_artifact
+from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
+from oliveira.files import sha256_file
 from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 from oliveira.serving.sampling import Sampling
@@ -74,6 +78,9 @@ class Engine:
         )
         self.scheduler.speculator = make_speculator(decoder, self.scheduler.pool, self.tokenizer, settings)
         self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
+        self.adapters: Adapters | None = None
+        if settings.home is not None:
+            self.adapters = Adapters(settings.home, model.config, sha256_file(artifact.path / WEIGHTS))
         if decoder.exact:
             del self.model  # the decoder has its own copy of the weights
 
@@ -176,16 +183,25 @@ class Engine:
             logprobs=message["logprobs"],
             observe=message["observe"],
             arrived=time.monotonic(),
-            salt=self._salt(message["tenant"]),
+            **self._adapted(message),
         )
         seed = message["seed"]
         self.scheduler.add(request, secrets.randbits(62) if seed is None else seed)
         return {"type": "accepted", "id": request.id, "prompt_tokens": len(prompt)}
 
-    def _salt(self, tenant: str) -> bytes:
-        """Without a cache there is nothing to keep apart."""
-        home = self.settings.home
-        return b"" if home is None or self.scheduler.prefixes is None else tenant_salt(home, tenant)
+    def _adapted(self, message: Message) -> dict[str, Any]:
+        """The adapter, and what keeps its prefixes and those of the tenant apart from others. Raises `Refused`."""
+        home, name = self.settings.home, message["adapter"]
+        salt = b"" if home is None or self.scheduler.prefixes is None else tenant_salt(home, message["tenant"])
+        if name is None:
+            return {"salt": salt}
+        if self.adapters is None:
+            raise Refused(f"adapter {name} is asked for, and this engine has no home to find it in.", "no_adapter")
+        try:
+            found = self.adapters.get(name)
+        except OliveiraError as error:
+            raise Refused(str(error), "adapter_unusable") from None
+        return {"adapter": found.adapter, "salt": hashlib.sha256(salt + bytes.fromhex(found.digest)).digest()}
 
     def _tokens(self, message: Message) -> list[int]:
         """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""

@@ -34,12 +34,19 @@ class Generation:
     """`n` choices for each prompt; choice `i` of prompt `p` has the number `p · n + i`. To be closed."""
 
     def __init__(
-        self, service: Service, messages: Sequence[Message], *, request_id: str, observe: bool, tenant: str
+        self,
+        service: Service,
+        messages: Sequence[Message],
+        *,
+        request_id: str,
+        observe: bool,
+        tenant: str,
+        adapter: str | None,
     ) -> None:
         self.service, self.request_id = service, request_id
         self.n = int(messages[0]["n"])
         self._observe = observe and service.traffic is not None
-        common = {"op": "generate", "observe": self._observe, "tenant": tenant}
+        common = {"op": "generate", "observe": self._observe, "tenant": tenant, "adapter": adapter}
         self._messages = [{**message, **common} for message in messages]
         self.arrived = self._last = time.monotonic()
         self.prompt_tokens = self.cached_tokens = self.tokens = 0

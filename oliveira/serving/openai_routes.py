@@ -11,13 +11,14 @@ import asyncio
 import base64
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from oliveira.data.text import nfc
+from oliveira.serving.adapter_names import adapter_names
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError, EngineDied, engine_stopped, too_slow
 from oliveira.serving.generation import Generation
@@ -65,11 +66,19 @@ def make_openai_router(service: Service) -> APIRouter:
     async def answer(request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
         observe = request.headers.get("x-oliveira-no-traffic") != "1"
-        tenant = request.state.key.id
-        generation = Generation(service, messages, request_id=request.state.id, observe=observe, tenant=tenant)
+        adapter = body.model if body.model in adapter_names(service.home) else None
+        generation = Generation(
+            service,
+            messages,
+            request_id=request.state.id,
+            observe=observe and adapter is None,  # drift is measured against the model's own reference
+            tenant=request.state.key.id,
+            adapter=adapter,
+        )
 
         def check(engine: EngineProcess) -> None:
-            check_model(body.model, engine)
+            if adapter is None:
+                check_model(body.model, engine, adapter_names(service.home))
 
         handed_over = False
         try:
@@ -176,14 +185,17 @@ def make_openai_router(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> Response:
-        """The served model under both of its names: `oliveira`, and the beginning of its digest."""
+        """The served model under both of its names, `oliveira` and the beginning of its digest, and its adapters."""
         engine = await service.fleet.engine()
-        return JSONResponse({"object": "list", "data": [describe(name, engine) for name in names(engine)]})
+        known = (*names(engine), *adapter_names(service.home))
+        return JSONResponse({"object": "list", "data": [describe(name, engine) for name in known]})
 
     @router.get("/v1/models/{model}")
     async def model(model: str) -> Response:
         engine = await service.fleet.engine()
-        check_model(model, engine)
+        known = adapter_names(service.home)
+        if model not in known:
+            check_model(model, engine, known)
         return JSONResponse(describe(model, engine))
 
     return router
@@ -193,9 +205,9 @@ def names(engine: EngineProcess) -> tuple[str, str]:
     return MODEL, engine.digest[:SHORT]
 
 
-def check_model(model: str, engine: EngineProcess) -> None:
+def check_model(model: str, engine: EngineProcess, adapters: Sequence[str] = ()) -> None:
     if model not in (*names(engine), engine.digest):
-        known = " or ".join(names(engine))
+        known = " or ".join((*names(engine), *adapters[:8]))
         raise ApiError(
             404,
             f"model {model[:128]!r} is not served here. Use {known}.",

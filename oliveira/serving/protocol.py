@@ -2,7 +2,8 @@
 
 Front → engine, `op`:
     generate   id, text | tokens, n, max_tokens | null, temperature, top_k, top_p, stop, seed | null,
-               logprobs | null, observe, tenant      prefixes are found again for the same tenant only
+               logprobs | null, observe, adapter | null,
+               tenant                                      prefixes are found again for the same tenant only
     embed      id, text | tokens
     tokenize   id, text
     detokenize id, tokens

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
 from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.prefixes import Prefixes
@@ -47,6 +48,7 @@ class Request:
     logprobs: int | None  # how many alternatives to report, None = no log-probabilities
     observe: bool  # measure the loss of the prompt
     arrived: float
+    adapter: Adapter | None = None
     salt: bytes = b""  # prefixes are found again among requests of the same salt only
     open: int = field(init=False)
     started: float = math.nan
@@ -92,6 +94,9 @@ class Stream:
     def slot(self) -> int:
         """Where the next token stands in the blocks."""
         return self.position - self.dropped * CHUNK
+
+    def run(self, tokens: list[int], wanted: int) -> Run:
+        return Run(tokens, self.position, self.table, wanted, self.request.adapter, self.slot)
 
     def lose(self, first: int, logits_TV: Tensor, tokens: list[int]) -> None:
         """Adds the losses of `tokens`, which stand at position `first` and after it."""
@@ -194,7 +199,7 @@ class Scheduler:
             self._slide(stream)
         guesses = self._guess(streams)
         runs = [
-            Run([stream.tokens[-1], *guess], stream.position, stream.table, 1 + len(guess), slot=stream.slot)
+            stream.run([stream.tokens[-1], *guess], 1 + len(guess))
             for stream, guess in zip(streams, guesses, strict=True)
         ]
         if reading is not None:
@@ -275,7 +280,7 @@ class Scheduler:
         if self.window is not None:
             end = min(end, self.window.end(start))
         wanted = end - start if stream.observed else int(end == n)
-        return Run(stream.request.prompt[start:end], start, stream.table, wanted, slot=stream.slot)
+        return stream.run(stream.request.prompt[start:end], wanted)
 
     def _compute(self, runs: list[Run]) -> list[Tensor]:
         """Logits (wanted, V) of each run, in as few calls as the decoder takes."""

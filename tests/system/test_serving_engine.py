@@ -139,6 +139,7 @@ def test_engine_refuses_what_does_not_fit(engine: Engine) -> None:
         "logprobs": None,
         "observe": False,
         "tenant": "",
+        "adapter": None,
     }
     for bad in (
         {"tokens": [1] * MAX_LEN},
