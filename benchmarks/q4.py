@@ -1,10 +1,12 @@
-"""4-bit products, decoding and prefill beside llama.cpp (its 4-bit formats, repacked kernels), torch and bitsandbytes.
+"""4-bit products, decoding and prefill beside llama.cpp (its 4-bit formats, repacked kernels), CTranslate2, torch, bnb.
 
-    python -m benchmarks.q4 --fetch [--only gemv,10M,125M,smollm2,loss] [--rounds 7]
+    python -m benchmarks.q4 --fetch [--ctranslate2 PYTHON] [--only gemv,10M,125M,smollm2,loss] [--rounds 7]
 
 Prints a table and writes results/bench-q4.json: `ratios` row → peer's seconds over ours, above 1 = ours is faster;
-the two take turns (A B A B), the median counts. `goals` has the same rows. llama.cpp runs in a process of its own
-(benchmarks/llama_peer.py); --llama names the folder of its libraries, --fetch takes them from npm. Rows say in their
+the two take turns (A B A B), the median counts. Rows in bytes and nats: the peer's over ours as well; bandwidth: the
+share of it. `goals` has the same rows. llama.cpp runs in a process of its own
+(benchmarks/llama_peer.py); --llama names the folder of its libraries, --fetch takes them from npm. CTranslate2 runs in
+--ctranslate2, an interpreter that has it. What cannot be had is named, and its rows are left out. Rows say in their
 name what ours computes with: "fp32 inputs", or "int8 inputs" (rows rounded to 8 bits before a product, as llama.cpp
 always does). Keys and values are fp16 on both sides; the output matrix has 6.25 bits (Q6_K: 6.56) or 4.5.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -24,7 +27,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -36,9 +39,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.q4_loss import loss
 from benchmarks.timing import Pair
 from oliveira.compression.model import quantise_model
 from oliveira.data import weights
+from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.kernels.build import cache_folder, library, unavailable
 from oliveira.kernels.decoder import BlockPool, NativeDecoder
@@ -69,10 +74,9 @@ PROMPT = [5] * PREFILL
 
 
 class Peer:
-    """llama.cpp in its own process."""
+    """Another program in a process of its own: llama.cpp, CTranslate2."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.llama_peer", str(folder), str(threads)]
+    def __init__(self, command: Sequence[str]) -> None:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
@@ -82,12 +86,18 @@ class Peer:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended at {do}.")  # type: ignore[arg-type]
+        return json.loads(line)
 
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
+
+
+def llama(folder: Path, threads: int) -> Peer:
+    return Peer([sys.executable, "-m", "benchmarks.llama_peer", str(folder), str(threads)])
 
 
 def fetch() -> Path:
@@ -144,20 +154,33 @@ def write_gguf(model: GPT, path: Path) -> None:
 class Table:
     """Prints rows as they come and keeps the result file complete after each."""
 
-    def __init__(self, command: str, threads: int) -> None:
-        old: dict[str, Any] = json.loads(RESULT.read_bytes()) if RESULT.exists() else {}
+    def __init__(self, command: str, threads: int, output: Path = RESULT) -> None:
+        old: dict[str, Any] = json.loads(output.read_bytes()) if output.exists() else {}
         self.rows: dict[str, Any] = old.get("rows", {})
         self.facts: dict[str, Any] = old.get("facts", {})
-        self.command, self.threads = command, threads
+        self.command, self.threads, self.output = command, threads, output
 
     def add(self, name: str, pair: Pair, peer: str, goal: float, **more: Any) -> None:
-        self.rows[name] = {"peer": peer, "goal": goal, **asdict(pair), **more}
+        self.rows[name] = {"against": peer, "goal": goal, **asdict(pair), **more}
         print(
             f"{name:<62} ours {pair.ours * 1e3:9.3f} ms  {peer:<16} {pair.peer * 1e3:9.3f} ms  ratio {pair.ratio:5.2f} "
             f"({pair.low:.2f}–{pair.high:.2f})  goal {goal}  {more or ''}",
             flush=True,
         )
         self.write()
+
+    def figure(self, name: str, ours: float, theirs: float, peer: str, goal: float) -> None:
+        """Of something that should be small and is not a time: bytes, nats."""
+        ratio = theirs / ours
+        self.rows[name] = {"against": peer, "goal": goal, "ours": ours, "peer": theirs, "ratio": ratio}
+        print(
+            f"{name:<62} ours {ours:12.6g}     {peer:<16} {theirs:12.6g}     ratio {ratio:5.2f}  goal {goal}",
+            flush=True,
+        )
+        self.write()
+
+    def skip(self, peer: str, why: str) -> None:
+        print(f"{peer} cannot be had ({why}): its rows are left out.", flush=True)
 
     def fact(self, name: str, value: Any) -> None:
         self.facts[name] = value
@@ -166,7 +189,7 @@ class Table:
 
     def write(self) -> None:
         write_json_atomic(
-            RESULT,
+            self.output,
             {
                 "command": self.command,
                 "device": f"{os.cpu_count()} x {platform.machine()}, {self.threads} threads, torch {torch.__version__}",
@@ -192,20 +215,17 @@ def bandwidth(threads: int) -> float:
     return data.nbytes / min(seconds) / 1e9
 
 
-def gemv(table: Table, peer: Peer, threads: int, rounds: int) -> None:
+def gemv(table: Table, peer: Peer | None, threads: int, rounds: int) -> None:
     times = 20
     for d_in, d_out in ((768, 3072), (4096, 4096)):
         linear = nn.Linear(d_in, d_out, bias=False)
         x, y = torch.randn(1, d_in), torch.empty(1, d_out)
-        best = min(
-            GGML,
-            key=lambda name: min(
-                peer("gemv", type=GGML[name], d_in=d_in, d_out=d_out, rows=1, times=times) for _ in range(3)
-            ),
-        )
 
-        def theirs(best: str = best, d_in: int = d_in, d_out: int = d_out) -> object:
-            return peer("gemv", type=GGML[best], d_in=d_in, d_out=d_out, rows=1, times=times)
+        def theirs(name: str, d_in: int = d_in, d_out: int = d_out) -> float:
+            assert peer
+            return float(peer("gemv", type=GGML[name], d_in=d_in, d_out=d_out, rows=1, times=times))
+
+        best = min(GGML, key=lambda name: min(theirs(name) for _ in range(3))) if peer else ""
 
         for method in ("int4", "nf4"):
             matrix = PackedMatrix(Kind[method], d_out, d_in)
@@ -221,11 +241,12 @@ def gemv(table: Table, peer: Peer, threads: int, rounds: int) -> None:
                     return (time.perf_counter() - started) / times
 
                 name = f"GEMV {d_in}x{d_out}, {method}, {'int8' if inputs else 'fp32'} inputs"
-                table.add(name, reported(ours, theirs, rounds), f"ggml {best}", 1.0)
+                if peer:
+                    table.add(name, reported(ours, partial(theirs, best), rounds), f"ggml {best}", 1.0)
                 if not inputs:
                     plain = repeated(partial(F.linear, x, linear.weight), times)
                     table.add(f"{name} against torch", reported(ours, plain, rounds), "torch fp32", 1.0)
-            if method == "nf4":  # `ours` is the one with fp32 inputs
+            if method == "nf4" and importlib.util.find_spec("bitsandbytes"):  # `ours` is the one with fp32 inputs
                 slow = bitsandbytes_gemv(linear, x)
                 table.add(f"GEMV {d_in}x{d_out}, nf4, fp32 inputs against bnb", reported(ours, slow, 3), "bnb NF4", 1.0)
 
@@ -309,7 +330,7 @@ def theirs(peer: Peer, streams: int) -> float:
 
 
 def whole(
-    table: Table, subject: str, model: GPT, files: dict[str, Path], folder: Path, threads: int, rounds: int
+    table: Table, subject: str, model: GPT, files: dict[str, Path], folder: Path | None, threads: int, rounds: int
 ) -> None:
     """One stream, sixteen streams, a prompt of 1,024 tokens, each against the fastest of llama.cpp's formats."""
     limit = bandwidth(threads)
@@ -317,10 +338,22 @@ def whole(
     table.fact(f"{subject}: GGUF bytes", {name: path.stat().st_size for name, path in files.items()})
     with ExitStack() as stack:
         variants = [Ours(model, *options, threads) for options in OURS]
-        for work in WORKS:
+        for (method, head, inputs), ours in zip(OURS, variants, strict=True):
+            size = ours.decoder.weight_bytes
+            if inputs == "int8":  # the inputs change nothing here
+                table.fact(f"{subject}: weight bytes, {method}, {head} head", size)
+                if "Q4_0" in files:
+                    file = files["Q4_0"].stat().st_size
+                    table.figure(f"{subject} bytes of weights, {method}, {head} head", size, file, "GGUF Q4_0", 1.0)
+            if subject != "10M":  # which lives in the third cache
+                taken = statistics.median(ours.decode(1) for _ in range(rounds + 1)) / STEPS
+                label = f"{subject} share of the bandwidth, {method}, {head} head, {inputs} inputs"
+                table.figure(label, taken, ours.read_bytes / 1e9 / limit, "s to read it", 0.6)
+        for work in WORKS if folder else []:
+            assert folder
             peers = {}
             for name, path in files.items():
-                peers[name] = peer = Peer(folder, threads)
+                peers[name] = peer = llama(folder, threads)
                 stack.callback(peer.close)
                 peer("load", path=str(path), streams=work.streams, n_ctx=PREFILL + 16)
                 for stream in range(work.streams):
@@ -332,9 +365,6 @@ def whole(
                     "tokens_per_second": round(work.tokens / pair.ours),
                     "peer_tokens_per_second": round(work.tokens / pair.peer),
                 }
-                if work.name == "decode, one stream":
-                    more["share_of_bandwidth"] = round(ours.read_bytes * STEPS / pair.ours / 1e9 / limit, 2)
-                    table.fact(f"{subject}: weight bytes, {method}, {head} head", ours.decoder.weight_bytes)
                 label = f"{subject} {work.name}, {method}, {inputs} inputs" + (", int4 head" if head == "int4" else "")
                 table.add(label, pair, f"llama.cpp {best}", 1.5, **more)
         eager = repeated(lambda: model(torch.full((1, PREFILL), 5)), 1)
@@ -343,41 +373,27 @@ def whole(
             table.add(name, reported(ours.prefill, eager, 3), "torch fp32", 1.1)
 
 
-def loss(table: Table, model: GPT, tokens: list[int], threads: int) -> None:
-    """Nats a token of English text in windows of 256, fp32 weights and what each saving costs."""
-    tokens = tokens[: 256 * 16 + 1]
-
-    def nats(decoder: NativeDecoder) -> float:
-        pool, total = BlockPool(decoder, 16), 0.0
-        blocks = pool.take(16)
-        for start in range(0, len(tokens) - 256, 256):
-            logits = decoder.prefill(tokens[start : start + 256], 0, blocks, wanted=256)
-            targets = torch.tensor(tokens[start + 1 : start + 257])
-            total += float(F.cross_entropy(logits, targets, reduction="sum"))
-        return total / (len(tokens) - 1)
-
-    base = nats(NativeDecoder(model, threads=threads))
-    changes: dict[str, float] = {"fp32 (the file's own 4 bits undone), nats a token": round(base, 4)}
-    for name, method, options in (
-        ("fp16 keys and values", "", dict(cache="fp16")),
-        ("int8 head", "", dict(head="int8")),
-        ("int6 head", "", dict(head="int6")),
-        ("int4 head", "", dict(head="int4")),
-        ("int4", "int4", {}),
-        ("nf4", "nf4", {}),
-        ("int4, int8 inputs", "int4", dict(activations="int8")),
-        ("nf4, int8 inputs", "nf4", dict(activations="int8")),
-        ("int4, int6 head, int8 inputs, fp16 cache", "int4", dict(head="int6", activations="int8", cache="fp16")),
-        ("nf4, int6 head, int8 inputs, fp16 cache", "nf4", dict(head="int6", activations="int8", cache="fp16")),
-        ("int4, int4 head, int8 inputs, fp16 cache", "int4", dict(head="int4", activations="int8", cache="fp16")),
-    ):
-        variant: Any = quantise_model(copy.deepcopy(model), method) if method else model
-        changes[f"+ {name}"] = round(nats(NativeDecoder(variant, threads=threads, **options)) - base, 4)
-    table.fact("SmolLM2-135M loss", changes)
+def ctranslate(table: Table, model: GPT, python: str, scratch: Path, threads: int, rounds: int) -> None:
+    """One stream of the 10M shape beside CTranslate2's int8, whose step also chooses the token."""
+    has = subprocess.run([python, "-c", "import ctranslate2"], capture_output=True, check=False).returncode == 0
+    if not has:
+        table.skip("CTranslate2", f"{python} cannot import ctranslate2; --ctranslate2 names another interpreter")
+        return
+    file = scratch / "weights.npz"
+    np.savez(file, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})  # type: ignore[arg-type]
+    peer = Peer([python, "-m", "benchmarks.q4_ctranslate_peer", str(threads)])
+    shape = dict(n_layers=model.config.n_layers, n_heads=model.config.n_heads)
+    table.fact("CTranslate2", peer("load", path=str(file), **shape, compute="int8"))
+    theirs = partial(peer, "decode", tokens=[5] * CONTEXT, steps=STEPS)
+    for method, head, inputs in OURS:
+        ours = Ours(model, method, head, inputs, threads)
+        name = f"10M decode, one stream, {method}, {head} head, {inputs} inputs against CTranslate2"
+        table.add(name, reported(partial(ours.decode, 1), theirs, rounds), "CTranslate2 int8", 1.5)
+    peer.close()
 
 
 def subjects(
-    wanted: set[str], scratch: Path, peer: Peer, cache: Path
+    table: Table, wanted: set[str], scratch: Path, peer: Peer | None, cache: Path
 ) -> Iterator[tuple[str, GPT, dict[str, Path], list[int]]]:
     """(name, our model, llama.cpp's files, tokens of text)."""
     for name in SUBJECTS:
@@ -388,15 +404,21 @@ def subjects(
         with ExitStack() as stack:
             if name == "smollm2":
                 file = "SmolLM2-135M-Instruct.Q4_1.gguf"
-                plain = stack.enter_context(weights.on_disk(weights.SMOLLM2, file, cache, print))
+                try:
+                    plain = stack.enter_context(weights.on_disk(weights.SMOLLM2, file, cache, print))
+                except OliveiraError as error:
+                    table.skip("SmolLM2-135M", str(error))
+                    continue
                 model, tokenizer = read_gguf(plain)
                 tokens = tokenizer.encode("\n\n".join(p.read_text() for p in sorted((ROOT / "docs").glob("*.md")))).ids
             else:
                 torch.manual_seed(0)
                 model = GPT(GPTConfig(**FORM, **SHAPES[name])).eval()
-                write_gguf(model, plain)
+                if peer:
+                    write_gguf(model, plain)
             files = {}
-            for to in THEIRS[name]:
+            for to in THEIRS[name] if peer else []:
+                assert peer
                 files[to] = plain if to in plain.name else scratch / f"{name}-{to}.gguf"
                 if files[to] != plain:
                     peer("quantise", source=str(plain), target=str(files[to]), to=to)
@@ -407,28 +429,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", type=Path, help="folder of libllama and libggml")
     parser.add_argument("--fetch", action="store_true", help="take them from npm, once")
+    parser.add_argument("--ctranslate2", default=sys.executable, help="an interpreter that has it")
     parser.add_argument("--only", default="gemv,10M,125M,smollm2,loss")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the result is written; other rows are kept")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     if reason := unavailable():
         raise SystemExit(reason)
-    if not given.llama and not given.fetch:
-        raise SystemExit("llama.cpp is needed. Give --llama FOLDER, or --fetch to take it from npm (11 MB).")
-    folder = given.llama or fetch()
     torch.set_num_threads(given.threads)
     wanted = set(given.only.split(","))
-    table = Table(f"python -m benchmarks.q4 --rounds {given.rounds} --threads {given.threads}", given.threads)
-    peer = Peer(folder, given.threads)
+    table = Table(
+        f"python -m benchmarks.q4 --rounds {given.rounds} --threads {given.threads}", given.threads, given.output
+    )
+    folder = given.llama
+    if folder is None and given.fetch:
+        try:
+            folder = fetch()
+        except (OSError, subprocess.CalledProcessError, StopIteration) as error:
+            table.skip("llama.cpp", f"npm: {error}")
+    elif folder is None:
+        table.skip("llama.cpp", "give --llama FOLDER, or --fetch to take it from npm, 11 MB")
+    peer = llama(folder, given.threads) if folder else None
     if "gemv" in wanted:
         gemv(table, peer, given.threads, given.rounds)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
-        for name, model, files, tokens in subjects(wanted, Path(scratch), peer, cache_folder()):
+        for name, model, files, tokens in subjects(table, wanted, Path(scratch), peer, cache_folder()):
             if name in wanted:
                 whole(table, name, model, files, folder, given.threads, given.rounds)
+            if name == "10M" and name in wanted:
+                ctranslate(table, model, given.ctranslate2, Path(scratch), given.threads, given.rounds)
             if tokens and "loss" in wanted:
                 loss(table, model, tokens, given.threads)
-    peer.close()
+    if peer:
+        peer.close()
     print(json.dumps({name: round(row["ratio"], 2) for name, row in table.rows.items()}))
 
 

@@ -7,7 +7,8 @@ import sys
 import typer
 
 from oliveira import __version__
-from oliveira.cli import catalogue, formulas, inspect, keys, life, models
+from oliveira.cli import adapt, catalogue, formulas, inspect, keys, life, models
+from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ app.command()(inspect.inspect)
 app.command()(inspect.explain)
 app.command()(models.train)
 app.command()(models.compare)
+app.command()(adapt.adapt)
+app.command("compile")(compiling.compile_)
 app.command()(models.export)
 app.command()(models.serve)
 app.command()(models.predict)

@@ -145,9 +145,9 @@ class Decoder(Protocol):
     context: int  # positions
     block_size: int  # numbers of a block
     cache_dtype: torch.dtype
-    exact: (
-        bool  # the same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks
-    )
+    adapts: bool  # takes `Run.adapter`
+    # The same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks.
+    exact: bool
 
     def attach(self, pool: BlockPool) -> None: ...
     def step(self, runs: Sequence[Run]) -> Tensor: ...
@@ -156,7 +156,7 @@ class Decoder(Protocol):
 class NativeDecoder:
     """Keeps its own packed copy of the weights. Not thread-safe: one call at a time."""
 
-    exact = True
+    adapts = exact = True
 
     def __init__(
         self,

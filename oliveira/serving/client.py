@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError
-from oliveira.serving.errors import ApiError, EngineDied
+from oliveira.serving.errors import ApiError, EngineDied, too_far_behind
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 
 # An engine that is not ready by then has failed. Long, as waiting costs nothing while the old one serves and giving up
@@ -25,6 +25,8 @@ START_SECONDS = 300.0
 # Threads that wait for each other by spinning stand still when another process wants a core: beside a training, two
 # patient threads decoded 144 tokens a second, two spinning ones 13.
 PATIENT = {"OMP_WAIT_POLICY": "passive"}
+# A client that takes nothing for so many seconds while so many bytes wait for it is cut.
+MAX_UNREAD, PATIENCE = 1 << 20, 1.0
 EXIT_SECONDS = 5.0  # from the closed socket to the kill
 
 log = logging.getLogger(__name__)
@@ -40,22 +42,32 @@ class Job:
     def __init__(self, engine: EngineProcess, names: Sequence[str]) -> None:
         self.engine, self.names = engine, names
         self._open = set(names)
-        self._answers: asyncio.Queue[tuple[int, Message] | OliveiraError] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[int, int, Message] | OliveiraError] = asyncio.Queue()
+        self._unread, self._taken = 0, time.monotonic()  # bytes, as the engine wrote them; when `next` was last asked
 
     async def next(self) -> tuple[int, Message]:
         """Raises `ApiError` when the engine refuses, `EngineDied` when it is gone."""
+        self._taken = time.monotonic()
         answer = await self._answers.get()
         if isinstance(answer, OliveiraError):
             raise answer
-        return answer
+        size, number, message = answer
+        self._unread -= size
+        return number, message
 
-    def put(self, name: str, message: Message) -> None:
+    def put(self, name: str, message: Message, size: int) -> None:
         if message["type"] == "error":
             self.fail(ApiError(message["status"], message["message"], code=message["code"]))
             return
         if message["type"] in ("end", "result"):
             self._open.discard(name)
-        self._answers.put_nowait((self.names.index(name), message))
+        if self._answers.empty():  # whoever waits for the engine has not been slow
+            self._taken = time.monotonic()
+        self._unread += size
+        self._answers.put_nowait((size, self.names.index(name), message))
+        if self._unread > MAX_UNREAD and time.monotonic() - self._taken > PATIENCE:
+            self.fail(too_far_behind(MAX_UNREAD))
+            self.close()
 
     def fail(self, error: OliveiraError) -> None:
         self._answers.put_nowait(error)
@@ -162,7 +174,7 @@ class EngineProcess:
                 if message["type"] == "stats":
                     self.stats = message
                 elif (job := self._jobs.get(message["id"])) is not None:
-                    job.put(message["id"], message)
+                    job.put(message["id"], message, len(line))
         except (OSError, ValueError, OliveiraError) as error:
             log.error("engine connection broken", extra={"digest": self.digest[:12], "error": str(error)})
         self.gone.set()

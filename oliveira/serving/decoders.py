@@ -6,10 +6,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from oliveira import __version__
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira.export.choice import choice, graph_path
 from oliveira.files import sha256_file
 from oliveira.kernels.build import path_in_use
 from oliveira.kernels.decoder import BlockPool, Decoder, NativeDecoder, not_covered
@@ -45,6 +48,14 @@ def make_decoder(artifact: Artifact, model: GPT, window: Window | None = None) -
             f"serve.window = {window.size} is more than the model's max_len = {model.config.max_len}: it never learned "
             "to look back so far. Lower it."
         )
+    chosen = choice(artifact.path, artifact.digest)
+    if chosen == "onnx" and window is None:  # a graph knows the positions up to max_len
+        from oliveira.export.decoder import OnnxDecoder  # onnxruntime is loaded for this choice alone
+
+        graph = OnnxDecoder(graph_path(artifact.path), model.config, threads=torch.get_num_threads())
+        return graph, f"onnxruntime {graph.provider}"
+    if chosen == "torch":
+        return TorchDecoder(model, context=context), "torch: the fastest here, says `oliveira compile`"
     if reason := not_covered(model):
         log.warning("decoding with torch", extra={"digest": artifact.digest[:12], "reason": reason})
         return TorchDecoder(model, context=context), f"torch: {reason}"

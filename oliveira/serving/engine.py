@@ -30,6 +30,7 @@ from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.files import sha256_file
+from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
 from oliveira.serving.adapters import Adapters
@@ -79,9 +80,9 @@ class Engine:
         self.scheduler.speculator = make_speculator(decoder, self.scheduler.pool, self.tokenizer, settings)
         self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
         self.adapters: Adapters | None = None
-        if settings.home is not None:
+        if settings.home is not None and decoder.adapts:
             self.adapters = Adapters(settings.home, model.config, sha256_file(artifact.path / WEIGHTS))
-        if decoder.exact:
+        if not isinstance(decoder, TorchDecoder):
             del self.model  # the decoder has its own copy of the weights
 
     @cached_property
@@ -196,7 +197,8 @@ class Engine:
         if name is None:
             return {"salt": salt}
         if self.adapters is None:
-            raise Refused(f"adapter {name} is asked for, and this engine has no home to find it in.", "no_adapter")
+            reason = "it has no home to find it in" if home is None else f"{self.decoder} takes none"
+            raise Refused(f"this engine serves no adapter {name}: {reason}.", "no_adapter")
         try:
             found = self.adapters.get(name)
         except OliveiraError as error:

@@ -66,6 +66,10 @@ def shutting_down() -> ApiError:
     )
 
 
+def too_far_behind(size: int) -> ApiError:
+    return ApiError(408, f"{size >> 10} KiB of the answer wait to be read. Read the stream faster.", code="slow_client")
+
+
 def too_slow(seconds: float) -> ApiError:
     return ApiError(
         504,

@@ -30,6 +30,8 @@ from oliveira.serving import logs
 from oliveira.serving.app import make_app
 from oliveira.serving.service import Service, read_world
 
+SILENCE_MILLISECONDS = 30_000
+
 
 class Server(uvicorn.Server):
     """uvicorn without its signal handling: ours drains first, and ends with exit code 0."""
@@ -49,6 +51,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"serve.host = {host!r} is not an address of this machine. Use 127.0.0.1.") from None
     opened = socket.socket(family, kind, protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # inherited by every connection: who takes nothing for so long is gone
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
     try:
         opened.bind(address)
         opened.listen(2048)

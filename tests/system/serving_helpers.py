@@ -18,6 +18,7 @@ import torch
 
 from oliveira import artifact
 from oliveira.artifact import Artifact
+from oliveira.compression.model import quantise_model
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
@@ -59,7 +60,7 @@ class Home:
         self.revoked = self.ledger.add_key("gone", ("use", "admin"))
         self.ledger.revoke_key(self.revoked.split("-")[2])
 
-    def make(self, seed: int = 0, *, change: Callable[[GPT], None] | None = None) -> Artifact:
+    def make(self, seed: int = 0, *, change: Callable[[GPT], None] | None = None, weights: str = "fp32") -> Artifact:
         """A random model, written and entered into the ledger. `change` may spoil it before it is written."""
         torch.manual_seed(seed)
         size = Tokenizer.load(self.tokenizer).vocab_size
@@ -84,9 +85,17 @@ class Home:
             model.head.weight[0].zero_()  # end of text: rare
         if change is not None:
             change(model)
+        if weights != "fp32":
+            quantise_model(model, weights)
         folder = self.path / "artifacts" / f"model-{seed}-{len(self.ledger.artifacts())}"
         made = artifact.write(
-            folder, model=model, name="gpt", tokenizer=self.tokenizer, lineage={"seed": seed}, metrics={}
+            folder,
+            model=model,
+            name="gpt",
+            weights=weights,
+            tokenizer=self.tokenizer,
+            lineage={"seed": seed},
+            metrics={},
         )
         self.ledger.add_artifact(made.digest, "package", folder, made.lineage, made.metrics)
         return made

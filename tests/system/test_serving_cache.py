@@ -269,3 +269,26 @@ def test_a_window_that_cannot_be_is_refused(make: Make) -> None:
             Window(size)
     with pytest.raises(UserError, match="max_len"):
         make(window=Window(512))
+
+
+def test_the_choice_of_compile_serves(make: Make, made: list[Artifact], tmp_path: Path) -> None:
+    """ONNX Runtime's graph, where `oliveira compile` found it faster: the same text, adapters refused in a sentence."""
+    import json
+    import shutil
+
+    from oliveira.artifact import open_artifact
+    from oliveira.export.choice import record_path
+    from oliveira.export.compile import compile_artifact
+
+    folder = Path(shutil.copytree(made[0].path, tmp_path / "artifact"))
+    compile_artifact(folder, rounds=1, streams=[1])
+    record = json.loads(record_path(folder).read_text())
+    for choice, word in (("onnx", "onnxruntime"), ("torch", "torch"), ("native", "native")):
+        record_path(folder).write_text(json.dumps({**record, "choice": choice}))
+        engine = Engine(open_artifact(folder), Settings(slots=4, home=tmp_path))
+        assert engine.decoder.startswith(word)
+        got = run(engine, [[(request("r", prompts(engine)[5], 40), 0)], [(request("s", [5, 6], 30), 0)]])
+        plain = run(make(), [[(request("r", prompts(engine)[5], 40), 0)], [(request("s", [5, 6], 30), 0)]])
+        assert [got[name, 0]["text"] for name in "rs"] == [plain[name, 0]["text"] for name in "rs"]
+        assert (engine.adapters is None) == (choice == "onnx")
+        stop(engine)

@@ -1,0 +1,73 @@
+"""What each saving costs in nats a token of held-out English text, beside the NF4 of bitsandbytes."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from oliveira.compression.model import KEPT, quantise_model
+from oliveira.kernels.decoder import BlockPool, NativeDecoder
+from oliveira.models.gpt import GPT
+
+WINDOW, WINDOWS = 256, 16
+CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("fp16 keys and values", "", dict(cache="fp16")),
+    ("int8 head", "", dict(head="int8")),
+    ("int6 head", "", dict(head="int6")),
+    ("int4 head", "", dict(head="int4")),
+    ("int4", "int4", {}),
+    ("nf4", "nf4", {}),
+    ("int4, int8 inputs", "int4", dict(activations="int8")),
+    ("nf4, int8 inputs", "nf4", dict(activations="int8")),
+    ("int4, int6 head, int8 inputs, fp16 cache", "int4", dict(head="int6", activations="int8", cache="fp16")),
+    ("nf4, int6 head, int8 inputs, fp16 cache", "nf4", dict(head="int6", activations="int8", cache="fp16")),
+    ("int4, int4 head, int8 inputs, fp16 cache", "int4", dict(head="int4", activations="int8", cache="fp16")),
+)
+
+
+def nats(decoder: NativeDecoder, tokens: list[int]) -> float:
+    """Mean loss of a token, in windows that begin anew."""
+    pool, total = BlockPool(decoder, WINDOW // 16), 0.0
+    blocks = pool.take(WINDOW // 16)
+    for start in range(0, len(tokens) - WINDOW, WINDOW):
+        logits = decoder.prefill(tokens[start : start + WINDOW], 0, blocks, wanted=WINDOW)
+        targets = torch.tensor(tokens[start + 1 : start + WINDOW + 1])
+        total += float(F.cross_entropy(logits, targets, reduction="sum"))
+    return total / (len(tokens) - 1)
+
+
+def by_bitsandbytes(model: GPT) -> GPT:
+    """A copy whose layers went through bitsandbytes' NF4, double quantisation, and back. Its head is kept, as ours."""
+    from bitsandbytes import functional
+
+    made = copy.deepcopy(model)
+    for name, layer in made.named_modules():
+        if type(layer) is nn.Linear and name != KEPT:
+            packed, state = functional.quantize_4bit(
+                layer.weight.detach(), blocksize=64, quant_type="nf4", compress_statistics=True
+            )
+            layer.weight = nn.Parameter(functional.dequantize_4bit(packed, state))
+    return made
+
+
+def loss(table: Any, model: GPT, tokens: list[int], threads: int) -> None:
+    """One fact with every change, and a row for each 4-bit format: what bitsandbytes' NF4 loses over what ours does."""
+    tokens = tokens[: WINDOW * WINDOWS + 1]
+    base = nats(NativeDecoder(model, threads=threads), tokens)
+    lost = {}
+    for name, method, options in CHANGES:
+        variant: Any = quantise_model(copy.deepcopy(model), method) if method else model
+        lost[name] = nats(NativeDecoder(variant, threads=threads, **options), tokens) - base
+    if importlib.util.find_spec("bitsandbytes") is None:
+        table.skip("bitsandbytes", "it is not installed")
+    else:
+        theirs = lost["bitsandbytes NF4"] = nats(NativeDecoder(by_bitsandbytes(model), threads=threads), tokens) - base
+        for method in ("int4", "nf4"):
+            table.figure(f"SmolLM2-135M nats lost, {method}", lost[method], theirs, "bnb NF4", 1.0)
+    changes = {f"+ {name}": round(value, 4) for name, value in lost.items()}
+    table.fact("SmolLM2-135M loss", {"fp32 (the file's own 4 bits undone), nats a token": round(base, 4), **changes})

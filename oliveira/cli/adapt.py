@@ -1,0 +1,77 @@
+"""The command that teaches the served model one's own texts, beside its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from oliveira.cli.compile import find_artifact
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.lifecycle.process import Stop
+from oliveira.lifecycle.progress import Reporter
+
+DEFAULT_STEPS = 100
+
+
+def adapt(
+    name: Annotated[str, typer.Argument(help="What clients will send as `model`.")],
+    texts: Annotated[Path, typer.Argument(help="Folder of .txt, .md and .jsonl files; a tenth of them is held out.")],
+    artifact: Annotated[str, typer.Option(help="Folder of an artifact or run, champion, or TASK/MODEL.")] = "champion",
+    rank: Annotated[int, typer.Option(help="Of the thin matrices.", min=1)] = 16,
+    alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank.", min=0.0)] = 32.0,
+    steps: Annotated[int, typer.Option(min=1)] = DEFAULT_STEPS,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Same seed, same bits.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="0 = all cores.", min=0)] = 0,
+    home: Home = DEFAULT_HOME,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a LoRA adapter on a folder of texts; the engine finds it by name, also while it runs. 4 bits stay 4 bits.
+
+    oliveira adapt ana my-texts
+
+    oliveira adapt ana my-texts --steps 300 --rank 8 --artifact champion
+    """
+    from oliveira.artifact import open_artifact
+    from oliveira.errors import UserError
+    from oliveira.lifecycle.own_adapter import make_adapter
+    from oliveira.training.loop import Progress
+    from oliveira.world import AdaptSection
+
+    if lr <= 0 or alpha <= 0:
+        raise UserError(f"--lr {lr} and --alpha {alpha} must be above 0.")
+    section = AdaptSection(rank=rank, alpha=alpha, steps=steps, batch_size=batch_size, lr=lr)
+    with Reporter(quiet=quiet or as_json) as report:
+        report.begin("adapt")
+
+        def show(progress: Progress) -> None:
+            text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
+            report.progress(progress.step / progress.steps, text)
+
+        found = make_adapter(
+            home.absolute(),
+            open_artifact(find_artifact(home, artifact)),
+            name,
+            texts,
+            section,
+            seed=seed,
+            n_threads=threads,
+            on_progress=show,
+            should_stop=Stop(),
+        )
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    bits, kept = found["bits_per_byte"], found["documents"]["held_out"]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{name}: {bits['before']:.3f} → {bits['after']:.3f} bits per byte on {kept} held-out document(s), "
+        f'{found["bytes"] / 1e6:.1f} MB\n{home / "adapters" / name}\nnext: send "model": "{name}" to the server',
+        markup=False,
+    )

@@ -1,0 +1,149 @@
+"""An artifact's decode step as an ONNX graph, checked, and timed beside the native step and torch on this machine.
+
+The fastest is written beside the artifact (`oliveira.export.choice`), where the engine looks. What counts is the
+geometric mean of the median seconds of a step, over one and over several streams; the candidates take turns.
+4-bit weights are fp32 in the graph: what 4 bits lost stays lost, and the file is eight times as large.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oliveira.artifact import open_artifact
+from oliveira.errors import OliveiraError, UserError
+from oliveira.export.choice import FORMAT, Engine, graph_path, machine, record_path
+from oliveira.export.decode import export_decode
+from oliveira.export.decoder import OnnxDecoder
+from oliveira.files import sha256_file, write_json_atomic
+from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, NativeDecoder, Run, not_covered
+from oliveira.kernels.twin import TorchDecoder
+from oliveira.models.gpt import GPT
+
+MAX_ERROR = 1e-4  # of a logit, relative to the largest
+CONTEXT, STEPS = 128, 16
+
+
+def compile_artifact(
+    path: Path,
+    *,
+    provider: str = "auto",
+    threads: int = 1,
+    streams: Sequence[int] = (1, 8),
+    rounds: int = 7,
+    native: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Writes graph and choice for the artifact in `path`; returns what is written.
+
+    `threads`: of every candidate. `native`: options of `NativeDecoder` (head, activations, cache) that serve.
+    Raises `UserError` for another model than a GPT or a provider that cannot be had, `OliveiraError` when the graph
+    does not compute what the model computes: then no choice is left behind.
+    """
+    artifact = open_artifact(path)
+    model = artifact.load_model()
+    if not isinstance(model, GPT):
+        raise UserError(
+            f"{path.name} holds a {artifact.name}: only a gpt has a decode step to compile. "
+            "For other models use `oliveira export`."
+        )
+    if threads < 1 or rounds < 1 or not streams or min(streams) < 1:
+        raise UserError(f"threads = {threads}, rounds = {rounds}, streams = {list(streams)}: each must be at least 1.")
+    record_path(path).unlink(missing_ok=True)
+    graph = graph_path(path)
+    export_decode(model, graph)
+    say(f"{graph}: {graph.stat().st_size / 1e6:.1f} MB" + _as_fp32(artifact.weights))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        onnx = OnnxDecoder(graph, model.config, provider=provider, threads=threads)
+        error = logit_error(onnx, model)
+        if not error <= MAX_ERROR:  # NaN too
+            raise OliveiraError(f"{graph.name}: logits differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
+        say(f"provider {onnx.provider}, largest difference of a logit {error:.1e}")
+        candidates: dict[Engine, Decoder] = {"onnx": onnx, "torch": TorchDecoder(model)}
+        stored = {x.data_ptr(): x.nbytes for x in model.state_dict().values()}  # tied weights count once
+        weight_bytes = {"onnx": onnx.weight_bytes, "torch": sum(stored.values())}
+        if (reason := not_covered(model)) is None:
+            candidates["native"] = packed = NativeDecoder(model, threads=threads, **(native or {}))
+            weight_bytes["native"] = packed.weight_bytes
+        else:
+            say(f"native is left out: {reason}")
+        seconds = {str(n): step_seconds(candidates, model, n, rounds) for n in streams}
+    finally:
+        torch.set_num_threads(before)
+    means = {name: math.prod(row[name] for row in seconds.values()) ** (1 / len(seconds)) for name in candidates}
+    record = {
+        "format": FORMAT,
+        "digest": artifact.digest,
+        "machine": machine(),
+        "choice": min(means, key=lambda name: means[name]),
+        "seconds": seconds,
+        "threads": threads,
+        "provider": onnx.provider,
+        "native": dict(native or {}),
+        "left_out": {} if reason is None else {"native": reason},
+        "weight_bytes": weight_bytes,
+        "graph": {"sha256": sha256_file(graph), "bytes": graph.stat().st_size, "logit_error": error},
+    }
+    write_json_atomic(record_path(path), record)
+    return record
+
+
+def _as_fp32(weights: str) -> str:
+    return "" if weights == "fp32" else f" (the artifact's {weights} weights as fp32)"
+
+
+@torch.inference_mode()
+def logit_error(decoder: OnnxDecoder, model: GPT) -> float:
+    """Largest difference from the model without a cache, over the largest logit: three streams, chunks and batches."""
+    config = model.config
+    numbers = torch.Generator().manual_seed(0)
+    lengths = sorted({max(2, config.max_len // part) for part in (5, 3, 2)})
+    texts = [torch.randint(config.vocab_size, (min(n, MAX_TOKENS),), generator=numbers).tolist() for n in lengths]
+    pool = BlockPool(decoder, sum(-(-len(text) // POSITIONS) for text in texts))
+    tables = [pool.take(-(-len(text) // POSITIONS)) for text in texts]
+    found = []
+    for text, table in zip(texts, tables, strict=True):
+        half = len(text) // 2  # then all but the last token, then a step together
+        parts = [decoder.prefill(text[:half], 0, table, wanted=half)]
+        if len(text) - 1 > half:
+            parts.append(decoder.prefill(text[half:-1], half, table, wanted=len(text) - 1 - half))
+        found.append(torch.cat(parts))
+    last = decoder.decode([text[-1] for text in texts], [len(text) - 1 for text in texts], tables)
+    error = 0.0
+    for text, logits, row in zip(texts, found, last, strict=True):
+        expected = model(torch.tensor([text]))[0]
+        difference = (torch.cat([logits, row[None]]) - expected).abs().max() / expected.abs().max().clamp(min=1)
+        error = max(error, float(difference.nan_to_num(nan=math.inf)))
+    return error
+
+
+def step_seconds(candidates: Mapping[Engine, Decoder], model: GPT, streams: int, rounds: int) -> dict[str, float]:
+    """Median seconds of one step of `streams` streams, each going on after up to 128 tokens; A B C A B C."""
+    config = model.config
+    steps = min(STEPS, config.max_len // 2)
+    context = min(CONTEXT, config.max_len - steps)
+    need = -(-(context + steps) // POSITIONS)
+    prompt = torch.randint(config.vocab_size, (context,), generator=torch.Generator().manual_seed(0)).tolist()
+    tables = {}
+    for name, decoder in candidates.items():
+        pool = BlockPool(decoder, need * streams)
+        tables[name] = [pool.take(need) for _ in range(streams)]
+        for table in tables[name]:
+            decoder.step([Run(prompt, 0, table, 0)])
+    kept: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 1):
+        for name, decoder in candidates.items():
+            started = time.perf_counter()
+            for i in range(steps):
+                decoder.step([Run([prompt[i % context]], context + i, table) for table in tables[name]])
+            if turn:  # the first warms up
+                kept[name].append((time.perf_counter() - started) / steps)
+    return {name: statistics.median(times) for name, times in kept.items()}

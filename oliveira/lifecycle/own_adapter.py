@@ -1,0 +1,147 @@
+"""A LoRA adapter of one's own: the served weights stay as they are, a folder of texts teaches the thin matrices.
+
+Weights in 4 bits stay in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter goes to
+HOME/adapters/NAME, whole or not at all; clients ask for it as `"model": NAME`, while the engine runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
+from oliveira.adaptation.lora import add_lora, save_adapter
+from oliveira.artifact import Artifact
+from oliveira.compression.linear import QuantisedLinear
+from oliveira.data.documents import Document
+from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.split import assign
+from oliveira.data.text import clean
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import CorruptError, UserError
+from oliveira.files import atomic_directory, sha256_file, sha256_json, write_json_atomic
+from oliveira.models.gpt import GPT
+from oliveira.serving.adapter_names import FOLDER, NAME
+from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
+from oliveira.training.loop import CHECKPOINT, Job, Progress, train
+from oliveira.training.seeds import seed_everything, threads
+from oliveira.world import AdaptSection, TrainSection
+
+HELD_OUT = 0.1  # of the documents, at least one
+
+
+def make_adapter(
+    home: Path,
+    artifact: Artifact,
+    name: str,
+    texts: Path,
+    section: AdaptSection,
+    *,
+    seed: int = 0,
+    n_threads: int = 0,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Trains and writes the adapter. Returns bits per byte of held-out documents before and after, and sizes.
+
+    Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"name {name!r} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.")
+    model = artifact.load_model()
+    if not isinstance(model, GPT):
+        raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
+    tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
+    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts).files)]
+    learned, held_out = _split([d for d in documents if d.text], seed, texts)
+    tokens, max_len = _tokens(tokenizer, learned), model.config.max_len
+    if len(tokens) < max_len + 2:
+        raise UserError(f"{texts} gives {len(tokens)} tokens to learn from, one window needs {max_len + 2}. Add text.")
+    base = sha256_file(artifact.path / "model.safetensors")
+    key = sha256_json({"base": base, "texts": [d.text for d in learned], "adapt": section.model_dump(), "seed": seed})
+    folder = home / "runs" / f"adapter-{key[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with threads(n_threads):
+        before = _measure(model, tokenizer, held_out)
+        seed_everything(seed)
+        add_lora(model, section.rank, section.alpha, section.targets or _blocks_layers(model))
+        job = Job(
+            batch=TokenBatches(tokens, max_len, section.batch_size, seed),
+            loss=next_token_loss(),
+            d_model=model.config.d_model,
+            tokens_per_batch=section.batch_size * max_len,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        train(model.train(), job, _train_section(section, n_threads), folder, seed=seed)
+        after = _measure(model.eval(), tokenizer, held_out)
+    numbers = {
+        "name": name,
+        "base": artifact.digest,
+        "bits_per_byte": {"before": before, "after": after},
+        "documents": {"learned": len(learned), "held_out": len(held_out)},
+        "steps": section.steps,
+        "seed": seed,
+    }
+    with atomic_directory(home / FOLDER / name) as out:
+        save_adapter(out, model, base=base)
+        numbers["bytes"] = (out / ADAPTER_WEIGHTS).stat().st_size
+        write_json_atomic(out / "made.json", numbers)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return numbers
+
+
+def _split(documents: list[Document], seed: int, texts: Path) -> tuple[list[Document], list[Document]]:
+    if len(documents) < 2:
+        raise UserError(
+            f"{texts} holds {len(documents)} document with text: one must be held out to see what was learned. "
+            "Divide the text into several files."
+        )
+    split = assign({d.name: d.name for d in documents}, seed=seed, validation=HELD_OUT, test=0.0)
+    held_out = [d for d in documents if split[d.name] != "train"] or documents[-1:]
+    names = {d.name for d in held_out}
+    learned = [d for d in documents if d.name not in names]
+    return (learned, held_out) if learned else (documents[1:], documents[:1])
+
+
+def _tokens(tokenizer: Tokenizer, documents: list[Document]) -> np.ndarray:
+    joined: list[int] = []
+    for document in documents:
+        joined += [*tokenizer.encode(document.text), tokenizer.end_of_text]
+    return np.array(joined, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+
+
+@torch.no_grad()
+def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> float:
+    n_bytes = sum(len(document.text.encode()) for document in documents)
+    tokens = _tokens(tokenizer, documents)
+    found = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
+    if not np.isfinite(found):
+        raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
+    return found
+
+
+def _blocks_layers(model: nn.Module) -> list[str]:
+    """Every linear layer inside the blocks."""
+    linear = (nn.Linear, QuantisedLinear)
+    names = (name for name, layer in model.named_modules() if isinstance(layer, linear) and name.startswith("blocks."))
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def _train_section(section: AdaptSection, n_threads: int) -> TrainSection:
+    return TrainSection(
+        steps=section.steps,
+        batch_size=section.batch_size,
+        lr=section.lr,
+        warmup_steps=max(1, section.steps // 10),
+        weight_decay=0.0,
+        threads=n_threads,
+        checkpoint_every=max(1, min(50, section.steps)),
+        evaluate_every=section.steps,
+        sample_every=section.steps,
+    )
