@@ -159,8 +159,8 @@ def add_lora(
 def merge(model: nn.Module) -> nn.Module:
     """Puts W' into the layers, in place. Returns the model; all its parameters train again.
 
-    A 4-bit layer stays one, and W' is rounded to 4 bits anew: docs/training.md has what this costs in loss. To merge
-    without it, call `dequantise_model` first, or keep the adapter beside the 4-bit weights.
+    A 4-bit layer stays one, and W' is rounded to 4 bits anew, which costs loss. To merge without it, call
+    `dequantise_model` first, or keep the adapter beside the 4-bit weights.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

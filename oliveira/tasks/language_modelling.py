@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.nn.attention import ConcatCache
-from oliveira.training.loss import cross_entropy
+from oliveira.training.loss import cross_entropy, next_token
 from oliveira.training.seeds import stream
 
 
@@ -65,7 +65,7 @@ class MixedBatches:
 
 def next_token_loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Tensor], Tensor]:
     def loss(model: nn.Module, rows: Tensor) -> Tensor:
-        return cross_entropy(model(rows[:, :-1]), rows[:, 1:], label_smoothing=label_smoothing)
+        return next_token(model, rows[:, :-1], rows[:, 1:], label_smoothing=label_smoothing)
 
     return loss
 

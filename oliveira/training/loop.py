@@ -6,6 +6,7 @@ state and step, and it is written before the evaluation, so that a slow or faili
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from oliveira.errors import Interrupted, TrainingError
 from oliveira.training import schedules
 from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
 from oliveira.training.curves import Curve
-from oliveira.training.optim import make_optimizer
+from oliveira.training.optim import Optimizer, clip_gradients, make_optimizer
+from oliveira.training.products import fast_linears
 from oliveira.training.seeds import seed_everything
 from oliveira.world import TrainSection
 
@@ -86,17 +88,10 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         )
         saved = step
 
-    try:
+    with fast_linears(model), contextlib.closing(curve):
         model.train()
         for step in range(state["step"] + 1, config.steps + 1):
-            lr = learning_rate(step, config, job.d_model)
-            optimizer.set_lr(lr)
-            loss = 0.0
-            for micro in range(config.accumulate):
-                part = job.loss(model, job.batch((step - 1) * config.accumulate + micro)) / config.accumulate
-                part.backward()
-                loss += part.item()
-            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+            loss, norm, lr = one_step(model, job, config, optimizer, step)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 where = (
                     f"The last good checkpoint is step {saved} in {folder}." if saved else "There is no checkpoint yet."
@@ -105,8 +100,6 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                     f"the loss became {loss} at step {step} (gradient norm {norm}). {where} "
                     f"Lower train.lr = {config.lr}."
                 )
-            optimizer.step()
-            optimizer.zero_grad()
             seconds = time.monotonic() - started
             tokens = step * config.accumulate * job.tokens_per_batch
             curve.add(dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens))
@@ -124,9 +117,28 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                 raise Interrupted(f"stopped at step {step} of {config.steps}; start again to go on from there.")
         if job.evaluate and not state["metrics"]:
             state["metrics"] = _evaluating(model, job.evaluate)
-    finally:
-        curve.close()
     return state["metrics"]
+
+
+def one_step(
+    model: nn.Module, job: Job[Any], config: TrainSection, optimizer: Optimizer, step: int
+) -> tuple[float, float, float]:
+    """Forward, loss, backward, clipping, update. Returns loss, norm of the gradient and learning rate.
+
+    A loss or a norm that is not finite leaves the weights as they were.
+    """
+    lr = learning_rate(step, config, job.d_model)
+    loss = 0.0
+    for micro in range(config.accumulate):
+        part = job.loss(model, job.batch((step - 1) * config.accumulate + micro)) / config.accumulate
+        part.backward()
+        loss += part.item()
+    norm = clip_gradients(model.parameters(), config.clip)
+    if math.isfinite(loss) and math.isfinite(norm):
+        optimizer.set_lr(lr)
+        optimizer.step()
+    optimizer.zero_grad()
+    return loss, norm, lr
 
 
 Result = TypeVar("Result")

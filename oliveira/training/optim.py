@@ -88,6 +88,18 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
+    """`torch.nn.utils.clip_grad_norm_`, the same bits, without a pass over gradients that are short enough.
+
+    Returns the norm before clipping.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not largest / (norm + 1e-6) >= 1:  # NaN as well: it must not be hidden
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return float(norm)
+
+
 def make_optimizer(
     model: nn.Module, *, kind: str, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> Optimizer:

@@ -3,7 +3,7 @@
     y = x Wᵀ + b,   ∂x = ∂y W,   ∂W = ∂yᵀ x,   ∂b = Σ ∂y
 
 torch gives fp32 products to MKL, which on a processor that Intel did not make computes with half of its registers: 100
-of 240 GFLOP/s on a Zen 5, where oneDNN, in torch as well, reaches 185–235. docs/training.md has the table.
+of 240 GFLOP/s on a Zen 5, where oneDNN, in torch as well, reaches 185–235.
 
 A layer that stores 4-bit codes (`dequantised()` gives W) has its W rebuilt for ∂x instead of kept from the forward
 pass, so that one W is in memory at a time.

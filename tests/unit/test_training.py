@@ -14,10 +14,11 @@ from torch import nn
 from oliveira.errors import CorruptError, Interrupted, TrainingError
 from oliveira.registry import create
 from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
+from oliveira.training import products
 from oliveira.training.curves import Curve, draw_curve, read_curve
 from oliveira.training.loop import CHECKPOINT, Job, train
-from oliveira.training.loss import cross_entropy, cross_entropy_reference
-from oliveira.training.optim import AdamWReference, make_optimizer
+from oliveira.training.loss import cross_entropy, cross_entropy_reference, head_cross_entropy, next_token
+from oliveira.training.optim import AdamWReference, clip_gradients, make_optimizer
 from oliveira.training.schedules import cosine, noam
 from oliveira.world import TrainSection
 
@@ -199,3 +200,107 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
     ]
     draw_curve(rows, tmp_path / "curve.png", title="test", lines={"xz": 2.5})
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products through oneDNN too, as large ones are."""
+    monkeypatch.setattr(products, "SMALLEST", 0)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 5), (2, 3, 4)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_fast_linear_is_torchs(fast: None, shape: tuple[int, ...], bias: bool) -> None:
+    """Value and gradients, any number of dimensions; through _Linear, or torch would be compared with itself."""
+    torch.manual_seed(0)
+    ours = [torch.randn(*shape, 6), torch.randn(9, 6), torch.randn(9) if bias else None]
+    theirs = [None if t is None else t.clone() for t in ours]
+    for tensor in filter(lambda t: t is not None, [*ours, *theirs]):
+        tensor.requires_grad_()
+    y, z = products.linear(*ours), nn.functional.linear(*theirs)
+    assert y.grad_fn.name() == "_LinearBackward"
+    torch.testing.assert_close(y, z)
+    weights = torch.randn_like(y)
+    (y * weights).sum().backward()
+    (z * weights).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        if a is not None:
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_fast_linear_has_a_second_derivative(fast: None) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    second = []
+    for product in (products.linear, nn.functional.linear):
+        (first,) = torch.autograd.grad(product(x, w).pow(3).sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), w)[0])
+    torch.testing.assert_close(*second, rtol=1e-4, atol=1e-3)  # numbers around 15, from cubes
+
+
+def test_fast_linears_leave_no_trace_and_touch_no_evaluation(fast: None) -> None:
+    model = create("gpt", **(TINY | dict(dropout=0.0)))
+    rows = torch.randint(0, 64, (2, 32))
+    with torch.no_grad():
+        before = model(rows)
+    with products.fast_linears(model):
+        assert model.blocks[0].attention.query(torch.randn(2, 3, 16)).grad_fn.name() == "_LinearBackward"
+        with torch.no_grad():
+            assert torch.equal(model(rows), before)
+    assert not [m for m in model.modules() if "forward" in vars(m)]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [4, 512])
+def test_head_cross_entropy_is_cross_entropy(smoothing: float, rows: int) -> None:
+    """Loss and both gradients, in pieces and whole, ignored targets, scaled as accumulation does."""
+    torch.manual_seed(0)
+    targets = torch.randint(0, 11, (2, 7))
+    targets[0, :3] = -100
+    ours = [torch.randn(2, 7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)]
+    theirs = [t.detach().clone().requires_grad_() for t in ours]
+    a = head_cross_entropy(*ours, targets, label_smoothing=smoothing, rows=rows)
+    b = cross_entropy(theirs[0] @ theirs[1].T, targets, label_smoothing=smoothing)
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    (a / 3).backward()
+    (b / 3).backward()
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_head_cross_entropy_of_probability_zero_is_finite() -> None:
+    loss = head_cross_entropy(
+        torch.tensor([[200.0]]).requires_grad_(), torch.tensor([[1.0], [-1.0]]), torch.tensor([1])
+    )
+    assert loss.item() == pytest.approx(400.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_next_token_is_the_loss_of_the_logits(fast: None, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = create("gpt", **(TINY | dict(dropout=0.0, tied=tied)))
+    rows = torch.randint(0, 64, (2, 33))
+    found = []
+    for smallest in (0, 1 << 60):
+        monkeypatch.setattr(products, "SMALLEST", smallest)
+        loss = next_token(model, rows[:, :-1], rows[:, 1:], label_smoothing=0.1)
+        assert (loss.grad_fn.name() == "_HeadCrossEntropyBackward") == (smallest == 0)
+        loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters()} | {"loss": loss.detach()})
+        model.zero_grad()
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("size", [1e-3, 10.0, math.nan])
+def test_clipping_is_torchs_to_the_bit(size: float) -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.zeros(5, 3)), nn.Parameter(torch.zeros(7)), nn.Parameter(torch.zeros(2))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    for p, q in zip(ours[:2], theirs[:2], strict=True):
+        p.grad = torch.randn_like(p) * size
+        q.grad = p.grad.clone()
+    norm = float(nn.utils.clip_grad_norm_(theirs, 1.0))
+    assert clip_gradients(ours, 1.0) == pytest.approx(norm, rel=0, abs=0, nan_ok=True)
+    for p, q in zip(ours[:2], theirs[:2], strict=True):
+        assert torch.equal(p.grad.isnan(), q.grad.isnan()) and torch.equal(p.grad.nan_to_num(), q.grad.nan_to_num())
