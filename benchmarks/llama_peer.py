@@ -98,6 +98,12 @@ class Llama:
             ("get_memory", c_void_p, [c_void_p]),
             ("memory_clear", None, [c_void_p, c_bool]),
             ("memory_seq_rm", c_bool, [c_void_p, c_int32, c_int32, c_int32]),
+            ("state_seq_save_file", c_size_t, [c_void_p, ctypes.c_char_p, c_int32, POINTER(c_int32), c_size_t]),
+            (
+                "state_seq_load_file",
+                c_size_t,
+                [c_void_p, ctypes.c_char_p, c_int32, POINTER(c_int32), c_size_t, POINTER(c_size_t)],
+            ),
             ("free", None, [c_void_p]),
             ("model_free", None, [c_void_p]),
             ("print_system_info", ctypes.c_char_p, []),
@@ -229,6 +235,25 @@ class Llama:
         for stream in range(streams):
             self.lib.llama_memory_seq_rm(memory, stream, position, -1)
         return taken
+
+    def save(self, path: str, tokens: list[int]) -> int:
+        """Reads all tokens into stream 0 and writes its state, as a slot is saved. Returns its bytes."""
+        self.prefill(tokens, 0)
+        ids = (c_int32 * len(tokens))(*tokens)
+        return self.lib.llama_state_seq_save_file(self.context, path.encode(), 0, ids, len(tokens))
+
+    def restore(self, path: str, token: int) -> float:
+        """Seconds from an empty stream to the logits after the saved tokens and one more."""
+        self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, -1, -1)
+        ids, n = (c_int32 * 4096)(), c_size_t()
+        started = time.perf_counter()
+        if not self.lib.llama_state_seq_load_file(self.context, path.encode(), 0, ids, 4096, ctypes.byref(n)):
+            raise SystemExit(f"{path} could not be restored")
+        self._run([(token, n.value, 0, True)])
+        return time.perf_counter() - started
+
+    def last_logits(self, vocab_size: int) -> list[float]:
+        return self.lib.llama_get_logits_ith(self.context, -1)[:vocab_size]
 
     def logits(self, tokens: list[int], vocab_size: int) -> list[float]:
         self.prefill(tokens, 0)

@@ -5,6 +5,7 @@
     n = cache.longest(keys)                                    chunks that need not be computed
     cache.load(keys[i], prompt[64 * i : 64 * (i + 1)], …)      for i in cache.needed(n); False: compute from there on
     cache.store(key, i, tokens, buffers, keys[:i])             when the model has filled chunk i
+    cache.tail(keys[:n], prompt[64 * n :], salt=…)             (key, tokens) of a chunk that is not whole, if one fits
 
 One file a chunk, named by its key: SHA-256 over tagged, length-prefixed fields (format, model, window, sinks, tenant's
 salt, key of the chunk before, token ids). So a key stands for the whole text up to the chunk's end, read by this very
@@ -139,6 +140,26 @@ class AttentionCache:
             keys.append(parent := digest.digest())
         return keys
 
+    def tail_key(self, keys: Sequence[bytes], tokens: Sequence[int], *, salt: bytes) -> bytes:
+        """The key of fewer than 64 `tokens` that follow the chunks with `keys`: the end of a prompt or of an answer."""
+        if not 0 < len(tokens) < CHUNK:
+            raise UserError(f"{len(tokens)} tokens are no tail: give 1 … {CHUNK - 1}.")
+        digest = self._digest.copy()
+        parent, ids = keys[-1] if keys else b"", chunk_file.pack_ids(tokens)
+        digest.update(_tagged((b"salt", salt), (b"parent", parent), (b"tail", ids)))
+        return digest.digest()
+
+    def tail(self, keys: Sequence[bytes], tokens: Sequence[int], *, salt: bytes) -> tuple[bytes, int] | None:
+        """The longest known tail that `tokens` begin with: its key and number of tokens. Counts as a use."""
+        for n in range(min(len(tokens), CHUNK - 1), 0, -1):
+            key = self.tail_key(keys, tokens[:n], salt=salt)
+            with self._work:
+                known = key in self._index
+            if known:
+                self._use([key])
+                return key, n
+        return None
+
     def needed(self, n: int) -> list[int]:
         """Which of the first `n` chunks the tokens of chunk `n` attend to."""
         sinks = self.sinks // CHUNK
@@ -201,9 +222,9 @@ class AttentionCache:
 
     def _check(self, tokens: Sequence[int], buffers: Sequence[memoryview]) -> None:
         size = sum(buffer.nbytes for buffer in buffers)
-        if len(tokens) != CHUNK or size != self.chunk_bytes or any(buffer.format != "B" for buffer in buffers):
+        if not 0 < len(tokens) <= CHUNK or size != self.chunk_bytes or any(buffer.format != "B" for buffer in buffers):
             raise UserError(
-                f"{len(tokens)} tokens and {size} bytes: a chunk is {CHUNK} tokens and {self.chunk_bytes} bytes, "
+                f"{len(tokens)} tokens and {size} bytes: a chunk is 1 … {CHUNK} tokens and {self.chunk_bytes} bytes, "
                 'in memoryviews of bytes (.cast("B")).'
             )
 

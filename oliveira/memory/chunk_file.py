@@ -1,6 +1,8 @@
-"""One chunk of an attention cache as a file: 64 token ids, their keys and values, and a checksum over all of it.
+"""One chunk of an attention cache as a file: token ids, their keys and values, and a checksum over all of it.
 
     magic 8 · key 32 · body size 8 · token ids 64 × 8 · checksum 16 · body          (little-endian)
+
+A chunk that is not whole has -1 for the missing ids.
 
 Everything before the checksum follows from what the reader asks for, so it is compared byte for byte; the checksum
 (xxh3, 128 bits: about 25 GB/s on one core) covers that part and the body. It finds accidents; that nobody *makes* a
@@ -26,7 +28,7 @@ HEAD = _PREFIX.size + _IDS.size + _CHECKSUM  # bytes before the body
 
 def pack_ids(tokens: Sequence[int]) -> bytes:
     """The ids of one chunk as bytes."""
-    return _IDS.pack(*tokens)
+    return _IDS.pack(*tokens, *[-1] * (CHUNK - len(tokens)))
 
 
 def _known(key: bytes, tokens: Sequence[int], size: int) -> bytes:

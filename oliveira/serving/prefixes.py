@@ -24,6 +24,7 @@ class Text(Protocol):
     dropped: int
     stored: int
     loss: float
+    loss_kept: float
     loss_after: dict[int, float]
 
     @property
@@ -60,16 +61,30 @@ class Prefixes:
             losses = self._load(keys, n, text)
         if n and text.observed and not self._slides(n):
             n = next((i for i in range(n, 0, -1) if not math.isnan(losses[i - 1])), 0)
-        if n == 0:
-            return 0
         text.stored, text.dropped = n, self.window.dropped(n) if self.window else 0
-        if text.observed:
-            # Beyond the window the token before stands in another window: no loss for this prompt.
-            text.loss = math.nan if self._slides(n) else losses[n - 1]
-            text.loss_after[n - 1] = text.loss
+        if n and not self._slides(n):
+            text.loss = text.loss_after[n - 1] = losses[n - 1]
+        known = n * CHUNK + self._tail(keys[:n], text, n)
         if self._slides(n):
-            return n * CHUNK
-        return n * CHUNK - 1 if text.observed else min(n * CHUNK, len(text.tokens) - 1)
+            # The token before a new chunk stood in another window: no loss for this prompt.
+            text.loss = math.nan
+            return min(known, len(text.tokens) - 1)
+        return max(0, known - 1) if text.observed else min(known, len(text.tokens) - 1)
+
+    def _tail(self, keys: list[bytes], text: Text, n: int) -> int:
+        """Fills the chunk after the first `n` as far as an earlier text went on in the same way; how many tokens."""
+        found = self.cache.tail(keys, text.tokens[n * CHUNK :], salt=text.salt)
+        if found is None:
+            return 0
+        key, count = found
+        loss, tokens = np.empty(1), text.tokens[n * CHUNK : n * CHUNK + count]
+        if not self.cache.load(key, tokens, self._buffers(text, n - text.dropped, loss)):
+            return 0
+        if text.observed:
+            if math.isnan(loss[0]):
+                return 0
+            text.loss = float(loss[0])
+        return count
 
     def _slides(self, n: int) -> bool:
         return self.window is not None and self.window.dropped(n) > 0
@@ -92,13 +107,19 @@ class Prefixes:
         return losses
 
     def keep(self, text: Text) -> None:
-        """Stores every whole chunk that has been computed and not been stored."""
-        whole = text.position // CHUNK
-        if whole <= text.stored:
-            return
+        """Stores every whole chunk that has been computed and not been stored, and what follows the last one.
+
+        Not the latter with a window: a text would keep more than its size.
+        """
+        whole, rest = divmod(text.position, CHUNK)
         keys = self.cache.keys(text.tokens[: whole * CHUNK], salt=text.salt)
         for chunk in range(text.stored, whole):
             loss = np.array([text.loss_after.get(chunk, math.nan) if text.observed else math.nan])
             tokens = text.tokens[chunk * CHUNK : (chunk + 1) * CHUNK]
             self.cache.store(keys[chunk], chunk, tokens, self._buffers(text, chunk - text.dropped, loss), keys[:chunk])
-        text.stored = whole
+        text.stored = max(text.stored, whole)
+        if rest and self.window is None:
+            tokens = text.tokens[whole * CHUNK : text.position]
+            loss = np.array([text.loss_kept if text.observed else math.nan])
+            key = self.cache.tail_key(keys, tokens, salt=text.salt)
+            self.cache.store(key, whole, tokens, self._buffers(text, whole, loss), keys)

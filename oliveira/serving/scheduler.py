@@ -32,7 +32,7 @@ from oliveira.serving.protocol import Message
 from oliveira.serving.sampling import Sampling, draw, log_probabilities, mix
 from oliveira.serving.speculation import Speculator
 from oliveira.serving.text import TextStream
-from oliveira.serving.window import Window
+from oliveira.serving.window import BLOCKS, Window
 
 
 @dataclass(kw_only=True)
@@ -77,6 +77,7 @@ class Stream:
         self.dropped = 0  # chunks that fell out of the window
         self.stored = 0  # chunks that the attention cache has
         self.loss = 0.0  # of the tokens so far, each given those before it
+        self.loss_kept = 0.0  # of those in the blocks
         self.loss_after: dict[int, float] = {}  # the same, at the end of each chunk
         self.guessing: Any = None  # the guesser's
         self._entries: deque[tuple[int, int, Message]] = deque()
@@ -147,7 +148,7 @@ class Scheduler:
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
         # One more for a prompt whose last block is kept until the request's other choices have copied it.
         self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
-        self.pool = BlockPool(decoder, slots * -(-self.reach // POSITIONS) + 1)
+        self.pool = BlockPool(decoder, slots * -(-self.reach // CHUNK) * BLOCKS + 1)
         self.window = window
         self.prefixes = prefixes
         self.speculator = speculator
@@ -232,8 +233,8 @@ class Scheduler:
                 self._follow(stream, *request.read, messages)
 
     def _blocks(self, request: Request) -> int:
-        """Blocks that a stream of this request can ever need."""
-        return -(-min(len(request.prompt) + request.max_tokens, self.reach) // POSITIONS)
+        """Blocks that a stream of this request can ever need, in whole chunks."""
+        return -(-min(len(request.prompt) + request.max_tokens, self.reach) // CHUNK) * BLOCKS
 
     def _slide(self, stream: Stream) -> None:
         """Before a token of a new chunk: what it does not attend to makes room."""
@@ -300,6 +301,7 @@ class Scheduler:
         stream.position += len(run.tokens)
         if stream.observed:  # no token of the prompt follows the last one
             stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])
+            stream.loss_kept = stream.loss
         if stream.position < len(prompt):
             return
         if stream.observed and math.isfinite(stream.loss):
@@ -336,6 +338,7 @@ class Scheduler:
             return None
         token = draw(logits_V, request.sampling, stream.generator)
         if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
+            stream.loss_kept = stream.loss
             stream.lose(len(stream.tokens), logits_V[None], [token])
         stream.tokens.append(token)
         stream.generated += 1

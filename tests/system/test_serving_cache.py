@@ -87,21 +87,25 @@ def test_answers_have_the_same_bits_with_the_cache_and_after_a_restart(make: Mak
     assert said(first) == said(second) == said(plain)
     assert counted(plain, "cached_tokens") == 0
     long = {name for name, choice in second.items() if name[1] < 0 and len(choice["prompt"]) >= CHUNK}
-    assert len(long) >= 4 and all(second[name]["cached_tokens"] >= CHUNK - 1 for name in long)
+    assert len(long) >= 4 and all(second[name]["cached_tokens"] >= len(second[name]["prompt"]) - 1 for name in long)
     assert again.scheduler.prefixes is not None and again.scheduler.prefixes.cache.stats()["bad"] == 0
 
 
-def test_a_conversations_next_turn_reads_only_what_is_new(make: Make) -> None:
+def test_a_conversations_next_turn_reads_only_what_is_new(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the model itself has written is found again, with its loss."""
     prompt = prompts(make())[5]
     engine = make(cache_megabytes=16)
-    turn = run(engine, [[(request("a", prompt, 60), 0)]])["a", 0]["text"]
-    longer = prompt + engine.tokenizer.encode(turn) + prompts(engine)[0]
-    assert engine.tokenizer.encode(turn)[:20] and len(longer) > 3 * CHUNK
+    prefixes, texts = engine.scheduler.prefixes, []
+    assert prefixes is not None
+    keep = prefixes.keep
+    monkeypatch.setattr(prefixes, "keep", lambda text: (keep(text), texts.append(list(text.tokens))))
+    run(engine, [[(request("a", prompt, 60), 0)]])
+    assert texts[-1][: len(prompt)] == prompt and len(texts[-1]) == len(prompt) + 60
+    longer = texts[-1] + prompts(engine)[0]
     found = run(make(cache_megabytes=16), [[(request("b", longer, 5, logprobs=2), 0)]])
     plain = run(make(cache_megabytes=0), [[(request("b", longer, 5, logprobs=2), 0)]])
     assert said(found) == said(plain)
-    assert counted(found, "cached_tokens") >= len(prompt) // CHUNK * CHUNK - 1
+    assert counted(found, "cached_tokens") == len(texts[-1]) - 2  # the last one was never read, the one before again
 
 
 def test_tenants_share_nothing(make: Make) -> None:
@@ -191,7 +195,7 @@ def test_choices_of_a_request_share_the_blocks_of_its_prompt(make: Make) -> None
     while scheduler.busy:
         scheduler.step()
         used = max(used, len(scheduler.pool.blocks) - len(scheduler.pool.free))
-    assert used <= 10 + 4 * 1
+    assert used <= 10 + 4 * 2  # a stream takes whole chunks of four: two blocks are each one's own
     assert len(scheduler.pool.free) == len(scheduler.pool.blocks)
 
 

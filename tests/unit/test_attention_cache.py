@@ -313,3 +313,24 @@ def test_a_restored_prefix_gives_the_same_bits(tmp_path: Path, kind: str) -> Non
     cache.close()
     assert all(bool(logits.isfinite().all()) for logits in found)
     assert torch.equal(torch.cat(found), torch.cat(expected))
+
+
+def test_a_tail_is_found_by_how_a_text_goes_on(cache: AttentionCache) -> None:
+    """The longest one that fits; never one of another beginning, tenant or length."""
+    tokens = text(2)[: CHUNK + 40]
+    keys = cache.keys(tokens, salt=SALT)
+    assert len(keys) == 1
+    for n in (5, 17, 40):
+        rest = tokens[CHUNK : CHUNK + n]
+        cache.store(cache.tail_key(keys, rest, salt=SALT), 1, rest, [memoryview(bytearray([n] * BODY))], keys)
+    cache.flush()
+    for asked, found in ((63, 40), (40, 40), (39, 17), (16, 5), (4, None)):
+        rest = [*tokens[CHUNK:], *range(1000, 1030)][:asked]
+        tail = cache.tail(keys, rest, salt=SALT)
+        assert (tail and tail[1]) == found
+        if tail:
+            into = bytearray(BODY)
+            assert cache.load(tail[0], rest[: tail[1]], [memoryview(into)]) and into == bytes([tail[1]] * BODY)
+    assert cache.tail(keys, tokens[CHUNK:], salt=b"other") is None
+    assert cache.tail([], tokens[CHUNK:], salt=SALT) is None
+    assert cache.tail(keys, [7, *tokens[CHUNK:]], salt=SALT) is None

@@ -276,8 +276,11 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, i
 def test_calls_that_cannot_be_are_refused(cache: AttentionCache) -> None:
     tokens, good = text(1), [memoryview(bytearray(BODY))]
     key = cache.keys(tokens, salt=SALT)[0]
-    with pytest.raises(UserError, match="63 tokens and 48 bytes"):
-        cache.load(key, tokens[:-1], good)
+    with pytest.raises(UserError, match="65 tokens and 48 bytes"):
+        cache.load(key, [*tokens, 1], good)
+    for tail in ([], tokens):
+        with pytest.raises(UserError, match="no tail"):
+            cache.tail_key([key], tail, salt=SALT)
     with pytest.raises(UserError, match="64 tokens and 47 bytes"):
         cache.store(key, 0, tokens, [good[0][1:]], [])
     with pytest.raises(UserError, match=r"cast\(.B.\)"):
