@@ -103,7 +103,11 @@ def beside_llama(table: Table, shape: str, ours: Ours, peer: Peer, folder: Path,
     peer("load", path=str(folder / "q4.gguf"), streams=1, n_ctx=1280)
     peer("save", path=str(folder / "slot"), tokens=ours.tokens[:N])
     peer("load", path=str(folder / "q4.gguf"), streams=1, n_ctx=1280)  # a fresh context
-    pair = reported(ours.restore, lambda: peer("restore", path=str(folder / "slot"), token=ours.tokens[N]), rounds)
+
+    def theirs() -> float:
+        return float(peer("restore", path=str(folder / "slot"), token=ours.tokens[N]))
+
+    pair = reported(ours.restore, theirs, rounds)
     table.add(f"{shape} first token, {N} tokens restored", pair, "llama.cpp slot", 1.0)
 
 

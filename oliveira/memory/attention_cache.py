@@ -111,6 +111,7 @@ class AttentionCache:
             )
         )
         self.folder = folder / self._digest.hexdigest()[:16]
+        self._base = str(self.folder)
         self._index: OrderedDict[bytes, None] = OrderedDict()  # least recently used first
         self._stuck = 0  # files that cannot be deleted: they count, but are not served
         self._time = 0  # of the last use, ns
@@ -205,7 +206,7 @@ class AttentionCache:
                 return False
         found = "bad"
         try:
-            if chunk_file.read(self._path(key), key, tokens, buffers):
+            if chunk_file.read(self._name(key), key, tokens, buffers):
                 found = "hits"
         except FileNotFoundError:  # evicted a moment ago, or somebody tidied the folder
             found = "misses"
@@ -332,7 +333,7 @@ class AttentionCache:
                 self._time = max(time.time_ns(), self._time + 1)
                 now = self._time
             with contextlib.suppress(OSError):  # only the order after a restart hangs on it
-                os.utime(self._path(key), ns=(now, now))
+                os.utime(self._name(key), ns=(now, now))
 
     # Beginning and end ------------------------------------------------------------------------------------------
 
@@ -359,8 +360,12 @@ class AttentionCache:
             return {**self._counts, "bytes": (chunks + self._stuck) * self.file_bytes, "chunks": chunks}
 
     def _path(self, key: bytes) -> Path:
+        return Path(self._name(key))
+
+    def _name(self, key: bytes) -> str:
+        """As a string: building a `Path` for each chunk is a tenth of a restore."""
         name = key.hex()
-        return self.folder / name[:2] / name
+        return f"{self._base}/{name[:2]}/{name}"
 
     def _open(self) -> int | None:
         """The lock on this model's folder, its files indexed; None if the folder cannot be had."""

@@ -72,7 +72,7 @@ def write(image: bytearray, temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def read(path: Path, key: bytes, tokens: Sequence[int], buffers: Sequence[memoryview]) -> bool:
+def read(path: str | Path, key: bytes, tokens: Sequence[int], buffers: Sequence[memoryview]) -> bool:
     """Reads the body straight into `buffers` (bytes). False if anything differs from what was written for this key and
     these tokens: the buffers then hold anything. Raises `OSError`."""
     size = sum(buffer.nbytes for buffer in buffers)

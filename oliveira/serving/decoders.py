@@ -37,11 +37,13 @@ class Settings:
     cache_megabytes: int = 0
     guesses: bool = True
     draft: Path | None = None  # artifact of a smaller model with the same tokenizer
+    activations: str = "fp32"  # "int8": what enters a 4-bit product is rounded, faster where arithmetic is the limit
     window: Window | None = None  # what a stream keeps of a text without end; None: texts end at max_len
 
 
-def make_decoder(artifact: Artifact, model: GPT, window: Window | None = None) -> tuple[Decoder, str]:
+def make_decoder(artifact: Artifact, model: GPT, settings: Settings) -> tuple[Decoder, str]:
     """The native step where it covers the model, else torch; and what to call it, with the reason."""
+    window = settings.window
     context = CONTEXT * model.config.max_len if window else None
     if window and window.size > model.config.max_len:
         raise UserError(
@@ -59,7 +61,7 @@ def make_decoder(artifact: Artifact, model: GPT, window: Window | None = None) -
     if reason := not_covered(model):
         log.warning("decoding with torch", extra={"digest": artifact.digest[:12], "reason": reason})
         return TorchDecoder(model, context=context), f"torch: {reason}"
-    return NativeDecoder(model, context=context), f"native {path_in_use()}"
+    return NativeDecoder(model, activations=settings.activations, context=context), f"native {path_in_use()}"
 
 
 def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, settings: Settings) -> Speculator | None:
@@ -83,7 +85,7 @@ def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, setting
         "weights": artifact.digest,
         "tokenizer": sha256_file(artifact.path / "tokenizer.json"),
         "kernel": path_in_use(),
-        "numbers": str(decoder.cache_dtype),
+        "numbers": f"{decoder.cache_dtype} {settings.activations}",
     }
     folder = settings.home / "attention"
     try:

@@ -67,7 +67,7 @@ class Engine:
             )
         self.pieces = [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
         self.longest = max(len(piece) for piece in self.pieces)
-        decoder, self.decoder = make_decoder(artifact, model, settings.window)
+        decoder, self.decoder = make_decoder(artifact, model, settings)
         self.max_len = decoder.context
         self.scheduler = Scheduler(
             decoder,
@@ -284,6 +284,7 @@ def main() -> int:
     parser.add_argument(
         "--window", type=int, default=0, help="tokens kept of a text without end; 0 = it ends at max_len"
     )
+    parser.add_argument("--activations", choices=("fp32", "int8"), default="fp32", help="what enters a 4-bit product")
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
@@ -296,6 +297,7 @@ def main() -> int:
             cache_megabytes=given.cache_megabytes,
             guesses=not given.no_guesses,
             draft=given.draft,
+            activations=given.activations,
             window=Window(given.window) if given.window else None,
         )
         engine = Engine(open_artifact(given.artifact, given.digest), settings)

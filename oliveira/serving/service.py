@@ -151,7 +151,7 @@ class Service:
 def engine_options(home: Path, serve: ServeSection) -> list[str]:
     """What every engine of this home is started with."""
     options = ["--threads", str(serve.threads), "--slots", str(serve.slots), "--home", str(home)]
-    options += ["--cache-megabytes", str(serve.cache_megabytes)]
+    options += ["--cache-megabytes", str(serve.cache_megabytes), "--activations", serve.activations]
     if not serve.guesses:
         options.append("--no-guesses")
     if serve.window:

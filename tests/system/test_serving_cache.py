@@ -108,6 +108,25 @@ def test_a_conversations_next_turn_reads_only_what_is_new(make: Make, monkeypatc
     assert counted(found, "cached_tokens") == len(texts[-1]) - 2  # the last one was never read, the one before again
 
 
+def test_rounded_activations_keep_the_promise(tokenizer_file: Path, tmp_path: Path) -> None:
+    """4-bit weights with int8 inputs: the same bits with the cache and guesses; others than with fp32 inputs."""
+    home = Home(tmp_path / "made", tokenizer_file)
+    made = home.make(seed=5, weights="int4")
+    home.ledger.close()
+    found = {}
+    for name, settings in {
+        "fp32": Settings(slots=4),
+        "int8": Settings(slots=4, activations="int8"),
+        "first": Settings(slots=4, activations="int8", home=tmp_path, cache_megabytes=16),
+        "again": Settings(slots=4, activations="int8", home=tmp_path, cache_megabytes=16),
+    }.items():
+        engine = Engine(made, settings)
+        found[name] = answers(engine)
+        stop(engine)
+    assert said(found["int8"]) == said(found["first"]) == said(found["again"]) != said(found["fp32"])
+    assert counted(found["again"], "cached_tokens") > counted(found["first"], "cached_tokens")
+
+
 def test_tenants_share_nothing(make: Make) -> None:
     engine, prompt = make(cache_megabytes=16), prompts(make())[5]
     engine = make(cache_megabytes=16)
