@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TABLES: dict[str, list[str]] = {"speed": [], "gpt": [], "train": [], "qlora": [], "q4": ["--fetch"], "streams": []}
+TABLES: dict[str, list[str]] = {
+    "speed": [],
+    "gpt": [],
+    "train": [],
+    "qlora": [],
+    "q4": ["--fetch"],
+    "restore": ["--fetch"],
+    "streams": [],
+    "plot": [],
+}
 
 
 def main(names: list[str]) -> int:
