@@ -44,6 +44,7 @@ from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bench-streams.json"
 GAP, MEMORY = 1.0, 400.0  # goals: seconds, MiB
+REFUSAL = 50.0  # ms
 DIGEST = "5" * 64
 FOREVER = 1_000_000  # tokens
 EVERY = (0.1, 0.2)  # seconds between the tokens of a stream
@@ -383,6 +384,29 @@ def measure(streams: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def refusals(asked: int = 200) -> dict[str, Any]:
+    """How long a full queue takes to say so: each refusal on a connection of its own, one after the other."""
+    seconds, wrong = [], 0
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        front = stack.enter_context(Front(home, streams=1, slots=1, queue=0, deadline=600.0))
+        stack.enter_context(unread(front, 1, "wait"))
+        front.wait(lambda: front.state()["running"] or front.state()["waiting"], 30)
+        for _ in range(asked):
+            began = time.perf_counter()
+            with socket.create_connection(front.address, timeout=30) as connection:
+                connection.sendall(front.request("wait", 8))
+                head = connection.recv(65_536)
+            seconds.append(time.perf_counter() - began)
+            wrong += not (head.startswith(b"HTTP/1.1 429 ") and b"retry-after:" in head.lower())
+    return {
+        "refusals": asked,
+        "refusals without 429 and Retry-After": wrong,
+        "p50 refusal, ms": round(1e3 * percentile(seconds, 0.5), 2),
+        "p99 refusal, ms": round(1e3 * percentile(seconds, 0.99), 2),
+    }
+
+
 def _cpu_seconds(pid: int) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -404,7 +428,7 @@ def main() -> None:
         if hard != resource.RLIM_INFINITY and hard < need:
             raise SystemExit(f"{given.streams} streams need {need} open files, this shell allows {hard}: ulimit -n.")
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
-    found = measure(given.streams, given.seconds)
+    found = measure(given.streams, given.seconds) | refusals()
     for name, value in found.items():
         print(f"{name:<40} {value}", flush=True)
     label = f"{given.streams} open SSE streams, stub engine"
@@ -414,6 +438,8 @@ def main() -> None:
         f"{label}: p99 gap": round(GAP / (found["p99 gap, s"] or float("inf")), 3),
         f"{label}: memory of the front": round(MEMORY / found["front's peak resident set, MiB"], 3),
     }
+    refused = found["refusals without 429 and Retry-After"] == 0
+    ratios["full queue: 429 with Retry-After, p99"] = round(REFUSAL / found["p99 refusal, ms"], 3) if refused else 0.0
     write_json_atomic(
         given.output,
         {
