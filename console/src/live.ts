@@ -34,6 +34,7 @@ class Feed {
   private listeners = new Set<Listener>();
   private source: EventSource | null = null;
   private heard = 0;
+  private tried = 0; // when the connection was last asked for
   private totals: { time: number; total: number }[] = []; // requests, over the last RATE_SECONDS
 
   listen(listener: Listener): () => void {
@@ -46,7 +47,9 @@ class Feed {
     setInterval(() => {
       const silent = Date.now() - this.heard > SILENCE_MS;
       if (silent) this.set({ connected: false });
-      if (silent && this.source?.readyState !== EventSource.CONNECTING) this.connect();
+      // A connection that a dying server took and never answered stays "connecting" for ever: it is given up as well.
+      const stuck = Date.now() - this.tried > SILENCE_MS;
+      if (silent && (stuck || this.source?.readyState !== EventSource.CONNECTING)) this.connect();
     }, RETRY_MS);
   }
 
@@ -58,6 +61,7 @@ class Feed {
 
   private connect(): void {
     this.source?.close();
+    this.tried = Date.now();
     this.source = new EventSource("/admin/events");
     this.source.onmessage = (event: MessageEvent<string>) => {
       this.heard = Date.now();

@@ -32,8 +32,11 @@ def pack(codes: Tensor, n: int) -> Tensor:
 
 def unpack(packed: Tensor, pairs: Tensor, n_blocks: int) -> Tensor:
     """(n_blocks, 64) values: `pairs` (256, 2) has the values of a byte's two codes. A ragged end is zero."""
-    both = pairs.to(packed.device).view(torch.int64).view(-1)  # two floats as one number: five times faster
-    values = both.index_select(0, packed.int()).view(pairs.dtype)
+    pairs = pairs.to(packed.device)
+    if torch.compiler.is_compiling():  # ONNX has no view of other bits
+        values = pairs.index_select(0, packed.int()).reshape(-1)
+    else:  # two floats as one number: five times faster
+        values = pairs.view(torch.int64).view(-1).index_select(0, packed.int()).view(pairs.dtype)
     missing = n_blocks * BLOCK - values.shape[0]
     return (torch.cat([values, values.new_zeros(missing)]) if missing else values).view(n_blocks, BLOCK)
 

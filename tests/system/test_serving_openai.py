@@ -35,7 +35,12 @@ def test_chat_whole_equals_stream(client: openai.OpenAI) -> None:
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     ends = [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason]
     assert ends == [whole.choices[0].finish_reason]
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    # What was found in the attention cache is the one thing that the second request may do otherwise.
+    plain = {"prompt_tokens_details"}
+    assert chunks[-1].usage is not None and whole.usage is not None
+    assert chunks[-1].choices == [] and chunks[-1].usage.model_dump(exclude=plain) == whole.usage.model_dump(
+        exclude=plain
+    )
     assert all(c.usage is None for c in chunks[:-1])
     assert {c.id for c in chunks} == {chunks[0].id} and {c.system_fingerprint for c in chunks} == {
         whole.system_fingerprint
