@@ -127,6 +127,7 @@ class Fleet:
             if last is not None and last.id != self._promotion:
                 self._promotion, self.promoted = last.id, last.time
                 self._not_before.clear()
+                self.failure = None  # the same artifact refused again is told again
             self._pair = (self._ledger.alias("champion"), self._ledger.alias("previous"))
         return self._pair
 
