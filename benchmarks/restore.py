@@ -124,7 +124,9 @@ def main() -> None:
     if given.store:
         Ours(given.store[0], Path(given.store[1]), given.threads).store()
         return
-    table = Table("python -m benchmarks.restore " + " ".join(sys.argv[1:]), given.threads, given.output)
+    table = Table(
+        f"python -m benchmarks.restore --rounds {given.rounds} --threads {given.threads}", given.threads, given.output
+    )
     peer = None
     try:
         if given.llama or given.fetch:

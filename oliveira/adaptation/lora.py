@@ -156,6 +156,13 @@ def add_lora(
     return model
 
 
+def block_layers(model: nn.Module) -> list[str]:
+    """Attribute names of the linear layers, 4-bit or not, inside `model.blocks`: what LoRA usually changes."""
+    linear = (nn.Linear, QuantisedLinear)
+    names = (name for name, layer in model.named_modules() if isinstance(layer, linear) and name.startswith("blocks."))
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
 def merge(model: nn.Module) -> nn.Module:
     """Puts W' into the layers, in place. Returns the model; all its parameters train again.
 

@@ -14,8 +14,6 @@ from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 
-DEFAULT_STEPS = 100
-
 
 def adapt(
     name: Annotated[str, typer.Argument(help="What clients will send as `model`.")],
@@ -23,7 +21,7 @@ def adapt(
     artifact: Annotated[str, typer.Option(help="Folder of an artifact or run, champion, or TASK/MODEL.")] = "champion",
     rank: Annotated[int, typer.Option(help="Of the thin matrices.", min=1)] = 16,
     alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank.", min=0.0)] = 32.0,
-    steps: Annotated[int, typer.Option(min=1)] = DEFAULT_STEPS,
+    steps: Annotated[int, typer.Option(min=1)] = 100,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Same seed, same bits.", min=0)] = 0,

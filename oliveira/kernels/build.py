@@ -185,6 +185,11 @@ def _remember(path: str) -> None:
     _in_use = path
 
 
+def digest_in_use() -> str:
+    """Of sources, flags and compiler: other kernels may round otherwise. Raises `BuildError` if there are none."""
+    return Path(library()._name).stem
+
+
 def path_in_use() -> str:
     """The path that computes now. Raises `BuildError` if there are no kernels."""
     library()

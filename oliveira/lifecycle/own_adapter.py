@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
-from oliveira.adaptation.lora import add_lora, save_adapter
+from oliveira.adaptation.lora import add_lora, block_layers, save_adapter
 from oliveira.artifact import Artifact
-from oliveira.compression.linear import QuantisedLinear
 from oliveira.data.documents import Document
 from oliveira.data.folder import list_folder, read_folder
 from oliveira.data.split import assign
@@ -69,7 +67,7 @@ def make_adapter(
     with threads(n_threads):
         before = _measure(model, tokenizer, held_out)
         seed_everything(seed)
-        add_lora(model, section.rank, section.alpha, section.targets or _blocks_layers(model))
+        add_lora(model, section.rank, section.alpha, section.targets or block_layers(model))
         job = Job(
             batch=TokenBatches(tokens, max_len, section.batch_size, seed),
             loss=next_token_loss(),
@@ -124,13 +122,6 @@ def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> flo
     if not np.isfinite(found):
         raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
     return found
-
-
-def _blocks_layers(model: nn.Module) -> list[str]:
-    """Every linear layer inside the blocks."""
-    linear = (nn.Linear, QuantisedLinear)
-    names = (name for name, layer in model.named_modules() if isinstance(layer, linear) and name.startswith("blocks."))
-    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def _train_section(section: AdaptSection, n_threads: int) -> TrainSection:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from oliveira import artifact
-from oliveira.adaptation.lora import add_lora, merge, save_adapter
+from oliveira.adaptation.lora import add_lora, block_layers, merge, save_adapter
 from oliveira.compression.model import quantise_model
 from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
@@ -263,12 +263,7 @@ def adapt_section(world: World, *, steps: int, n_threads: int) -> TrainSection:
 
 def lora_targets(model: nn.Module, world: World) -> list[str]:
     """The names in the world, or every linear layer inside the blocks."""
-    if world.adapt.targets:
-        return list(world.adapt.targets)
-    blocks = (
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith("blocks.")
-    )
-    return sorted({name.rpartition(".")[2] for name in blocks})
+    return list(world.adapt.targets) or block_layers(model)
 
 
 def _adapt(context: Context) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.choice import choice, graph_path
 from oliveira.files import sha256_file
-from oliveira.kernels.build import path_in_use
+from oliveira.kernels.build import digest_in_use, path_in_use
 from oliveira.kernels.decoder import BlockPool, Decoder, NativeDecoder, not_covered
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import AttentionCache
@@ -60,6 +60,8 @@ def make_decoder(artifact: Artifact, model: GPT, settings: Settings) -> tuple[De
         return TorchDecoder(model, context=context), "torch: the fastest here, says `oliveira compile`"
     if reason := not_covered(model):
         log.warning("decoding with torch", extra={"digest": artifact.digest[:12], "reason": reason})
+        if settings.activations != "fp32":
+            log.warning("serve.activations has no effect", extra={"reason": "torch computes with fp32 inputs"})
         return TorchDecoder(model, context=context), f"torch: {reason}"
     return NativeDecoder(model, activations=settings.activations, context=context), f"native {path_in_use()}"
 
@@ -78,13 +80,16 @@ def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, set
 
 
 def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, settings: Settings) -> Prefixes | None:
-    if settings.home is None or settings.cache_megabytes == 0 or not decoder.exact:
+    if settings.home is None or settings.cache_megabytes == 0:
+        return None
+    if not decoder.exact:
+        log.warning("no attention cache and no guesses", extra={"reason": "this decoder is not exact (docs/engine.md)"})
         return None
     fields = {
         "program": __version__,
         "weights": artifact.digest,
         "tokenizer": sha256_file(artifact.path / "tokenizer.json"),
-        "kernel": path_in_use(),
+        "kernel": f"{path_in_use()} {digest_in_use()}",
         "numbers": f"{decoder.cache_dtype} {settings.activations}",
     }
     folder = settings.home / "attention"

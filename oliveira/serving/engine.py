@@ -10,6 +10,7 @@ another engine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import queue
@@ -305,11 +306,9 @@ def main() -> int:
     except OliveiraError as error:
         connection.sendall(pack([{"type": "failed", "reason": str(error)}]))
         return error.exit_code
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         connection.sendall(pack([engine.ready()]))
         run(engine, connection)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the front is gone
     if engine.scheduler.prefixes is not None:
         engine.scheduler.prefixes.cache.close()
     return 0

@@ -435,4 +435,4 @@ def test_a_lost_server_is_told_and_found_again(browser: Browser, front: Front) -
         expect(banner).to_be_visible(timeout=WAIT)
         expect(opened.locator("[data-stage=train]")).to_be_visible()  # the last known state stays
         with running(front, int(url.rpartition(":")[2])):
-            expect(banner).to_be_hidden(timeout=3 * WAIT)  # a connection that got stuck is given up after five seconds
+            expect(banner).to_be_hidden(timeout=WAIT)
