@@ -24,7 +24,7 @@ from torch import Tensor
 
 from oliveira.errors import CorruptError, UserError
 from oliveira.export.decode import INPUTS
-from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Run
+from oliveira.kernels.decoder import POSITIONS, BlockPool, Run, check_runs
 from oliveira.models.gpt import GPTConfig
 
 log = logging.getLogger(__name__)
@@ -152,27 +152,10 @@ class OnnxDecoder:
         """The pool's blocks, after everything that could reach into another stream's was refused."""
         if self._pool is None:
             raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
-        n_blocks, total = self._pool.blocks.shape[0], 0
-        for run in runs:
-            n, end = len(run.tokens), run.position + len(run.tokens)
-            total += n
-            if run.adapter is not None:
-                raise UserError("a graph holds no adapters: decode this request with the native step or torch.")
-            if not n or run.position < 0 or end > self.context:
-                raise UserError(f"{n} tokens from position {run.position} on: give 1 … {self.context} in all.")
-            if not 0 <= _place(run) <= run.position:
-                raise UserError(f"slot = {run.slot}: a token at position {run.position} stands at 0 … {run.position}.")
-            end = _place(run) + n
-            if not 0 <= run.wanted <= n:
-                raise UserError(f"wanted = {run.wanted}: logits can be had of the {n} tokens given.")
-            if end > len(run.table) * POSITIONS:
-                raise UserError(f"a table of {len(run.table)} blocks does not reach place {end - 1}. Add blocks.")
-            if min(run.table) < 0 or max(run.table) >= n_blocks:
-                raise UserError(f"a block number is not among 0 … {n_blocks - 1}.")
-            if min(run.tokens) < 0 or max(run.tokens) >= self.config.vocab_size:
-                raise UserError(f"a token is not among 0 … {self.config.vocab_size - 1}.")
-        if not 0 < total <= MAX_TOKENS:
-            raise UserError(f"{total} new tokens in one call: give 1 … {MAX_TOKENS}, a longer prompt in chunks.")
+        if any(run.adapter is not None for run in runs):
+            raise UserError("a graph holds no adapters: decode this request with the native step or torch.")
+        n_blocks = self._pool.blocks.shape[0]
+        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=n_blocks)
         return self._pool.blocks.view(n_blocks, *self._block)
 
 

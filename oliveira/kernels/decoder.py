@@ -292,7 +292,9 @@ class NativeDecoder:
 
     def step(self, runs: Sequence[Run]) -> Tensor:
         """New tokens of any streams, at most 256 in all and each stream once: logits (sum of `wanted`, V) in order."""
-        self._check(runs)
+        if self._pool is None:  # C trusts its arguments
+            raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
+        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=self._pool.blocks.shape[0])
         tokens: list[int] = []
         blocks: list[int] = []
         starts: list[int] = []
@@ -325,32 +327,29 @@ class NativeDecoder:
         self._library.oliveira_decode(ctypes.byref(self._struct), ctypes.byref(batch))
         return logits
 
-    def _check(self, runs: Sequence[Run]) -> None:
-        """C trusts its arguments: everything that could reach beyond an array is refused here."""
-        if self._pool is None:
-            raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
-        n_blocks, vocab_size, total = self._pool.blocks.shape[0], self.config.vocab_size, 0
-        for run in runs:
-            n, end = len(run.tokens), run.position + len(run.tokens)
-            total += n
-            if not n or run.position < 0 or end > self.context:
-                raise UserError(f"{n} tokens from position {run.position} on: give 1 … {self.context} in all.")
-            if run.slot is not None:
-                if not 0 <= run.slot <= run.position:
-                    raise UserError(
-                        f"slot = {run.slot}: a token at position {run.position} stands at 0 … {run.position}."
-                    )
-                end = run.slot + n
-            if not 0 <= run.wanted <= n:
-                raise UserError(f"wanted = {run.wanted}: logits can be had of the {n} tokens given.")
-            if end > len(run.table) * POSITIONS:
-                raise UserError(f"a table of {len(run.table)} blocks does not reach place {end - 1}. Add blocks.")
-            if min(run.table) < 0 or max(run.table) >= n_blocks:
-                raise UserError(f"a block number is not among 0 … {n_blocks - 1}.")
-            if min(run.tokens) < 0 or max(run.tokens) >= vocab_size:
-                raise UserError(f"a token is not among 0 … {vocab_size - 1}.")
-        if not 0 < total <= MAX_TOKENS:
-            raise UserError(f"{total} new tokens in one call: give 1 … {MAX_TOKENS}, a longer prompt in chunks.")
+
+def check_runs(runs: Sequence[Run], *, context: int, vocab_size: int, n_blocks: int) -> None:
+    """Refuses everything that could reach beyond an array or into another stream's blocks."""
+    total = 0
+    for run in runs:
+        n, end = len(run.tokens), run.position + len(run.tokens)
+        total += n
+        if not n or run.position < 0 or end > context:
+            raise UserError(f"{n} tokens from position {run.position} on: give 1 … {context} in all.")
+        if run.slot is not None:
+            if not 0 <= run.slot <= run.position:
+                raise UserError(f"slot = {run.slot}: a token at position {run.position} stands at 0 … {run.position}.")
+            end = run.slot + n
+        if not 0 <= run.wanted <= n:
+            raise UserError(f"wanted = {run.wanted}: logits can be had of the {n} tokens given.")
+        if end > len(run.table) * POSITIONS:
+            raise UserError(f"a table of {len(run.table)} blocks does not reach place {end - 1}. Add blocks.")
+        if min(run.table) < 0 or max(run.table) >= n_blocks:
+            raise UserError(f"a block number is not among 0 … {n_blocks - 1}.")
+        if min(run.tokens) < 0 or max(run.tokens) >= vocab_size:
+            raise UserError(f"a token is not among 0 … {vocab_size - 1}.")
+    if not 0 < total <= MAX_TOKENS:
+        raise UserError(f"{total} new tokens in one call: give 1 … {MAX_TOKENS}, a longer prompt in chunks.")
 
 
 class BlockPool:
