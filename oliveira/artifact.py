@@ -1,7 +1,7 @@
 """What can be deployed: weights, config, tokenizer and drift reference in one folder, each with its sha256.
 
     model.safetensors   weights; nothing executable is stored or loaded
-    config.json         registry name, config, weight format (fp32, int4, nf4)
+    config.json         registry name, config, weight format (fp32, int4, nf4, int8)
     tokenizer.json      byte-level BPE (language models)
     task.json           what a request of the task needs: scales, labels, vocabularies (optional)
     model.onnx          the forward pass (optional)
@@ -49,7 +49,7 @@ class Artifact:
     digest: str
     name: str  # registry name of the model
     config: dict[str, Any]
-    weights: str  # "fp32", "int4" or "nf4"
+    weights: str  # "fp32", "int4", "nf4" or "int8"
     files: dict[str, str]
     lineage: dict[str, Any]
     metrics: dict[str, Any]

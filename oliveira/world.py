@@ -121,10 +121,31 @@ class AdaptSection(Section):
         0.5, ge=0, lt=1, description="share of base-domain sequences in each batch, against forgetting"
     )
 
+    def training(self, base: TrainSection, *, steps: int, n_threads: int) -> TrainSection:
+        """`base` for a LoRA run: with the batch and rate of this section, and no decay."""
+        return base.model_copy(
+            update=dict(
+                steps=steps,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                warmup_steps=max(1, steps // 10),
+                schedule="cosine",
+                optimizer="adamw",
+                weight_decay=0.0,
+                accumulate=1,
+                threads=n_threads,
+                checkpoint_every=max(1, min(50, steps)),
+                evaluate_every=steps,
+                sample_every=steps,
+            )
+        )
+
 
 class CompressSection(Section):
-    methods: list[Literal["int4", "nf4"]] = Field(default=["int4", "nf4"])
-    serve: Literal["fp32", "int4", "nf4"] = Field("fp32", description="which weights the package carries")
+    methods: list[Literal["int4", "int4_mse", "nf4", "int8"]] = Field(default=["int4", "nf4"])
+    serve: Literal["fp32", "int4", "int4_mse", "nf4", "int8"] = Field(
+        "fp32", description="which weights the package carries"
+    )
 
 
 class ExportSection(Section):

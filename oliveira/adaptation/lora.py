@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
-from oliveira.training.products import bf16_available, pays, product, weight_of
+from oliveira.kernels.products import bf16_available, pays, product, weight_of
 
 Compute = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,7 +63,7 @@ class _Product(torch.autograd.Function):
 
 
 def _frozen(x: Tensor, layer: LoRALinear, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
-    weight = weight_of(layer.linear).to(layer.dtype)
+    weight = weight_of(layer.linear, layer.dtype)
     bias = None if bias is None else bias.to(layer.dtype)
     return product(x.to(layer.dtype), weight.t() if transposed else weight, bias).float()
 

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oliveira.cli.compile import find_artifact
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from oliveira.artifact import MANIFEST
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.errors import UserError
-
-ALIASES = ("champion", "previous", "challenger")
-
-
-def find_artifact(home: Path, name: str) -> Path:
-    """The folder of an artifact: a path, an alias of the ledger, or what a run (path or TASK/MODEL) has made."""
-    from oliveira.predict import find_run
-
-    path = Path(name).absolute()
-    if (path / MANIFEST).is_file():
-        return path
-    if name in ALIASES:
-        with open_ledger(home) as ledger:
-            digest = ledger.alias(name)
-            row = ledger.artifact(digest) if digest else None
-        if row is None:
-            raise UserError(f"there is no {name} in --home {home} yet. Give an artifact's folder, or a run TASK/MODEL.")
-        return row.path
-    return find_run(home.absolute(), name).absolute() / "artifact"
 
 
 def compile_(

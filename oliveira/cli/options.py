@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from oliveira.lifecycle.ledger import Ledger
 Home = Annotated[Path, typer.Option(help="Folder of all state.", envvar="OLIVEIRA_HOME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DEFAULT_HOME = Path(".oliveira")
+ALIASES = ("champion", "previous", "challenger")
 
 
 def open_ledger(home: Path) -> Ledger:
@@ -20,3 +21,21 @@ def open_ledger(home: Path) -> Ledger:
     if not (home / "ledger.sqlite").is_file():
         raise UserError(f"--home {home} holds no ledger. Start with `oliveira up`, or give the folder that it used.")
     return Ledger(home.absolute())
+
+
+def find_artifact(home: Path, name: str) -> Path:
+    """The folder of an artifact: a path, an alias of the ledger, or what a run (path or TASK/MODEL) has made."""
+    from oliveira.artifact import MANIFEST
+    from oliveira.predict import find_run
+
+    path = Path(name).absolute()
+    if (path / MANIFEST).is_file():
+        return path
+    if name in ALIASES:
+        with open_ledger(home) as ledger:
+            digest = ledger.alias(name)
+            row = ledger.artifact(digest) if digest else None
+        if row is None:
+            raise UserError(f"there is no {name} in --home {home} yet. Give an artifact's folder, or a run TASK/MODEL.")
+        return row.path
+    return find_run(home.absolute(), name).absolute() / "artifact"

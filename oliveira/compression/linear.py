@@ -2,8 +2,8 @@
 
     y = x Ŵᵀ + b,   Ŵ = dequantise(stored)
 
-This is the pure-torch twin: it rebuilds Ŵ in float32 at every call, so it saves memory and costs time. A
-native kernel that multiplies the codes directly is a later piece of work and has to agree with this one.
+This is the pure-torch twin: it rebuilds Ŵ in float32 at every call, so it saves memory and costs time. The native
+kernels (`oliveira.kernels`) multiply the codes directly and agree with this one.
 
 Shapes: x (…, d_in) → (…, d_out). Complexity: O(d_in·d_out) more than `nn.Linear`, at every call.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.compression.int4 import Int4, dequantise_int4, quantise_int4
+from oliveira.compression.int4 import Int4, dequantise_int4, quantise_int4, quantise_int4_mse
 from oliveira.compression.nf4 import Nf4, dequantise_nf4, quantise_nf4
 
 
@@ -28,6 +28,7 @@ class Codec(NamedTuple):
 
 CODECS = {
     "int4": Codec(Int4, quantise_int4, dequantise_int4),
+    "int4_mse": Codec(Int4, quantise_int4_mse, dequantise_int4),
     "nf4": Codec(Nf4, quantise_nf4, dequantise_nf4),
 }
 

@@ -1,17 +1,21 @@
-"""A whole model in 4 bits and back: which layers change, and how they are put in place."""
+"""A whole model in 4 or 8 bits and back: which layers change, and how they are put in place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from oliveira.compression.int8 import Int8Linear
 from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.errors import UserError
 
-FORMATS = ("fp32", *CODECS)
+METHODS = (*CODECS, "int8")
+FORMATS = ("fp32", *METHODS)
+QUANTISED = (QuantisedLinear, Int8Linear)
 # The output matrix is often the embedding itself, and an error in it goes straight into the logits.
 KEPT = "head"
 
@@ -21,20 +25,21 @@ def quantise_model(model: nn.Module, method: str) -> nn.Module:
 
     On a fresh model it prepares the buffers that `load_state_dict` then fills.
     """
-    if method not in CODECS:
-        raise UserError(f"compress.methods: {method!r} is not a 4-bit format. Use one of {', '.join(CODECS)}.")
-    if not _replace(model, nn.Linear, lambda linear: QuantisedLinear(linear, method), keep=KEPT):
+    if method not in METHODS:
+        raise UserError(f"compress.methods: {method!r} is not a format. Use one of {', '.join(METHODS)}.")
+    make = Int8Linear if method == "int8" else partial(QuantisedLinear, method=method)
+    if not _replace(model, nn.Linear, make, keep=KEPT):
         raise UserError(f"{type(model).__name__} has no linear layer left to quantise. Start from its fp32 weights.")
     return model
 
 
 def dequantise_model(model: nn.Module) -> nn.Module:
-    """Replaces, in place, every `QuantisedLinear` by a float32 `nn.Linear` of equal output. Returns it.
+    """Replaces, in place, every layer of 4 or 8 bits by a float32 `nn.Linear` of equal output. Returns the model.
 
-    What 4 bits have lost stays lost; the model can be trained again.
+    What those bits have lost stays lost; the model can be trained again.
     """
 
-    def restored(layer: QuantisedLinear) -> nn.Linear:
+    def restored(layer: QuantisedLinear | Int8Linear) -> nn.Linear:
         linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         with torch.no_grad():
             linear.weight.copy_(layer.dequantised())
@@ -42,7 +47,8 @@ def dequantise_model(model: nn.Module) -> nn.Module:
                 linear.bias.copy_(layer.bias)
         return linear
 
-    _replace(model, QuantisedLinear, restored)
+    for kind in QUANTISED:
+        _replace(model, kind, restored)
     return model
 
 

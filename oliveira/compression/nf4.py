@@ -79,7 +79,7 @@ def quantise_nf4(x: Tensor) -> Nf4:
 def dequantise_nf4(stored: Nf4, shape: Sequence[int]) -> Tensor:
     """float32 weights of `shape`."""
     n_blocks = stored.absmax_codes.shape[0]
-    values = unpack(stored.codes, _PAIRS, n_blocks) * _dequantise_absmax(stored)[:, None]
+    values = unpack(stored.codes, _PAIRS, n_blocks) * dequantise_absmax(stored)[:, None]
     return values.view(-1)[: torch.Size(shape).numel()].view(*shape)
 
 
@@ -93,7 +93,10 @@ def _quantise_absmax(centred: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(-1)[: centred.shape[0]].to(torch.uint8), scale
 
 
-def _dequantise_absmax(stored: Nf4) -> Tensor:
+def dequantise_absmax(stored: Nf4) -> Tensor:
+    """The largest magnitude of each block, float32 (⌈n/64⌉,)."""
     values = DYNAMIC.to(stored.codes.device).index_select(0, stored.absmax_codes.int())
-    scale = stored.absmax_scale.repeat_interleave(_ABSMAX_BLOCK)[: values.shape[0]]
-    return values * scale + stored.absmax_mean
+    n_blocks = values.shape[0]
+    missing = -n_blocks % _ABSMAX_BLOCK
+    padded = torch.cat([values, values.new_zeros(missing)]) if missing else values
+    return (padded.view(-1, _ABSMAX_BLOCK) * stored.absmax_scale[:, None] + stored.absmax_mean).view(-1)[:n_blocks]

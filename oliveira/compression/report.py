@@ -1,4 +1,4 @@
-"""What 4 bits cost: size, loss and latency beside float32, measured in one run.
+"""What fewer bits cost: size, loss and latency beside float32, measured in one run.
 
 Times are medians over interleaved rounds (fp32, int4, nf4, fp32, …), so that a busy machine hurts all alike.
 `slower` is said when decoding or prefill takes longer than fp32 by more than 5 %, the noise of such medians.
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.compression.linear import QuantisedLinear
-from oliveira.compression.model import quantise_model
+from oliveira.compression.model import QUANTISED, quantise_model
 from oliveira.errors import UserError
 from oliveira.nn.attention import ConcatCache
 
@@ -25,7 +24,7 @@ NOISE = 1.05
 
 
 class Cost(TypedDict):
-    weights: str  # "fp32", "int4", "nf4"
+    weights: str  # "fp32", "int4", "nf4", "int8"
     bytes: int  # of the whole model on disk
     bits_per_weight: float  # of the layers that change, scales included
     loss: float  # nats a token
@@ -101,7 +100,7 @@ def size_in_bytes(model: nn.Module) -> int:
 
 
 def _bits_per_weight(model: nn.Module) -> float:
-    layers = [layer for layer in model.modules() if isinstance(layer, QuantisedLinear)]
+    layers = [layer for layer in model.modules() if isinstance(layer, QUANTISED)]
     if not layers:
         return 32.0
     sizes = [layer.in_features * layer.out_features for layer in layers]

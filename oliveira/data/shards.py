@@ -63,6 +63,12 @@ def write_shard(folder: Path, split: str, texts: Iterable[str], tokenizer: Token
     return n_tokens, n_bytes
 
 
+def token_row(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
+    """The row of a few texts in memory (n,): uint16, or uint32 where the vocabulary needs it."""
+    row = [token for text in texts for token in (*tokenizer.encode(text), tokenizer.end_of_text)]
+    return np.array(row, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+
+
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0

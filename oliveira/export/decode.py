@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from oliveira.compression.linear import QuantisedLinear
-from oliveira.compression.model import dequantise_model
+from oliveira.compression.model import QUANTISED, dequantise_model
 from oliveira.errors import OliveiraError
 from oliveira.export.onnx import LARGEST, _cache_names, _quiet
 from oliveira.files import write_atomic
@@ -60,8 +59,8 @@ class DecodeStep(nn.Module):
 
 
 def plain(model: GPT) -> GPT:
-    """The model with fp32 matrices: itself, or a copy whose 4-bit layers are undone (their loss stays)."""
-    if not any(isinstance(layer, QuantisedLinear) for layer in model.modules()):
+    """The model with fp32 matrices: itself, or a copy whose quantised layers are undone (their loss stays)."""
+    if not any(isinstance(layer, QUANTISED) for layer in model.modules()):
         return model
     made = dequantise_model(copy.deepcopy(model))
     assert isinstance(made, GPT)
@@ -69,7 +68,8 @@ def plain(model: GPT) -> GPT:
 
 
 def export_decode(model: GPT, path: Path) -> None:
-    """Writes the graph to `path`, all of it or nothing. 4-bit weights are written as fp32, eight times their size.
+    """Writes the graph to `path`, all of it or nothing. Quantised weights are written as fp32: 4 bits become
+    eight times their size.
 
     Raises `OliveiraError` when the exporter refuses the model or it does not fit into one file.
     """

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from oliveira.errors import CorruptError, UserError
 from oliveira.export.decode import INPUTS
-from oliveira.kernels.decoder import POSITIONS, BlockPool, Run, check_runs
+from oliveira.kernels.decoder import POSITIONS, Decoder, Run, check_runs
 from oliveira.models.gpt import GPTConfig
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _place(run: Run) -> int:
     return run.position if run.slot is None else run.slot
 
 
-class OnnxDecoder:
+class OnnxDecoder(Decoder):
     """A graph that `oliveira.export.decode` wrote, run by onnxruntime. Not thread-safe: one call at a time."""
 
     adapts = exact = False
@@ -57,7 +57,6 @@ class OnnxDecoder:
         self.d_head = config.d_model // config.n_heads
         self._block = (config.n_layers, 2, config.n_kv_heads, POSITIONS, self.d_head)
         self.block_size = torch.Size(self._block).numel()
-        self._pool: BlockPool | None = None
         try:
             graph = path.read_bytes()
         except OSError as error:
@@ -72,23 +71,6 @@ class OnnxDecoder:
         if names[: len(INPUTS)] != list(INPUTS) or not fits:
             raise CorruptError(f"{path.name} is not the graph of a decode step of this model. Compile it again.")
 
-    def attach(self, pool: BlockPool) -> None:
-        """Keys and values go to `pool` from now on."""
-        if pool.blocks.shape[1] != self.block_size or pool.blocks.dtype != self.cache_dtype:
-            raise UserError(
-                f"the pool's blocks hold {pool.blocks.shape[1]} numbers of {pool.blocks.dtype}, this model's "
-                f"{self.block_size} of {self.cache_dtype}."
-            )
-        self._pool = pool
-
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (B, V) after one new token of each stream."""
-        return self.step([Run([t], p, table) for t, p, table in zip(tokens, positions, tables, strict=True)])
-
-    def prefill(self, tokens: Sequence[int], position: int, table: Sequence[int], *, wanted: int = 1) -> Tensor:
-        """Logits (wanted, V) of the last `wanted` tokens of a chunk of a prompt; 0: none, the blocks are filled."""
-        return self.step([Run(tokens, position, table, wanted)])
-
     def _compute(
         self, tokens: Tensor, positions: Tensor, mask: Tensor, rows: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
@@ -100,7 +82,6 @@ class OnnxDecoder:
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run]) -> Tensor:
-        """New tokens of any streams, at most 256 in all and each stream once: logits (sum of `wanted`, V) in order."""
         blocks = self._checked(runs)
         logits: list[Tensor] = [torch.empty(0)] * len(runs)
         for length in {len(run.tokens) for run in runs}:
@@ -150,13 +131,11 @@ class OnnxDecoder:
 
     def _checked(self, runs: Sequence[Run]) -> Tensor:
         """The pool's blocks, after everything that could reach into another stream's was refused."""
-        if self._pool is None:
-            raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
         if any(run.adapter is not None for run in runs):
             raise UserError("a graph holds no adapters: decode this request with the native step or torch.")
-        n_blocks = self._pool.blocks.shape[0]
-        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=n_blocks)
-        return self._pool.blocks.view(n_blocks, *self._block)
+        blocks = self.pool.blocks
+        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=len(blocks))
+        return blocks.view(-1, *self._block)
 
 
 def session(graph: bytes, name: str, provider: str, threads: int) -> tuple[onnxruntime.InferenceSession, str]:

@@ -4,7 +4,7 @@
 
 Shapes: tokens (B, T) int64; past_key_i, past_value_i (B, H_kv, P, K) float32, P = 0 for a prompt;
 logits (B, T, V); present_* (B, H_kv, P + T, K). B, T and P are free, so prefill and decoding run one file.
-Any model whose `forward(tokens, cache=…)` returns logits can be exported, 4-bit weights included.
+Any model whose `forward(tokens, cache=…)` returns logits can be exported, weights of 4 or 8 bits included.
 """
 
 from __future__ import annotations

@@ -153,6 +153,9 @@ def _declare(library: ctypes.CDLL) -> None:
         ("unpack", None, [pointer, pointer, integer, integer, integer]),
         ("linear", None, [pointer, pointer, pointer, long, integer, integer]),
         ("read", None, [pointer, pointer, integer, integer]),
+        ("expand", None, [pointer, pointer, pointer, pointer, integer, pointer, integer, integer]),
+        ("gated", None, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
+        ("causal", None, [pointer, integer]),
         ("decode", None, [pointer, pointer]),
     ):
         function = getattr(library, f"oliveira_{name}")

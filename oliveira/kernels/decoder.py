@@ -18,8 +18,9 @@ Covered: every form of `GPTConfig` whose widths are multiples of 16 (4-bit: of 6
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,8 +139,9 @@ def rotary_for(model: GPT, context: int | None) -> Rotary | None:
     return Rotary(context, config.d_model // config.n_heads, config.rope_base)
 
 
-class Decoder(Protocol):
-    """What computes the steps of a GPT: `NativeDecoder`, or its twin in torch (`oliveira.kernels.twin`)."""
+class Decoder(ABC):
+    """What computes the steps of a GPT: `NativeDecoder`, its twin in torch (`oliveira.kernels.twin`), or a graph
+    (`oliveira.export.decoder`)."""
 
     config: GPTConfig
     context: int  # positions
@@ -149,11 +151,37 @@ class Decoder(Protocol):
     # The same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks.
     exact: bool
 
-    def attach(self, pool: BlockPool) -> None: ...
-    def step(self, runs: Sequence[Run]) -> Tensor: ...
+    _pool: BlockPool | None = None
+
+    @property
+    def pool(self) -> BlockPool:
+        if self._pool is None:
+            raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
+        return self._pool
+
+    def attach(self, pool: BlockPool) -> None:
+        """Keys and values go to `pool` from now on."""
+        if pool.blocks.shape[1] != self.block_size or pool.blocks.dtype != self.cache_dtype:
+            raise UserError(
+                f"the pool's blocks hold {pool.blocks.shape[1]} numbers of {pool.blocks.dtype}, this model's "
+                f"{self.block_size} of {self.cache_dtype}."
+            )
+        self._pool = pool
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V) after one new token of each stream."""
+        return self.step([Run([t], p, table) for t, p, table in zip(tokens, positions, tables, strict=True)])
+
+    def prefill(self, tokens: Sequence[int], position: int, table: Sequence[int], *, wanted: int = 1) -> Tensor:
+        """Logits (wanted, V) of the last `wanted` tokens of a chunk of a prompt; 0: none, the blocks are filled."""
+        return self.step([Run(tokens, position, table, wanted)])
+
+    @abstractmethod
+    def step(self, runs: Sequence[Run]) -> Tensor:
+        """New tokens of any streams, at most 256 in all and each stream once: logits (sum of `wanted`, V) in order."""
 
 
-class NativeDecoder:
+class NativeDecoder(Decoder):
     """Keeps its own packed copy of the weights. Not thread-safe: one call at a time."""
 
     adapts = exact = True
@@ -188,7 +216,6 @@ class NativeDecoder:
         self._library = library()
         self._kept: list[Any] = []  # what the C structures point to
         self._matrices: list[PackedMatrix] = []
-        self._pool: BlockPool | None = None
         tied = model.head.weight is model.embedding.weight if isinstance(model.head, nn.Linear) else False
         head_kind = kind_of(model.head) if head is None else Kind[head]
         layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))
@@ -272,29 +299,14 @@ class NativeDecoder:
     # Calls ------------------------------------------------------------------------------------------------------
 
     def attach(self, pool: BlockPool) -> None:
-        """Keys and values go to `pool` from now on."""
-        if pool.blocks.shape[1] != self.block_size or pool.blocks.dtype != self.cache_dtype:
-            raise UserError(
-                f"the pool's blocks hold {pool.blocks.shape[1]} numbers of {pool.blocks.dtype}, this model's "
-                f"{self.block_size} of {self.cache_dtype}."
-            )
-        self._pool = pool
+        super().attach(pool)
         self._library.oliveira_huge_pages(pool.blocks.data_ptr(), pool.blocks.nbytes)
         self._struct.pool, self._struct.n_blocks = pool.blocks.data_ptr(), pool.blocks.shape[0]
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (B, V) after one new token of each stream."""
-        return self.step([Run([t], p, table) for t, p, table in zip(tokens, positions, tables, strict=True)])
-
-    def prefill(self, tokens: Sequence[int], position: int, table: Sequence[int], *, wanted: int = 1) -> Tensor:
-        """Logits (wanted, V) of the last `wanted` tokens of a chunk of a prompt; 0: none, the blocks are filled."""
-        return self.step([Run(tokens, position, table, wanted)])
-
     def step(self, runs: Sequence[Run]) -> Tensor:
-        """New tokens of any streams, at most 256 in all and each stream once: logits (sum of `wanted`, V) in order."""
-        if self._pool is None:  # C trusts its arguments
-            raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
-        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=self._pool.blocks.shape[0])
+        n_blocks = self.pool.blocks.shape[0]
+        # C trusts its arguments.
+        check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=n_blocks)
         tokens: list[int] = []
         blocks: list[int] = []
         starts: list[int] = []
@@ -392,9 +404,7 @@ class BlockPool:
 
 def generate(decoder: NativeDecoder, prompt: Sequence[int], n_tokens: int, *, chunk: int = MAX_TOKENS) -> list[int]:
     """Greedy text of one stream, alone: the twin of `oliveira.tasks.language_modelling.generate`."""
-    pool = decoder._pool
-    if pool is None:
-        raise UserError("the decoder has no blocks for keys and values. Call attach(BlockPool(decoder, n_blocks)).")
+    pool = decoder.pool
     n_tokens = min(n_tokens, decoder.config.max_len - len(prompt))
     table = pool.take(-(-(len(prompt) + n_tokens) // POSITIONS))
     try:

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oliveira.compression.int4 import quantise_int4
+from oliveira.compression.int4 import Int4, quantise_int4
 from oliveira.compression.int8 import Int8Linear
-from oliveira.compression.linear import QuantisedLinear
-from oliveira.compression.nf4 import DYNAMIC, quantise_nf4
+from oliveira.compression.linear import CODECS, QuantisedLinear
+from oliveira.compression.nf4 import Nf4, dequantise_absmax, quantise_nf4
 from oliveira.errors import UserError
 from oliveira.kernels.build import library
 
@@ -37,6 +37,9 @@ class Kind(IntEnum):
     int4 = 2
     nf4 = 3
     int6 = 4  # for an output matrix: blocks of 64, x ≈ q · scale, q = -31 … 31, one fp16 scale a block
+
+
+_KINDS = {Int4: Kind.int4, Nf4: Kind.nf4}  # what is stored, whatever found it
 
 
 class MatrixStruct(ctypes.Structure):
@@ -88,7 +91,7 @@ class PackedMatrix:
             raise UserError(
                 f"a layer ({d_out}, {d_in}) does not fit panels {first} … {last} of ({self.d_out}, {self.d_in})."
             )
-        codes, a, b, scale = _stored(layer, self.kind)
+        codes, a, b, scale = stored(layer, self.kind)
         tensors = [None if t is None else t.detach().contiguous() for t in (codes, a, b)]
         pointers = [None if t is None else t.data_ptr() for t in tensors]
         library().oliveira_pack(ctypes.byref(self.struct), *pointers, d_out, first, step)
@@ -122,7 +125,7 @@ class PackedMatrix:
 def kind_of(layer: nn.Module) -> Kind:
     """The format in which `layer` is stored. Raises `UserError` for what is not a linear layer."""
     if isinstance(layer, QuantisedLinear):
-        return Kind[layer.method]
+        return _KINDS[CODECS[layer.method].stored]
     if isinstance(layer, Int8Linear):
         return Kind.int8
     if type(layer) is nn.Linear:
@@ -138,7 +141,7 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
     return tuple(weights.shape)
 
 
-def _stored(layer: nn.Module, kind: Kind) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def stored(layer: nn.Module, kind: Kind) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Codes, two block tensors and a scale a row, of a layer that has that format or of fp32 weights brought to it."""
     weights: Any = layer
     if kind_of(layer) != kind:
@@ -158,9 +161,7 @@ def _stored(layer: nn.Module, kind: Kind) -> tuple[Tensor, Tensor | None, Tensor
         case Kind.int4:
             return weights.codes, weights.minimum, weights.step, None
         case Kind.nf4:
-            blocks = weights.absmax_codes.shape[0]
-            scale = weights.absmax_scale.repeat_interleave(256)[:blocks]
-            return weights.codes, DYNAMIC[weights.absmax_codes.int()] * scale + weights.absmax_mean, None, None
+            return weights.codes, dequantise_absmax(weights), None, None
     raise UserError(f"{kind.name} has no stored form here. Use fp32, int8, int4 or nf4.")
 
 

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.errors import UserError
 from oliveira.kernels.adapter import Adapter
-from oliveira.kernels.decoder import POSITIONS, BlockPool, Run, rotary_for
+from oliveira.kernels.decoder import POSITIONS, Decoder, Run, rotary_for
 from oliveira.models.gpt import GPT
 
 
-class TorchDecoder:
+class TorchDecoder(Decoder):
     """Computes runs of equal length together. Not exact: a matmul rounds differently for other shapes."""
 
     adapts, exact = True, False
+    cache_dtype = torch.float32
 
     def __init__(self, model: GPT, *, context: int | None = None) -> None:
         self.model, self.config = model, model.config
@@ -32,17 +32,9 @@ class TorchDecoder:
             self.config.n_layers, 2, self.config.n_kv_heads, POSITIONS, self.config.d_model // self.config.n_heads
         )  # fmt: skip
         self.block_size = torch.Size(self._block).numel()
-        self.cache_dtype = torch.float32
-        self._pool: BlockPool | None = None
-
-    def attach(self, pool: BlockPool) -> None:
-        if pool.blocks.shape[1] != self.block_size:
-            raise UserError(f"the pool's blocks hold {pool.blocks.shape[1]} numbers, this model's {self.block_size}.")
-        self._pool = pool
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run]) -> Tensor:
-        """New tokens of any streams, each stream once: logits (sum of `wanted`, V) in order."""
         return torch.cat([logits_TV for group in self._groups(runs) for logits_TV in self._together(group)])
 
     @staticmethod
@@ -51,7 +43,6 @@ class TorchDecoder:
             yield list(group)
 
     def _together(self, runs: list[Run]) -> Iterator[Tensor]:
-        assert self._pool is not None
         n = len(runs[0].tokens)
         positions_BT = torch.tensor([range(run.position, run.position + n) for run in runs])
         slots_BT = torch.tensor(
@@ -60,7 +51,7 @@ class TorchDecoder:
         reach = int(slots_BT.max()) // POSITIONS + 1
         # A short table is filled up with its first block: the mask hides it.
         table_BN = torch.tensor([[*run.table[:reach], *[run.table[0]] * (reach - len(run.table))] for run in runs])
-        cache = _Blocks(self._pool.blocks.view(-1, *self._block), table_BN, slots_BT)
+        cache = _Blocks(self.pool.blocks.view(-1, *self._block), table_BN, slots_BT)
         mask = (torch.arange(reach * POSITIONS) <= slots_BT[..., None])[:, None]
         tokens_BT = torch.tensor([list(run.tokens) for run in runs])
         with _adapted(self.model, runs[0].adapter):

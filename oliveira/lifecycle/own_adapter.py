@@ -16,8 +16,10 @@ import torch
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
 from oliveira.adaptation.lora import add_lora, block_layers, save_adapter
 from oliveira.artifact import Artifact
+from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
 from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.shards import token_row
 from oliveira.data.split import assign
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
@@ -54,10 +56,12 @@ def make_adapter(
     model = artifact.load_model()
     if not isinstance(model, GPT):
         raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
+    if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
+        dequantise_model(model)
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
     documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts).files)]
     learned, held_out = _split([d for d in documents if d.text], seed, texts)
-    tokens, max_len = _tokens(tokenizer, learned), model.config.max_len
+    tokens, max_len = token_row((d.text for d in learned), tokenizer), model.config.max_len
     if len(tokens) < max_len + 2:
         raise UserError(f"{texts} gives {len(tokens)} tokens to learn from, one window needs {max_len + 2}. Add text.")
     base = sha256_file(artifact.path / "model.safetensors")
@@ -76,7 +80,8 @@ def make_adapter(
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        train(model.train(), job, _train_section(section, n_threads), folder, seed=seed)
+        settings = section.training(TrainSection(), steps=section.steps, n_threads=n_threads)
+        train(model.train(), job, settings, folder, seed=seed)
         after = _measure(model.eval(), tokenizer, held_out)
     numbers = {
         "name": name,
@@ -107,32 +112,11 @@ def _split(documents: list[Document], seed: int, texts: Path) -> tuple[list[Docu
     return (learned, held_out) if learned else (documents[1:], documents[:1])
 
 
-def _tokens(tokenizer: Tokenizer, documents: list[Document]) -> np.ndarray:
-    joined: list[int] = []
-    for document in documents:
-        joined += [*tokenizer.encode(document.text), tokenizer.end_of_text]
-    return np.array(joined, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-
-
 @torch.no_grad()
 def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> float:
     n_bytes = sum(len(document.text.encode()) for document in documents)
-    tokens = _tokens(tokenizer, documents)
+    tokens = token_row((document.text for document in documents), tokenizer)
     found = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
     if not np.isfinite(found):
         raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
     return found
-
-
-def _train_section(section: AdaptSection, n_threads: int) -> TrainSection:
-    return TrainSection(
-        steps=section.steps,
-        batch_size=section.batch_size,
-        lr=section.lr,
-        warmup_steps=max(1, section.steps // 10),
-        weight_decay=0.0,
-        threads=n_threads,
-        checkpoint_every=max(1, min(50, section.steps)),
-        evaluate_every=section.steps,
-        sample_every=section.steps,
-    )

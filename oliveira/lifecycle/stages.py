@@ -40,7 +40,7 @@ from oliveira.tasks.language_modelling import (
 from oliveira.training.curves import draw_curve, read_curve
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
 from oliveira.training.seeds import seed_everything, threads
-from oliveira.world import TrainSection, World
+from oliveira.world import World
 
 PROMPTS = ("No princípio", "A educação", "E disse", "O estudante deve", "Naquele tempo")
 
@@ -241,26 +241,6 @@ def _trained(context: Context) -> tuple[nn.Module, Tokenizer]:
 # Adapt and compress -------------------------------------------------------------------------------------------------
 
 
-def adapt_section(world: World, *, steps: int, n_threads: int) -> TrainSection:
-    """The training section of a LoRA run: its own steps, batch and rate, no decay."""
-    return world.train.model_copy(
-        update=dict(
-            steps=steps,
-            batch_size=world.adapt.batch_size,
-            lr=world.adapt.lr,
-            warmup_steps=max(1, steps // 10),
-            schedule="cosine",
-            optimizer="adamw",
-            weight_decay=0.0,
-            accumulate=1,
-            threads=n_threads,
-            checkpoint_every=max(1, min(50, steps)),
-            evaluate_every=steps,
-            sample_every=steps,
-        )
-    )
-
-
 def lora_targets(model: nn.Module, world: World) -> list[str]:
     """The names in the world, or every linear layer inside the blocks."""
     return list(world.adapt.targets) or block_layers(model)
@@ -286,7 +266,7 @@ def _adapt(context: Context) -> dict[str, Any]:
         train(
             model,
             job,
-            adapt_section(world, steps=world.adapt.steps, n_threads=world.train.threads),
+            world.adapt.training(world.train, steps=world.adapt.steps, n_threads=world.train.threads),
             folder,
             seed=world.seed,
         )

@@ -21,7 +21,7 @@ from torch import nn
 from oliveira import artifact
 from oliveira.adaptation.lora import add_lora, merge
 from oliveira.compression.model import dequantise_model, quantise_model
-from oliveira.data.shards import TokenShard
+from oliveira.data.shards import TokenShard, token_row
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError, TrainingError
@@ -31,7 +31,7 @@ from oliveira.lifecycle.ledger import ArtifactRow, Ledger
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
-from oliveira.lifecycle.stages import adapt_section, lora_targets, score
+from oliveira.lifecycle.stages import lora_targets, score
 from oliveira.monitoring.drift import build_reference
 from oliveira.monitoring.traffic import read_all
 from oliveira.tasks.language_modelling import (
@@ -121,13 +121,6 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
     return _decide(ledger, world, row, made, passed, numbers)
 
 
-def _tokens(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
-    joined: list[int] = []
-    for text in texts:
-        joined += [*tokenizer.encode(text), tokenizer.end_of_text]
-    return np.array(joined, dtype=np.uint16)
-
-
 def _train(
     model: nn.Module,
     world: World,
@@ -139,7 +132,7 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> None:
     max_len, batch = world.model.max_len, world.adapt.batch_size
-    new = _tokens(tokenizer, live.train)
+    new = token_row(live.train, tokenizer)
     if len(new) < max_len + 2:
         raise OliveiraError(
             f"{len(new)} tokens of live text do not fill one window of {max_len}. Wait for more requests."
@@ -169,7 +162,7 @@ def _train(
     train(
         model,
         job,
-        adapt_section(world, steps=world.update.steps, n_threads=world.update.threads),
+        world.adapt.training(world.train, steps=world.update.steps, n_threads=world.update.threads),
         folder,
         seed=world.seed,
     )
@@ -192,7 +185,7 @@ def _judge(
     weights = world.compress.serve
     if weights != "fp32":
         quantise_model(challenger, weights)
-    held_out, max_len = _tokens(tokenizer, live.held_out), world.model.max_len
+    held_out, max_len = token_row(live.held_out, tokenizer), world.model.max_len
     n_bytes = sum(len(text.encode()) for text in live.held_out)
 
     def new(model: nn.Module) -> float:

@@ -105,14 +105,18 @@ class MultiHeadAttention(nn.Module):
             q_BHTK, k_BHSK = rotate(q_BHTK, *rotation), rotate(k_BHSK, *rotation)
         if cache is not None:
             k_BHSK, v_BHSK = cache.extend(layer, k_BHSK, v_BHSK)
+        y_BHTK = self.attend(q_BHTK, k_BHSK, v_BHSK, mask, causal and mask is None)
+        return self.output(y_BHTK.transpose(1, 2).flatten(2))
+
+    def attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Equation 1 for every head, (B, H, T, K)."""
         if self.n_kv_heads < self.n_heads:
             groups = self.n_heads // self.n_kv_heads
             k_BHSK, v_BHSK = k_BHSK.repeat_interleave(groups, dim=1), v_BHSK.repeat_interleave(groups, dim=1)
         dropout = self.dropout if self.training else 0.0
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
-        return self.output(y_BHTK.transpose(1, 2).flatten(2))
 
     def _split(self, x_BTD: Tensor, n_heads: int) -> Tensor:
         return x_BTD.unflatten(-1, (n_heads, self.d_head)).transpose(1, 2)

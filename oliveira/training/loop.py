@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import Interrupted, TrainingError
+from oliveira.kernels.fast import fast_layers
 from oliveira.training import schedules
 from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
 from oliveira.training.curves import Curve
 from oliveira.training.optim import Optimizer, clip_gradients, make_optimizer
-from oliveira.training.products import fast_linears
 from oliveira.training.seeds import seed_everything
 from oliveira.world import TrainSection
 
@@ -88,7 +88,7 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         )
         saved = step
 
-    with fast_linears(model), contextlib.closing(curve):
+    with fast_layers(model), contextlib.closing(curve):
         model.train()
         for step in range(state["step"] + 1, config.steps + 1):
             loss, norm, lr = one_step(model, job, config, optimizer, step)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.training.products import add_product, pays, product
+from oliveira.kernels.products import add_product, pays, product
 
 IGNORED = -100
 ROWS = 512  # their logits are held at a time

@@ -30,7 +30,7 @@ def oliveira(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("weights", ["fp32", "nf4"])
+@pytest.mark.parametrize("weights", ["fp32", "nf4", "int8"])
 def test_own_texts_are_learned_and_served_by_name(make_home: Callable[..., Home], tmp_path: Path, weights: str) -> None:
     home, folder = make_home(), texts(tmp_path / "texts")
     made = home.make(weights=weights)

@@ -19,7 +19,6 @@ from oliveira.serving import decoders
 from oliveira.serving.decoders import Settings
 from oliveira.serving.engine import Engine
 from oliveira.serving.scheduler import CHUNK
-from oliveira.serving.speculation import AT_ONCE, Speculator
 from oliveira.serving.window import Window
 
 pytestmark = pytest.mark.skipif(
@@ -164,6 +163,9 @@ class Wrong:
     def guess(self, texts: Any, at_most: Any) -> list[list[int]]:
         return [[(text.tokens[-1] * 7 + i) % 300 for i in range(n)] for text, n in zip(texts, at_most, strict=True)]
 
+    def unread(self, text: Any) -> int:
+        return 0
+
     def forget(self, text: Any) -> None:
         pass
 
@@ -175,7 +177,7 @@ def test_guesses_change_no_bit(make: Make, made: list[Artifact], guesser: str) -
     engine = make(guesses=True, draft=draft)
     speculator = engine.scheduler.speculator
     assert speculator is not None
-    speculator.cost = 0.0  # always
+    speculator.cost = speculator.draft = 0.0  # always
     if guesser == "wrong":
         speculator.guesser = Wrong()
     found = answers(engine)
@@ -191,19 +193,18 @@ def test_guesses_change_no_bit(make: Make, made: list[Artifact], guesser: str) -
             assert accepted < 0.2 * guessed
 
 
-def test_guessing_stops_where_it_does_not_pay() -> None:
-    speculator = Speculator(Wrong(), cost=0.3)
-
-    class Some:
-        tokens = [1, 2, 3]  # noqa: RUF012
-        guessing = None
-
-    guessed = 0
-    for _ in range(1000):
-        [guess] = speculator.guess([Some()], [AT_ONCE])  # type: ignore[list-item]
-        guessed += bool(guess)
-        speculator.learn(len(guess), 0)
-    assert 20 < guessed < 70  # until it is known that they are wrong, then now and then
+@pytest.mark.parametrize(("share", "used"), [(1.0, False), (0.0, True)])
+def test_a_draft_that_cannot_pay_is_not_used(
+    make: Make, made: list[Artifact], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    share: float, used: bool,
+) -> None:  # fmt: skip
+    """The model as its own draft, all greedy guesses right: as slow as the model, or as if it took no time."""
+    seconds = iter([share, 1.0])  # a step of the draft, then one of the model
+    monkeypatch.setattr(decoders, "step_seconds", lambda *_: [next(seconds)])
+    monkeypatch.setattr(decoders, "cost_of_a_guess", lambda *_: 0.1)
+    found = answers(make(guesses=True, draft=made[0].path))
+    assert (counted(found, "guessed_tokens") > 0) is used
+    assert ("serve.draft has no effect" in caplog.text) is not used
 
 
 def test_choices_of_a_request_share_the_blocks_of_its_prompt(make: Make) -> None:

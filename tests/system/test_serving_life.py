@@ -17,6 +17,7 @@ import httpx
 import pytest
 from serving_helpers import Home, Server, wait_for
 
+from oliveira.kernels.build import unavailable
 from oliveira.serving import stream as sse
 from oliveira.serving.shapes import CompletionShape
 
@@ -94,6 +95,56 @@ def test_engine_killed_under_streams(running: Server) -> None:
     # Noted behind the answers: a busy ledger must not delay them.
     wanted = {"engine_died", "engine_restarted"}
     wait_for(lambda: wanted <= {event["kind"] for event in running.home.ledger.events()}, 5)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes")
+def test_engine_killed_under_streams_of_the_native_step(
+    make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of its work, not paused: a window lets texts go on for a second, and clients ask until it is dead.
+
+    What a client has begun to read is whole or ends with an error within 2 s; an answer comes within 10 s.
+    """
+    limit = 10.0
+    monkeypatch.delenv("OLIVEIRA_KERNEL")
+    home = make_home(slots=4, window=128)
+    home.promote(home.make())
+    streams: list[Reader] = []
+    dead = threading.Event()
+
+    def ask_until_dead(server: Server) -> None:
+        failure = ""
+        while not dead.is_set() and not failure:
+            stream = Reader(server, {**LONG, "max_tokens": 4000})
+            streams.append(stream)
+            stream.join()
+            failure = stream.failure
+
+    with Server(home) as server:
+        server.ready()
+        clients = [threading.Thread(target=ask_until_dead, args=(server,), daemon=True) for _ in range(6)]
+        for client in clients:
+            client.start()
+        begun = wait_for(
+            lambda: len(found := [s for s in streams if len(s.frames) > 100 and not s.ended]) >= 4 and found
+        )
+        [engine] = server.engines()
+        killed = time.monotonic()
+        os.kill(engine, signal.SIGKILL)
+        dead.set()
+        for stream in begun:
+            stream.join(5)
+            assert stream.ended - killed < 2
+        server.ready(seconds=limit)
+        with server.http() as http:
+            assert http.post("/v1/completions", json={**LONG, "max_tokens": 3, "stream": False}).status_code == 200
+        assert time.monotonic() - killed < limit
+        for client in clients:
+            client.join(30)
+        assert not any(stream.failure for stream in streams)
+        ends = [stream.last if stream.last == "[DONE]" else stream.last["error"]["code"] for stream in streams]
+        assert set(ends) == {"[DONE]", "engine_stopped"}, ends
+        assert b"decoding with torch" not in server.log.read_bytes()
 
 
 def admitted(server: Server) -> int:

@@ -26,7 +26,7 @@ from oliveira.models.gpt import GPT, GPTConfig
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 UNTIED = GPTConfig(**{**SMALL.__dict__, "tied": False, "bias": True})
 TOKENS = torch.arange(18).view(2, 9)
-WEIGHTS = ["fp32", "int4", "nf4"]
+WEIGHTS = ["fp32", "int4", "nf4", "int8"]
 
 
 def build(weights: str = "fp32", config: GPTConfig = SMALL) -> GPT:
@@ -81,13 +81,14 @@ def test_untied_with_biases(weights: str, tmp_path: Path) -> None:
     assert same_weights(loaded, model) and torch.equal(loaded(TOKENS), model(TOKENS))
 
 
-def test_four_bits_are_smaller_on_disk(tmp_path: Path) -> None:
+def test_fewer_bits_are_smaller_on_disk(tmp_path: Path) -> None:
     config = GPTConfig(**{**SMALL.__dict__, "d_model": 64, "d_ff": 128})
     sizes = {}
     for weights in WEIGHTS:
         made = make(tmp_path / weights, weights, build(weights, config))
         sizes[weights] = (made.path / "model.safetensors").stat().st_size
     assert sizes["nf4"] < sizes["int4"] < sizes["fp32"] / 3
+    assert sizes["int4"] < sizes["int8"] < sizes["fp32"] / 2
 
 
 def test_same_content_has_the_same_digest(tmp_path: Path) -> None:

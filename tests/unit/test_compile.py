@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from oliveira import artifact
 from oliveira.artifact import Artifact
-from oliveira.cli.compile import compile_, find_artifact
+from oliveira.cli.compile import compile_
+from oliveira.cli.options import find_artifact
 from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export import choice as notes
@@ -41,7 +42,13 @@ GPT2 = dataclasses.replace(
     LLAMA, norm="layernorm", feed_forward="gelu", positions="learned", bias=True, tied=False, n_kv_heads=4
 )
 SMALL = dataclasses.replace(LLAMA, n_layers=1)  # where the export is not the point: it takes most of a test's time
-FORMS = {"llama": (LLAMA, "fp32"), "gpt2": (GPT2, "fp32"), "int4": (LLAMA, "int4"), "nf4": (GPT2, "nf4")}
+FORMS = {
+    "llama": (LLAMA, "fp32"),
+    "gpt2": (GPT2, "fp32"),
+    "int4": (LLAMA, "int4"),
+    "nf4": (GPT2, "nf4"),
+    "int8": (LLAMA, "int8"),
+}
 
 
 def confident(config: GPTConfig, weights: str = "fp32", seed: int = 0) -> GPT:

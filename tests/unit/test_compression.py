@@ -12,8 +12,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from oliveira.compression.int4 import dequantise_int4, quantise_int4
+from oliveira.compression.int8 import Int8Linear
 from oliveira.compression.linear import CODECS, QuantisedLinear
-from oliveira.compression.model import dequantise_model, quantise_model
+from oliveira.compression.model import QUANTISED, dequantise_model, quantise_model
 from oliveira.compression.nf4 import CODE, dequantise_nf4, quantise_nf4
 from oliveira.compression.packing import pack
 from oliveira.compression.report import compare, language_loss, size_in_bytes
@@ -21,6 +22,7 @@ from oliveira.errors import OliveiraError, UserError
 from oliveira.models.gpt import GPT, GPTConfig
 
 METHODS = list(CODECS)
+ALL_METHODS = [*METHODS, "int8"]
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 
 
@@ -89,6 +91,7 @@ def test_constant_and_zero_blocks() -> None:
     """0/0 in the seed's formula."""
     x = torch.cat([torch.zeros(64), torch.full((64,), 0.5), torch.full((7,), -3.0)])
     assert torch.equal(round_trip(x, "int4"), x)
+    assert torch.equal(round_trip(x, "int4_mse"), x)
     back = round_trip(x, "nf4")
     assert torch.equal(back[:64], torch.zeros(64))  # code of an exact zero
     torch.testing.assert_close(back, x, atol=0.02, rtol=0)
@@ -111,12 +114,37 @@ def test_relative_error_by_distribution() -> None:
     assert relative_error(heavy, "nf4") < relative_error(heavy, "int4")
 
 
-@pytest.mark.parametrize(("method", "bits"), [("int4", 4.5), ("nf4", 4.127)])
+def test_int4_mse_has_the_smaller_error_in_every_block() -> None:
+    normal = torch.randn(64, 64)
+    normal[5, 7] = 9  # one far weight
+    normal[60] = 1e-8 * normal[60]  # its step is nothing in float16
+    error = {m: (round_trip(normal, m) - normal).square().sum(dim=1) for m in ("int4", "int4_mse")}
+    assert (error["int4_mse"] <= 1.0001 * error["int4"]).all()
+    assert (error["int4_mse"] < 0.97 * error["int4"]).sum() > 40
+    wide = torch.randn(64, 4096)
+    assert relative_error(wide, "int4_mse") == pytest.approx(0.0843, abs=0.001)
+    codes, minimum, step = CODECS["int4_mse"].quantise(torch.arange(64.0) % 16)
+    assert (minimum.item(), step.item()) == (0, 1) and nibbles(codes, 16) == list(range(16))
+
+
+@pytest.mark.parametrize(("method", "bits"), [("int4", 4.5), ("int4_mse", 4.5), ("nf4", 4.127)])
 def test_bits_are_counted_with_the_scales(method: str, bits: float) -> None:
     layer = QuantisedLinear(nn.Linear(1024, 512), method)
     assert layer.bits_per_weight() == pytest.approx(bits, abs=0.001)
     stored = save({name: tensor for name, tensor in layer.state_dict().items() if name != "bias"})
     assert 8 * len(stored) / (1024 * 512) == pytest.approx(bits, abs=0.01)  # the file says the same
+
+
+def test_int8_rounds_each_row_by_its_largest_weight() -> None:
+    linear = nn.Linear(1024, 512)
+    layer = Int8Linear(linear)
+    assert layer.bits_per_weight() == 8 + 32 / 1024
+    half_step = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 254
+    assert ((layer.dequantised() - linear.weight).abs() <= 1.0001 * half_step).all()
+    with torch.no_grad():
+        linear.weight[3, 5] = float("nan")
+    with pytest.raises(OliveiraError, match="NaN"):
+        Int8Linear(linear)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -153,7 +181,7 @@ def test_packing_order() -> None:
     assert dequantise_int4(quantise_int4(torch.tensor([0.0, 15.0, 7.0])), (3,)).tolist() == [0.0, 15.0, 7.0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_model_keeps_its_head_and_round_trips_through_a_file(method: str) -> None:
     model = quantise_model(GPT(SMALL), method).eval()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -167,7 +195,7 @@ def test_model_keeps_its_head_and_round_trips_through_a_file(method: str) -> Non
     assert torch.equal(fresh(tokens), model(tokens))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_dequantised_model_computes_the_same_and_trains(method: str) -> None:
     model = quantise_model(GPT(GPTConfig(**{**SMALL.__dict__, "bias": True})), method)
     tokens = torch.randint(37, (2, 9))
@@ -176,7 +204,7 @@ def test_dequantised_model_computes_the_same_and_trains(method: str) -> None:
     torch.testing.assert_close(model(tokens), expected)
     model(tokens).sum().backward()
     assert model.blocks[0].attention.query.weight.grad is not None
-    assert not any(isinstance(module, QuantisedLinear) for module in model.modules())
+    assert not any(isinstance(module, QUANTISED) for module in model.modules())
 
 
 def test_quantise_model_refuses() -> None:
@@ -184,6 +212,8 @@ def test_quantise_model_refuses() -> None:
         quantise_model(GPT(SMALL), "int3")
     with pytest.raises(UserError, match="no linear layer"):
         quantise_model(quantise_model(GPT(SMALL), "nf4"), "nf4")
+    with pytest.raises(UserError, match="no linear layer"):
+        quantise_model(quantise_model(GPT(SMALL), "int8"), "nf4")
 
 
 @torch.inference_mode()
@@ -203,13 +233,14 @@ def test_compare_reports_what_it_costs() -> None:
     model = GPT(SMALL)
     before = copy.deepcopy(model.state_dict())
     tokens = torch.randint(37, (200,))
-    rows = compare(model, METHODS, tokens, rounds=2)
-    assert [row["weights"] for row in rows] == ["fp32", *METHODS]
+    rows = compare(model, ALL_METHODS, tokens, rounds=2)
+    assert [row["weights"] for row in rows] == ["fp32", *ALL_METHODS]
     fp32 = rows[0]
     assert fp32["bits_per_weight"] == 32 and fp32["loss_change"] == 0 and not fp32["slower"]
     assert fp32["bytes"] == size_in_bytes(model) == 4 * sum(p.numel() for p in model.parameters())
     for row in rows[1:]:
-        assert row["bytes"] < fp32["bytes"] and 4 < row["bits_per_weight"] < 6
+        least = 8 if row["weights"] == "int8" else 4
+        assert row["bytes"] < fp32["bytes"] and least < row["bits_per_weight"] < least + 2
         assert row["loss_change"] == pytest.approx(row["loss"] - fp32["loss"])
         assert 0 < abs(row["loss_change"]) < 0.05
         assert row["prefill_ms"] > 0 and row["decode_ms"] > 0

@@ -20,15 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.compression.int8 import Int8Linear
-from oliveira.compression.linear import QuantisedLinear
+from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.errors import UserError
 from oliveira.kernels import build
+from oliveira.kernels.expand import expanded
 from oliveira.kernels.linear import Kind, NativeLinear, PackedMatrix, multiply
 
 needs_library = pytest.mark.skipif(build.unavailable() is not None, reason=str(build.unavailable()))
 ROWS = [1, 2, 3, 4, 5, 8, 9, 12, 16, 17, 40, 300]
 SHAPES = [(7, 64), (33, 32), (50, 128), (130, 192), (192, 576), (100, 16), (31, 768)]
-FORMATS = ["fp32", "int8", "int4", "nf4"]
+FORMATS = ["fp32", "int8", *CODECS]
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,22 @@ def test_equals_its_twin(path: str, method: str, best: None) -> None:
         for rows in ROWS:
             native.threads = 1 + rows % 2
             assert torch.equal(native(x[:rows]), whole[:rows]), (shape, rows)
+
+
+@needs_library
+@pytest.mark.parametrize("method", CODECS)
+@pytest.mark.parametrize("path", build.PATHS)
+def test_written_out_it_has_the_bits_of_its_twin(path: str, method: str, best: None) -> None:
+    if path not in build.usable():
+        return
+    build.use(path)
+    for shape in ((7, 64), (192, 576), (31, 768)):
+        twin = layer(shape, method)
+        assert isinstance(twin, QuantisedLinear)
+        for dtype in (torch.float32, torch.bfloat16):
+            assert torch.equal(expanded(twin, dtype), twin.dequantised().to(dtype)), (shape, dtype)
+    ragged = layer((3, 33), method)
+    assert isinstance(ragged, QuantisedLinear) and torch.equal(expanded(ragged), ragged.dequantised())
 
 
 @needs_library

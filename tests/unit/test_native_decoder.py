@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from oliveira import artifact
 from oliveira.compression.int8 import quantise_int8
 from oliveira.compression.model import quantise_model
 from oliveira.errors import UserError
@@ -80,6 +82,18 @@ def test_equals_the_torch_model(form: str, method: str) -> None:
     expected = language_modelling.generate(made, tokens, 59, max_len=96)
     assert generate(decoder, tokens, 59, chunk=16) == expected
     assert len(pool.free) == 64
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_int8_artifact_gives_the_text_of_torch(form: str, tmp_path: Path) -> None:
+    made = quantise_model(model(form), "int8")
+    loaded = artifact.write(
+        tmp_path / "artifact", model=made, name="gpt", weights="int8", lineage={}, metrics={}
+    ).load_model()
+    assert isinstance(loaded, GPT)
+    decoder, _ = decoder_of(loaded)
+    tokens = prompt(37)
+    assert generate(decoder, tokens, 59) == language_modelling.generate(loaded, tokens, 59, max_len=96)
 
 
 @pytest.mark.parametrize("path", build.PATHS)

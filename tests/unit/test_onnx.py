@@ -87,11 +87,11 @@ def test_the_file_stands_alone(exported: tuple[GPT, Path]) -> None:
     assert path.stat().st_size < 100_000
 
 
-@pytest.mark.parametrize("form", ["nf4", "gpt2"])
+@pytest.mark.parametrize("form", ["nf4", "int8", "gpt2"])
 def test_other_forms(form: str, tmp_path: Path) -> None:
     model = confident(GPT2_FORM if form == "gpt2" else dataclasses.replace(SMALL, n_layers=1))
-    if form == "nf4":
-        quantise_model(model, "nf4")
+    if form != "gpt2":
+        quantise_model(model, form)
     model.train()
     export_onnx(model, tmp_path / "model.onnx")
     verify_onnx(model, tmp_path / "model.onnx", PROMPTS, new_tokens=8, max_logit_error=1e-3)

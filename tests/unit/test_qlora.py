@@ -14,8 +14,9 @@ from oliveira.adaptation.lora import LoRALinear, add_lora, layers, load_adapter,
 from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.compression.model import dequantise_model, quantise_model
 from oliveira.errors import CorruptError, UserError
+from oliveira.kernels import products
+from oliveira.kernels.fast import fast_layers
 from oliveira.models.gpt import GPT, GPTConfig
-from oliveira.training import products
 
 SMALL = GPTConfig(vocab_size=37, d_model=64, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=128, max_len=24)
 TARGETS = ["query", "value", "down"]
@@ -60,7 +61,7 @@ def test_is_lora_on_the_rebuilt_weights(fast: None, method: str, monkeypatch: py
     for layer in layers(plain).values():
         layer.lora_a.requires_grad_()
         layer.lora_b.requires_grad_()
-    with products.fast_linears(model):
+    with fast_layers(model):
         found, y = gradients(model), model(TOKENS)
     monkeypatch.setattr(products, "SMALLEST", 1 << 60)
     expected = gradients(plain)
@@ -92,9 +93,9 @@ def test_no_rebuilt_matrix_is_kept_for_the_way_back(fast: None) -> None:
     matrices |= {(b, a) for a, b in matrices}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         model(TOKENS)
-        assert matrices & set(shapes), "without fast_linears, torch keeps those of the other layers"
+        assert matrices & set(shapes), "without fast_layers, torch keeps those of the other layers"
         shapes.clear()
-        with products.fast_linears(model):
+        with fast_layers(model):
             model(TOKENS)
     assert shapes and not matrices & set(shapes)
 

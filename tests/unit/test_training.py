@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from oliveira.errors import CorruptError, Interrupted, TrainingError
+from oliveira.kernels import products
+from oliveira.kernels.fast import fast_layers
 from oliveira.registry import create
 from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
-from oliveira.training import products
 from oliveira.training.curves import Curve, draw_curve, read_curve
 from oliveira.training.loop import CHECKPOINT, Job, train
 from oliveira.training.loss import cross_entropy, cross_entropy_reference, head_cross_entropy, next_token
@@ -238,12 +239,12 @@ def test_fast_linear_has_a_second_derivative(fast: None) -> None:
     torch.testing.assert_close(*second, rtol=1e-4, atol=1e-3)  # numbers around 15, from cubes
 
 
-def test_fast_linears_leave_no_trace_and_touch_no_evaluation(fast: None) -> None:
+def test_fast_layers_leave_no_trace_and_touch_no_evaluation(fast: None) -> None:
     model = create("gpt", **(TINY | dict(dropout=0.0)))
     rows = torch.randint(0, 64, (2, 32))
     with torch.no_grad():
         before = model(rows)
-    with products.fast_linears(model):
+    with fast_layers(model):
         assert model.blocks[0].attention.query(torch.randn(2, 3, 16)).grad_fn.name() == "_LinearBackward"
         with torch.no_grad():
             assert torch.equal(model(rows), before)

@@ -156,6 +156,7 @@ def test_a_section_is_not_a_value(tmp_path: Path) -> None:
             "train.warmup_steps = 10 is not below train.steps = 10",
         ),
         ({"compress.serve": "nf4", "compress.methods": '["int4"]'}, "compress.serve = nf4 is not among"),
+        ({"compress.serve": "int8"}, "compress.serve = int8 is not among compress.methods = ['int4', 'nf4']"),
         (
             {"model.feed_forward": "gelu", "adapt.targets": '["gate"]'},
             "holds gate, which model.feed_forward = gelu does not have",
@@ -185,6 +186,7 @@ def test_the_remedies_work(tmp_path: Path) -> None:
     load_world("tiny", {"model.feed_forward": "gelu", "adapt.targets": targets}, {})
     load_world("tiny", {"train.steps": "1", "train.warmup_steps": "1"}, {})
     load_world("tiny", {"compress.serve": "nf4"}, {})
+    load_world("tiny", {"compress.serve": "int8", "compress.methods": '["int8"]'}, {})
 
 
 def test_a_file_that_is_no_world(tmp_path: Path) -> None:

@@ -181,4 +181,60 @@ API void oliveira_read(const float *data, float *out, int count, int threads) {
     run(threads, {0, 0, 0, 0}, read_all, &job);
 }
 
+namespace {
+struct Expand {
+    const Stored &from;
+    void *out;
+    int blocks;
+};
+
+void expand_all(Worker &w, void *data) {
+    const Expand &job = *static_cast<Expand *>(data);
+    for (int from, end; w.take(job.blocks, 512, true, from, end);) isa->expand(job.from, from, end, job.out);
+}
+} // namespace
+
+// Stored 4-bit weights, `blocks` times 64 of them, in fp32 or bfloat16 and in their order.
+API void oliveira_expand(const uint8_t *codes, const float *table, const float *scale, const float *base, int blocks, void *out, int bf16, int threads) {
+    const Stored from{codes, table, scale, base, bf16};
+    Expand job{from, out, blocks};
+    run(threads, {0, 0, 0, 0}, expand_all, &job);
+}
+
+namespace {
+struct Gated {
+    const float *d_out, *gate, *up;
+    float *out, *d_up;
+    int pieces;
+};
+
+constexpr int64_t PIECE = 4096;
+
+void gated_all(Worker &w, void *data) {
+    const Gated &job = *static_cast<Gated *>(data);
+    for (int from, end; w.take(job.pieces, 4, true, from, end);) {
+        const int64_t at = from * PIECE, n = (end - from) * PIECE;
+        if (job.d_out) isa->gated_back(job.d_out + at, job.gate + at, job.up + at, n, job.out + at, job.d_up + at);
+        else isa->gated(job.gate + at, job.up + at, n, job.out + at);
+    }
+}
+} // namespace
+
+// out = silu(gate) up; or, where `d_out` is not null, out = its gradient of gate and d_up that of up. 4,096 numbers a piece.
+API void oliveira_gated(const float *d_out, const float *gate, const float *up, int pieces, float *out, float *d_up, int threads) {
+    Gated job{d_out, gate, up, out, d_up, pieces};
+    run(threads, {0, 0, 0, 0}, gated_all, &job);
+}
+
+namespace {
+void causal_all(Worker &w, void *data) {
+    const Causal &job = *static_cast<Causal *>(data);
+    for (int from, end; w.take(job.n_batch * job.kv_heads, 1, true, from, end);)
+        for (int item = from; item < end; item++) job.d_out.data ? isa->causal_back(job, item) : isa->causal(job, item);
+}
+} // namespace
+
+// Attention there, or, where d_out is given, back.
+API void oliveira_causal(Causal *job, int threads) { run(threads, {0, 0, 0, 0}, causal_all, job); }
+
 API void oliveira_decode(const Decoder *d, const Batch *batch) { decode(*d, *batch); }

@@ -1,4 +1,5 @@
 // Compiled once for each instruction set: OLIVEIRA_AVX512 (also with VNNI), OLIVEIRA_AVX2 or neither is defined.
+#include "causal.h"
 #include "layers.h"
 #include "product.h"
 #include "whole.h"
@@ -17,6 +18,6 @@
 #define TEXT(name) #name
 #define NAMED(name) TEXT(name)
 
-static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, low_rank, turn};
+static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, low_rank, turn, expand, causal, causal_back, gated, gated_back};
 
 extern "C" const Isa *MAKE(NAME)() { return &isa; }

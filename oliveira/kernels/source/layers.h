@@ -188,4 +188,33 @@ static void attend(const void *const *blocks, bool half, const Query *q, int n, 
          : attend_in((const float *const *)blocks, q, n, d_head, out, m, scores);
 }
 
+// Blocks first … last - 1 of stored weights, written out in their order. Product and sum are rounded one by one, as torch does.
+static void expand(const Stored &from, int64_t first, int64_t last, void *out) {
+    const Table values = table(from.table);
+    for (int64_t block = first; block < last; block++) {
+        const V scale = all(from.scale[block]), base = all(from.base ? from.base[block] : 0.0f);
+        for (int i = 0; i < GROUP; i += LANES) {
+            const int64_t at = block * GROUP + i;
+            V y = mul(look<NF4>(in_order(from.codes + at / 2), values), scale);
+            if (from.base) y = add(y, base);
+            if (from.bf16) store_bf16((uint16_t *)out + at, y);
+            else store((float *)out + at, y);
+        }
+    }
+}
+
+INLINE V sigmoid(V x) { return div(all(1.0f), add(all(1.0f), exponential(sub(zero(), x)))); }
+
+static void gated(const float *gate, const float *up, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i += LANES) store(out + i, mul(mul(load(gate + i), sigmoid(load(gate + i))), load(up + i)));
+}
+
+static void gated_back(const float *out, const float *gate, const float *up, int64_t n, float *d_gate, float *d_up) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        const V g = load(gate + i), s = sigmoid(g), d = load(out + i), silu = mul(g, s);
+        store(d_up + i, mul(d, silu));
+        store(d_gate + i, mul(mul(d, load(up + i)), fma(silu, sub(all(1.0f), s), s))); // silu' = s + g s (1 - s)
+    }
+}
+
 } // namespace

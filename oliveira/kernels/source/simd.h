@@ -81,6 +81,15 @@ template <int BYTE> INLINE V byte_of(Codes c) { // signed
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(c, 24 - 8 * BYTE), 24));
 }
 INLINE void narrow(int8_t *p, Codes c) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(c)); }
+INLINE Codes in_order(const uint8_t *p) { // 16 codes of 8 bytes, the high nibble first
+    const __m128i b = _mm_loadl_epi64((const __m128i *)p), low = _mm_set1_epi8(15);
+    return _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(b, 4), low), _mm_and_si128(b, low)));
+}
+INLINE void store_bf16(uint16_t *p, V a) { // to the nearest, ties to even
+    __m512i bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
 INLINE Table table(const float *p) { return {load(p)}; }
 template <int KIND> INLINE V look(Codes c, const Table &t) { return _mm512_permutexvar_ps(c, t.v); } // 4 bits count
 INLINE V power(V shifted) { // 2^n, n in the low bits of `shifted`
@@ -169,6 +178,19 @@ INLINE void narrow(int8_t *p, Codes c) {
     alignas(32) int32_t lanes[16];
     _mm256_store_si256((__m256i *)lanes, c.a), _mm256_store_si256((__m256i *)(lanes + 8), c.b);
     for (int i = 0; i < 16; i++) p[i] = int8_t(lanes[i]);
+}
+INLINE Codes in_order(const uint8_t *p) {
+    const __m128i b = _mm_loadl_epi64((const __m128i *)p), low = _mm_set1_epi8(15);
+    const __m128i c = _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(b, 4), low), _mm_and_si128(b, low));
+    return {_mm256_cvtepu8_epi32(c), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(c, c))};
+}
+INLINE __m256i bf16_half(__m256 x) {
+    __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+}
+INLINE void store_bf16(uint16_t *p, V x) {
+    const __m256i pairs = _mm256_packus_epi32(bf16_half(x.a), bf16_half(x.b)); // each half of the register for itself
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(pairs, 0xd8));
 }
 INLINE Table table(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE __m256 look_half(__m256i c, const Table &t) { // vpermps reads 3 bits; the fourth chooses the half
@@ -259,6 +281,17 @@ INLINE Codes rounded(V a) { Codes c; for (int i = 0; i < 16; i++) c[i] = uint32_
 INLINE int32_t sum(Codes c) { uint32_t s = 0; for (int i = 0; i < 16; i++) s += c[i]; return int32_t(s); }
 template <int BYTE> INLINE V byte_of(Codes c) { return __builtin_convertvector(Integers(c << (24 - 8 * BYTE)) >> 24, V); }
 INLINE void narrow(int8_t *p, Codes c) { for (int i = 0; i < 16; i++) p[i] = int8_t(c[i]); }
+INLINE Codes in_order(const uint8_t *p) {
+    Codes c;
+    for (int i = 0; i < 16; i++) c[i] = i % 2 ? p[i / 2] & 15 : p[i / 2] >> 4;
+    return c;
+}
+INLINE void store_bf16(uint16_t *p, V a) {
+    Codes bits;
+    std::memcpy(&bits, &a, 64);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    for (int i = 0; i < 16; i++) p[i] = uint16_t(bits[i]);
+}
 INLINE Table table(const float *p) { return {p}; }
 template <int KIND> INLINE V look(Codes c, const Table &t) {
     if (KIND == INT4) return __builtin_convertvector(Integers(c & 15), V);

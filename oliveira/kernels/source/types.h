@@ -65,6 +65,29 @@ struct LowRank {
     int32_t rank, d_out, first, step; // rank 0: none
 };
 
+// 4-bit weights as compression/packing.py stores them: blocks of 64, the earlier weight of a byte in its high nibble.
+// A weight is base + table[code] scale.
+struct Stored {
+    const uint8_t *codes;
+    const float *table, *scale, *base; // 16; one a block; null or one a block
+    int bf16;                          // what is written: bfloat16, else fp32
+};
+
+// One number of head `h` and position `t` stands at data[b batch + h head + t position + feature].
+struct Slab {
+    float *data;
+    int64_t batch, head, position;
+    float *at(int b, int h) const { return data + b * batch + h * head; }
+};
+
+// Causal attention of a training step (source/causal.h). The gradients' slabs are null on the way there.
+struct Causal {
+    Slab q, k, v, out, d_out, d_q, d_k, d_v;
+    float *log_sum; // (B, heads, length)
+    int32_t n_batch, heads, kv_heads, length, d_head;
+    float scale;
+};
+
 struct Query {
     const float *q; // (d_head), already divided by sqrt(d_head)
     int row, first; // the result goes to row `row`, features `first` … of the packed output
@@ -109,6 +132,13 @@ struct Isa {
     void (*low_rank)(const LowRank &layer, const float *x, int groups, int m, int row, float *extra);
     // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
     void (*turn)(float *head, const float *cosine, const float *sine, int d_head, float scale);
+    void (*expand)(const Stored &from, int64_t first, int64_t last, void *out);
+    // One batch element and key/value head.
+    void (*causal)(const Causal &t, int item);
+    void (*causal_back)(const Causal &t, int item);
+    // silu(gate) up of n numbers, a multiple of 16, and what it gives back.
+    void (*gated)(const float *gate, const float *up, int64_t n, float *out);
+    void (*gated_back)(const float *out, const float *gate, const float *up, int64_t n, float *d_gate, float *d_up);
 };
 
 extern "C" {

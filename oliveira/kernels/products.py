@@ -14,15 +14,16 @@ Checked against: torch.nn.functional.linear, value and three gradients, 1e-5 rel
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
-from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from oliveira.compression.int8 import Int8Linear
+from oliveira.compression.linear import QuantisedLinear
+from oliveira.kernels.expand import expanded
 
 # Below so many multiply-adds what a Python function costs is more than what it saves.
 SMALLEST = 1 << 22
@@ -86,11 +87,13 @@ class _Frozen(torch.autograd.Function):
         return product(gradient, weight_of(ctx.layer).t()), None
 
 
-def weight_of(layer: nn.Module) -> Tensor:
-    """W (d_out, d_in), float32, of an `nn.Linear` or of a layer that rebuilds it."""
+def weight_of(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """W (d_out, d_in) of an `nn.Linear` or of a layer that rebuilds it."""
+    if isinstance(layer, QuantisedLinear):
+        return expanded(layer, dtype)
     found: Any = layer
     weight: Tensor = found.weight if isinstance(layer, nn.Linear) else found.dequantised()
-    return weight
+    return weight.to(dtype)
 
 
 def pays(x: Tensor, d_out: int) -> bool:
@@ -108,31 +111,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def _plain(layer: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, layer.weight, layer.bias)
-
-
-def _rebuilt(layer: Any, x: Tensor) -> Tensor:
+def rebuilt(layer: QuantisedLinear | Int8Linear, x: Tensor) -> Tensor:
+    """x Wᵀ + b with the W that `layer` stores, which is frozen."""
     if torch.is_grad_enabled() and x.requires_grad and pays(x, layer.out_features):
         result: Tensor = _Frozen.apply(x, layer)
         return result
     return F.linear(x, layer.dequantised(), layer.bias)
-
-
-@contextlib.contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
-    """Inside, the `nn.Linear` and the 4-bit layers of `model` compute as above where something trains.
-
-    What is evaluated without gradients keeps its bits.
-    """
-    replaced = []
-    for layer in model.modules():
-        forward = _plain if type(layer) is nn.Linear else _rebuilt if hasattr(layer, "dequantised") else None
-        if forward and "forward" not in vars(layer):
-            vars(layer)["forward"] = MethodType(forward, layer)
-            replaced.append(layer)
-    try:
-        yield
-    finally:
-        for layer in replaced:
-            del vars(layer)["forward"]
