@@ -20,7 +20,7 @@ from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import AttentionCache
 from oliveira.models.gpt import GPT
 from oliveira.serving.prefixes import Prefixes, chunk_bytes
-from oliveira.serving.speculation import DraftModel, Guesser, LookUp, Speculator, cost_of_a_guess, step_seconds
+from oliveira.serving.speculation import DraftModel, LookUp, Speculator, cost_of_a_guess, step_seconds
 from oliveira.serving.window import Window
 
 CONTEXT = 16  # times max_len: how long a text may become with a window
@@ -70,13 +70,17 @@ def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, set
     """None where a guess could change the text: what is not exact rounds several tokens otherwise than one."""
     if not settings.guesses or not decoder.exact:
         return None
-    guesser: Guesser = LookUp()
     cost = cost_of_a_guess(decoder, pool)
-    if settings.draft is not None:
-        draft = _draft(settings.draft, tokenizer)
-        guesser = DraftModel(draft, slots=settings.slots)
-        cost += step_seconds(draft, guesser.pool, 1)[0] / step_seconds(decoder, pool, 1)[0]
-    return Speculator(guesser, cost)
+    if settings.draft is None:
+        return Speculator(LookUp(), cost)
+    draft = _draft(settings.draft, tokenizer)
+    guesser = DraftModel(draft, slots=settings.slots)
+    share = step_seconds(draft, guesser.pool, 1)[0] / step_seconds(decoder, pool, 1)[0]
+    speculator = Speculator(guesser, cost, draft=share)
+    if (price := speculator.price(1)) >= 1:
+        reason = f"a guess takes {price:.2f} of a step of the model: even right ones would not pay"
+        log.warning("serve.draft has no effect", extra={"reason": reason})
+    return speculator
 
 
 def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, settings: Settings) -> Prefixes | None:

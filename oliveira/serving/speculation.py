@@ -18,8 +18,9 @@ from oliveira.errors import UserError
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
 
 LONGEST, SHORTEST = 4, 2  # tokens that must have occurred before
-AT_ONCE = 8  # tokens guessed for a stream and step
-AGAIN = 64  # steps without guesses before the next attempt: texts change
+AT_ONCE = 8  # tokens guessed for a stream and step, at most
+AGAIN, AGAIN_DRAFT = 64, 1024  # steps without guesses before the next attempt: texts change; a draft must read first
+LATELY = 0.1  # weight of the last guess in what is known of the guesses
 
 
 class Text(Protocol):
@@ -32,11 +33,18 @@ class Guesser(Protocol):
         """For each text, up to so many tokens that may follow."""
         ...
 
+    def unread(self, text: Text) -> int:
+        """Tokens of the text that cost a draft time before it can guess."""
+        ...
+
     def forget(self, text: Text) -> None: ...
 
 
 class LookUp:
-    """Looks for the last 4, 3 or 2 tokens in the text itself: code, lists, quotations, answers about a document."""
+    """Looks for the last 4, 3 or 2 tokens in the text itself: code, lists, quotations, answers about a document.
+
+    What was found may run into the end of the text: the guess itself comes next, so a loop is guessed round and round.
+    """
 
     def guess(self, texts: Sequence[Text], at_most: Sequence[int]) -> list[list[int]]:
         return [self._one(text, n) for text, n in zip(texts, at_most, strict=True)]
@@ -53,8 +61,11 @@ class LookUp:
         text.guessing = (ends, max(known, len(tokens)))
         for length in range(LONGEST, SHORTEST - 1, -1):
             if (end := ends.get(tuple(tokens[-length:]))) is not None:
-                return tokens[end : end + n]
+                return [tokens[end + i % (len(tokens) - end)] for i in range(n)]
         return []
+
+    def unread(self, text: Text) -> int:
+        return 0
 
     def forget(self, text: Text) -> None:
         text.guessing = None
@@ -101,6 +112,9 @@ class DraftModel:
             del runs[:n]
         return tokens
 
+    def unread(self, text: Text) -> int:
+        return len(text.tokens) - (text.guessing[1] if text.guessing else 0)
+
     def forget(self, text: Text) -> None:
         if text.guessing is not None:
             self.pool.give_back(text.guessing[0])
@@ -108,32 +122,83 @@ class DraftModel:
 
 
 class Speculator:
-    """Guesses where it pays, as far as the guesses of late tell, and tries again now and then where it did not.
+    """Guesses as many tokens as pay, as far as the guesses of late tell, and tries again now and then where none does.
 
-    `cost`: time of one more token in a step over the fixed time of a step. With S streams a right guess saves its
-    stream's share 1/S of a later step; so guesses must be right more often than S · cost / (1 + S · cost).
+    `cost` c: time of one more token in a step, over the fixed time of a step; `draft` d: time of a step of the draft,
+    over a step of the model (0: a look-up). With S streams a step without guesses takes 1 + S c and gives a token to
+    each. If a guess is right with probability p where those before it were, n guesses for each stream give it
+
+        1 + p + … + p^n  tokens  in  (1 + S c) (1 + n x)  of time,    x = l + d,    l = S c / (1 + S c),
+
+    so x is what one more guess for every stream costs, in steps without guesses (the draft is taken to slow down with
+    more tokens as the model does). The n with the most tokens per time is chosen. It is 0 if p ≤ x: the first guess is
+    the likeliest, and brings p for x. Where x ≥ 1 nothing could pay, and nothing is tried.
+
+    A draft reads a text before it guesses: d l / S steps for each token. Where guesses make streams v times as fast,
+    each token still to come saves its share, (1 - 1/v) / S of a step. So a text is guessed if
+
+        unread · d l ≤ room · (1 - 1/v).
+
+    An attempt guesses S tokens of one text, the least to read, until a guess is wrong: about x steps if the first is.
     """
 
-    def __init__(self, guesser: Guesser, cost: float, *, at_once: int = AT_ONCE) -> None:
-        if cost < 0 or at_once < 1:
-            raise UserError(f"cost = {cost}, at_once = {at_once}: give a cost of 0 or more and at least one token.")
-        self.guesser, self.cost, self.at_once = guesser, cost, at_once
-        self.right = 1.0  # share of the guessed tokens that were right, lately; hopeful at first
-        self._idle = 0
+    def __init__(self, guesser: Guesser, cost: float, *, draft: float = 0.0, at_once: int = AT_ONCE) -> None:
+        if cost < 0 or draft < 0 or at_once < 1:
+            raise UserError(
+                f"cost = {cost}, draft = {draft}, at_once = {at_once}: give costs of 0 or more and at least one token."
+            )
+        self.guesser, self.cost, self.draft, self.at_once = guesser, cost, draft, at_once
+        self.right = 0.5  # p, of late; nothing is known at first
+        self._again = AGAIN_DRAFT if draft else AGAIN
+        self._idle = self._again  # steps without guesses since one was wrong: the first attempt is made at once
 
     def guess(self, texts: Sequence[Text], room: Sequence[int]) -> list[list[int]]:
-        """At most `room` tokens for each text; none where guessing does not pay."""
-        load = len(texts) * self.cost
-        if texts and self.right <= load / (1 + load):
-            self._idle += 1
-            if self._idle % AGAIN:
-                return [[] for _ in texts]
-        return self.guesser.guess(texts, [max(0, min(n, self.at_once)) for n in room])
+        """Tokens that may follow each text, none where they do not pay; `room`: how many it may still become longer."""
+        price = self.price(len(texts))
+        n, speed = self._best(price, self.right)
+        if n:
+            worth = self._worth(texts, room, price, speed)
+            return self.guesser.guess(
+                texts, [min(n, most) if pays else 0 for most, pays in zip(room, worth, strict=True)]
+            )
+        self._idle += 1
+        guesses: list[list[int]] = [[] for _ in texts]
+        if self._idle > self._again and price < 1:
+            worth = self._worth(texts, room, price, self._best(price, 1.0)[1])  # if all were right
+            if who := [i for i, pays in enumerate(worth) if pays]:
+                i = min(who, key=lambda i: self.guesser.unread(texts[i]))
+                [guesses[i]] = self.guesser.guess([texts[i]], [min(len(texts), self.at_once, room[i])])
+        return guesses
+
+    def price(self, streams: int) -> float:
+        """x: what one more guess for every stream costs, in steps without guesses. From 1 on nothing can pay."""
+        load = streams * self.cost
+        return load / (1 + load) + self.draft
+
+    def _best(self, price: float, right: float) -> tuple[int, float]:
+        """How many guesses to make, and how many times as fast a text then is."""
+        best, fastest, tokens = 0, 1.0, 1.0
+        for n in range(1, self.at_once + 1):
+            tokens += right**n
+            if (speed := tokens / (1 + n * price)) > fastest:
+                best, fastest = n, speed
+        return best, fastest
+
+    def _worth(self, texts: Sequence[Text], room: Sequence[int], price: float, speed: float) -> list[bool]:
+        """Whether what is left of a text repays reading it."""
+        read = self.draft * (price - self.draft)  # d l
+        return [
+            most > 0 and self.guesser.unread(text) * read <= most * (1 - 1 / speed)
+            for text, most in zip(texts, room, strict=True)
+        ]
 
     def learn(self, guessed: int, right: int) -> None:
-        """`right` of the `guessed` tokens of one stream were what the model sampled."""
-        if guessed:
-            self.right += 0.05 * (right / guessed - self.right)
+        """The first `right` of the `guessed` tokens of one stream were what the model sampled."""
+        for _ in range(right):
+            self.right += LATELY * (1 - self.right)
+        if right < guessed:  # what follows a wrong one tells nothing
+            self.right -= LATELY * self.right
+            self._idle = 0
 
 
 def step_seconds(decoder: Decoder, pool: BlockPool, *lengths: int, rounds: int = 7) -> list[float]:
