@@ -26,6 +26,7 @@ bench: install-test
 docs: install
 	$(BIN)/oliveira formulas docs > docs/formulas.md
 	$(BIN)/oliveira pages --output docs/models
+	$(BIN)/python -m benchmarks.page
 
 install: .venv/.core
 install-test: .venv/.test

@@ -2,6 +2,7 @@
 
     python -m benchmarks [NAME …]
 
+After them come the pictures (`plot`) and docs/benchmarks.md (`page`).
 Each runs in a process of its own, with its own number of threads. A table that fails is named at the end, and the exit
 code is 1; a peer that cannot be had is named by its table, whose other rows are kept.
 """
@@ -15,13 +16,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TABLES: dict[str, list[str]] = {
     "speed": [],
-    "gpt": [],
+    "memory_long_attention": [],
+    "decode": [],
     "train": [],
+    "train_parts": [],
     "qlora": [],
     "q4": ["--fetch"],
     "restore": ["--fetch"],
+    "speculation": [],
     "streams": [],
     "plot": [],
+    "page": [],  # last: it reads what the others wrote
 }
 
 

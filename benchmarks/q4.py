@@ -19,7 +19,6 @@ import ctypes
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -39,10 +38,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import smollm2
 from benchmarks.q4_loss import loss
+from benchmarks.table import origin
 from benchmarks.timing import Pair
 from oliveira.compression.model import quantise_model
-from oliveira.data import weights
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.kernels.build import cache_folder, library, unavailable
@@ -152,13 +152,13 @@ def write_gguf(model: GPT, path: Path) -> None:
 
 
 class Table:
-    """Prints rows as they come and keeps the result file complete after each."""
+    """Prints rows as they come and keeps the result file complete after each; commit and date are the last run's."""
 
     def __init__(self, command: str, threads: int, output: Path = RESULT) -> None:
         old: dict[str, Any] = json.loads(output.read_bytes()) if output.exists() else {}
         self.rows: dict[str, Any] = old.get("rows", {})
         self.facts: dict[str, Any] = old.get("facts", {})
-        self.command, self.threads, self.output = command, threads, output
+        self.origin, self.output = origin(command, threads), output
 
     def add(self, name: str, pair: Pair, peer: str, goal: float, **more: Any) -> None:
         self.rows[name] = {"against": peer, "goal": goal, **asdict(pair), **more}
@@ -191,8 +191,7 @@ class Table:
         write_json_atomic(
             self.output,
             {
-                "command": self.command,
-                "device": f"{os.cpu_count()} x {platform.machine()}, {self.threads} threads, torch {torch.__version__}",
+                **self.origin,
                 "ratios": {name: round(row["ratio"], 3) for name, row in self.rows.items()},
                 "goals": {name: row["goal"] for name, row in self.rows.items()},
                 "facts": self.facts,
@@ -393,7 +392,7 @@ def ctranslate(table: Table, model: GPT, python: str, scratch: Path, threads: in
 
 
 def subjects(
-    table: Table, wanted: set[str], scratch: Path, peer: Peer | None, cache: Path
+    table: Table, wanted: set[str], scratch: Path, peer: Peer | None
 ) -> Iterator[tuple[str, GPT, dict[str, Path], list[int]]]:
     """(name, our model, llama.cpp's files, tokens of text)."""
     for name in SUBJECTS:
@@ -403,14 +402,13 @@ def subjects(
         tokens: list[int] = []
         with ExitStack() as stack:
             if name == "smollm2":
-                file = "SmolLM2-135M-Instruct.Q4_1.gguf"
                 try:
-                    plain = stack.enter_context(weights.on_disk(weights.SMOLLM2, file, cache, print))
+                    plain = stack.enter_context(smollm2.on_disk())
                 except OliveiraError as error:
-                    table.skip("SmolLM2-135M", str(error))
+                    table.skip(smollm2.NAME, str(error))
                     continue
                 model, tokenizer = read_gguf(plain)
-                tokens = tokenizer.encode("\n\n".join(p.read_text() for p in sorted((ROOT / "docs").glob("*.md")))).ids
+                tokens = tokenizer.encode(smollm2.pages()).ids
             else:
                 torch.manual_seed(0)
                 model = GPT(GPTConfig(**FORM, **SHAPES[name])).eval()
@@ -454,7 +452,7 @@ def main() -> None:
     if "gemv" in wanted:
         gemv(table, peer, given.threads, given.rounds)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
-        for name, model, files, tokens in subjects(table, wanted, Path(scratch), peer, cache_folder()):
+        for name, model, files, tokens in subjects(table, wanted, Path(scratch), peer):
             if name in wanted:
                 whole(table, name, model, files, folder, given.threads, given.rounds)
             if name == "10M" and name in wanted:

@@ -3,7 +3,8 @@
     python -m benchmarks.speed [--rounds 9] [--threads 1] [--only lstm,gru]
 
 Prints a table and writes results/bench-speed.json: `ratios` row → reference's seconds over ours, above 1 = ours is
-faster. The two take turns (A B A B), the median of the rounds' ratios counts. With --only the other rows are kept.
+faster. The two take turns (A B A B), the median of the rounds' ratios counts. With --only the other rows are kept;
+commit and date are those of the last run.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -23,10 +22,11 @@ import torch
 
 import benchmarks
 from benchmarks.case import Case
+from benchmarks.table import RESULTS, origin
 from benchmarks.timing import interleave
 from oliveira.files import write_json_atomic
 
-RESULT = Path(__file__).parents[1] / "results" / "bench-speed.json"
+RESULT = RESULTS / "bench-speed.json"
 
 
 def cases() -> Iterator[Case]:
@@ -45,6 +45,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     wanted = set(filter(None, given.only.split(",")))
     rows: dict[str, Any] = json.loads(RESULT.read_bytes())["rows"] if wanted and RESULT.exists() else {}
+    source = origin(f"python -m benchmarks.speed --rounds {given.rounds} --threads {given.threads}", given.threads)
     for case in cases():
         if wanted and case.model not in wanted:
             continue
@@ -58,8 +59,7 @@ def main() -> None:
         write_json_atomic(
             RESULT,
             {
-                "command": f"python -m benchmarks.speed --rounds {given.rounds} --threads {given.threads}",
-                "device": f"{os.cpu_count()} x {platform.machine()}, torch {torch.__version__}",
+                **source,
                 "ratios": {name: round(row["ratio"], 3) for name, row in rows.items()},
                 "rows": rows,
             },

@@ -23,7 +23,6 @@ import contextlib
 import heapq
 import json
 import os
-import platform
 import random
 import resource
 import socket
@@ -440,11 +439,12 @@ def main() -> None:
     }
     refused = found["refusals without 429 and Retry-After"] == 0
     ratios["full queue: 429 with Retry-After, p99"] = round(REFUSAL / found["p99 refusal, ms"], 3) if refused else 0.0
+    from benchmarks.table import origin  # here: front and stub run this file too, and must not hold torch
+
     write_json_atomic(
         given.output,
         {
-            "command": f"python -m benchmarks.streams --streams {given.streams} --seconds {given.seconds:g}",
-            "device": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}",
+            **origin(f"python -m benchmarks.streams --streams {given.streams} --seconds {given.seconds:g}", None),
             "ratios": ratios,
             "goals": dict.fromkeys(ratios, 1.0),
             "rows": found,

@@ -17,11 +17,18 @@ class Pair:
     high: float
 
 
-def interleave(ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 7) -> Pair:
-    """One warm-up of each, then `rounds` pairs."""
+def interleave(
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    rounds: int = 7,
+    between: Callable[[], object] = lambda: None,
+) -> Pair:
+    """One warm-up of each, then `rounds` pairs. `between` runs before every turn and is not timed."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for work, kept in zip((ours, peer), times, strict=True):
+            between()
             started = time.perf_counter()
             work()
             if turn:

@@ -12,11 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,17 +21,16 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.timing import Pair, interleave
-from oliveira.files import write_json_atomic
+from benchmarks.table import RESULTS, Table
+from benchmarks.timing import interleave
+from oliveira.kernels.fast import fast_layers
+from oliveira.kernels.products import product
 from oliveira.models.gpt import GPT
-from oliveira.recipes import commit
 from oliveira.tasks.language_modelling import next_token_loss
 from oliveira.training.loop import Job, one_step
 from oliveira.training.optim import make_optimizer
-from oliveira.training.products import fast_linears, product
 from oliveira.world import TrainSection
 
-RESULTS = Path(__file__).parents[1] / "results"
 LENGTH = 256
 SHAPE: dict[str, Any] = dict(
     n_embd=384, n_layer=6, n_head=6, vocab_size=8192, n_positions=LENGTH, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
@@ -42,44 +38,6 @@ SHAPE: dict[str, Any] = dict(
 )  # fmt: skip
 GOALS = {4: 1.5, 16: 1.3}  # sequences a step → ratio
 CONFIG = TrainSection(steps=10_000, lr=1e-4, warmup_steps=100, weight_decay=0.1, beta2=0.95)
-
-
-class Table:
-    """Prints rows as they come, writes the result file at the end."""
-
-    def __init__(self, rounds: int, threads: int) -> None:
-        self.rounds, self.threads = rounds, threads
-        self.rows: dict[str, Any] = {}
-        self.facts: dict[str, Any] = {}
-
-    def add(self, name: str, pair: Pair, peer: str, goal: float, unit: str = "s", **more: Any) -> None:
-        self.rows[name] = {"peer": peer, "goal": goal, "unit": unit, **asdict(pair), **more}
-        print(
-            f"{name:<44} ours {pair.ours:.3f} {unit}  {peer} {pair.peer:.3f} {unit}  ratio {pair.ratio:.2f} "
-            f"({pair.low:.2f}–{pair.high:.2f})  goal {goal}  {more or ''}",
-            flush=True,
-        )
-
-    def fact(self, name: str, value: Any) -> None:
-        self.facts[name] = value
-        print(f"{name}: {value}", flush=True)
-
-    def write(self, path: Path, command: str) -> None:
-        write_json_atomic(
-            path,
-            {
-                "command": f"python -m {command} --rounds {self.rounds} --threads {self.threads}",
-                "commit": commit(),
-                "machine": f"{os.cpu_count()} x {platform.machine()}",
-                "threads": self.threads,
-                "torch": torch.__version__,
-                "rounds": self.rounds,
-                "ratios": {name: round(row["ratio"], 3) for name, row in self.rows.items()},
-                "goals": {name: row["goal"] for name, row in self.rows.items()},
-                "facts": self.facts,
-                "rows": self.rows,
-            },
-        )
 
 
 def peak(call: Callable[[torch.Tensor, torch.Tensor], object]) -> float:
@@ -116,7 +74,7 @@ def full(sequences: int) -> tuple[GPT, Callable[[], object], Callable[[], object
     losses: tuple[list[float], list[float]] = ([], [])
 
     def our_step() -> None:
-        with fast_linears(ours):
+        with fast_layers(ours):
             losses[0].append(one_step(ours, job, CONFIG, optimizer, len(losses[0]) + 1)[0])
 
     def their_step() -> None:
@@ -155,7 +113,7 @@ def main() -> None:
         )  # fmt: skip
     if given.write:
         table.write(RESULTS / "bench-train.json", "benchmarks.train")
-    print(json.dumps({name: round(row["ratio"], 2) for name, row in table.rows.items()}))
+    print(json.dumps(table.ratios))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""Greedy answers of the server's engine with guesses (speculative decoding) beside the same engine without them.
+
+    python -m benchmarks.speculation [--rounds 5] [--threads 2] [--no-write]
+
+SmolLM2-135M-Instruct goes on with code and with a text that it has seen twice (copies), and answers questions (ordinary
+text). Guesses are looked up in the text itself. Both ways must write the same text; what counts is the time from the
+first token to the last. An engine guesses as many tokens as pay, and none where none does: "settled" rows have answered
+the same prompts before, the others begin as a new engine does, each time, and expect every second guess to be right.
+
+Writes results/bench-speculation.json: `ratios` row → seconds without guesses over seconds with them, above 1 = guesses
+are faster; `goals` are all 1: what does not pay must not cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks import timing
+from benchmarks.q4 import ROOT, reported
+from benchmarks.table import RESULTS, Table
+from oliveira import artifact
+from oliveira.compression.model import quantise_model
+from oliveira.data import weights
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import OliveiraError
+from oliveira.kernels.build import cache_folder, unavailable
+from oliveira.models.gguf import read_gguf
+from oliveira.serving.decoders import Settings
+from oliveira.serving.engine import Engine
+from oliveira.serving.protocol import Message
+from oliveira.serving.speculation import Speculator
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FORMS = ("fp32", "nf4")
+SLOTS, MAX_LEN = 8, 1024  # with the model's own 8,192 positions eight streams would take 3 GB
+END = "<|im_end|>"
+GREEDY = dict(
+    op="generate", id="", temperature=0.0, top_k=0, top_p=1.0, seed=0, stop=[END], logprobs=None, observe=False,
+    adapter=None, tenant="",
+)  # fmt: skip
+QUESTIONS = (
+    "Write a letter to a friend about your first week in a new city.",
+    "Explain why the sky is blue and sunsets are red.",
+)
+
+
+class Work(NamedTuple):
+    name: str
+    prompts: tuple[str, ...]
+    tokens: int  # of each answer
+    choices: int = 1  # answers to one prompt, decoded together
+    settled: bool = False
+
+
+def works(form: str) -> list[Work]:
+    source = Path(timing.__file__).read_text().partition("@dataclass")[2]
+    licence = (ROOT / "LICENSE").read_text().partition("2. Grant of")[2].partition("4. Redistribution")[0]
+    code, text = ((f"{whole}\n\n{whole}\n\n{whole[:100]}",) for whole in (source, licence))
+    asked = tuple(f"<|im_start|>user\n{question}{END}\n<|im_start|>assistant\n" for question in QUESTIONS)
+    one_stream = [
+        Work(f"{form}, copies code", code, 96),
+        Work(f"{form}, copies a text", text, 96),
+        Work(f"{form}, ordinary text", asked, 96),
+    ]
+    if form == "fp32":  # the rest would take minutes
+        return one_stream
+    return [
+        *one_stream,
+        Work(f"{form}, ordinary text, settled", asked, 96, settled=True),
+        Work(f"{form}, copies code, {SLOTS} streams", code, 48, SLOTS),
+        Work(f"{form}, ordinary text, {SLOTS} streams", asked, 48, SLOTS),
+    ]
+
+
+class Answer(NamedTuple):
+    texts: list[str]  # of the choices
+    tokens: int
+    end: Message  # what the engine says of the request
+
+
+def answer(engine: Engine, tokens: list[int], work: Work) -> Answer:
+    engine.handle({**GREEDY, "tokens": tokens, "n": work.choices, "max_tokens": work.tokens})
+    texts, count = [""] * work.choices, 0
+    while True:
+        for message in engine.scheduler.step():
+            if message["type"] == "end":
+                return Answer(texts, count, message)
+            texts[message["index"]] += message["text"]
+            if message["type"] == "done":
+                count += message["tokens"]
+
+
+def compare(table: Table, engine: Engine, work: Work, prompts: list[list[int]]) -> str:
+    """Adds a row: the answers to all prompts with guesses, and without. Returns how the guesses went."""
+    served = engine.scheduler.speculator
+    assert served is not None
+    kept = Speculator(served.guesser, served.cost, draft=served.draft)
+    written: dict[bool, list[Answer]] = {}
+    texts: list[list[list[str]]] = []
+
+    def write(guesses: bool) -> float:
+        speculator = kept if work.settled else Speculator(served.guesser, served.cost, draft=served.draft)
+        engine.scheduler.speculator = speculator if guesses else None
+        written[guesses] = [answer(engine, tokens, work) for tokens in prompts]
+        texts.append([one.texts for one in written[guesses]])
+        assert texts[-1] == texts[0], f"{work.name}: another text with guesses than without"
+        return float(sum(one.end["decode_seconds"] for one in written[guesses]))
+
+    for _ in range(4 if work.settled else 0):
+        write(guesses=True)
+    pair = reported(lambda: write(guesses=True), lambda: write(guesses=False), table.rounds)
+    engine.scheduler.speculator = served
+    tokens = sum(one.tokens for one in written[True])
+    table.add(
+        work.name, pair, "no guesses", 1.0,
+        tokens_per_second=round(tokens / pair.ours), peer_tokens_per_second=round(tokens / pair.peer),
+    )  # fmt: skip
+    right, guessed = (sum(one.end[f"{kind}_tokens"] for one in written[True]) for kind in ("accepted", "guessed"))
+    return f"{right} of {guessed} right, {tokens} tokens written"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
+    given = parser.parse_args()
+    if reason := unavailable():
+        raise SystemExit(f"{reason} Without the native step there are no guesses.")
+    torch.set_num_threads(given.threads)
+    table = Table(given.rounds, given.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            with weights.on_disk(weights.SMOLLM2, FILE, cache_folder(), print) as file:
+                model, backend = read_gguf(file)
+        except OliveiraError as error:
+            raise SystemExit(str(error)) from None
+        # Now: what follows takes the names of special tokens in a text for text.
+        prompts = {form: [(w, [backend.encode(text).ids for text in w.prompts]) for w in works(form)] for form in FORMS}
+        Tokenizer(backend).save(folder / "tokenizer.json")
+        model.config = dataclasses.replace(model.config, max_len=MAX_LEN)
+        costs, went = {}, {}
+        for form in FORMS:
+            made = artifact.write(
+                folder / form, model=model if form == "fp32" else quantise_model(model, form), name="gpt",
+                weights=form, tokenizer=folder / "tokenizer.json", lineage={}, metrics={},
+            )  # fmt: skip
+            engine = Engine(made, Settings(slots=SLOTS))
+            assert engine.scheduler.speculator is not None
+            costs[form] = round(engine.scheduler.speculator.cost, 2)
+            for work, tokens in prompts[form]:
+                went[work.name] = compare(table, engine, work, tokens)
+    table.fact("one more token in a step, over the fixed time of a step", costs)
+    table.fact("guesses in one round", went)
+    if given.write:
+        table.write(RESULTS / "bench-speculation.json", "benchmarks.speculation")
+    print(json.dumps(table.ratios))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Rows of one benchmark: printed as they come, written as results/bench-NAME.json at the end."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.timing import Pair
+from oliveira.export.choice import machine
+from oliveira.files import write_json_atomic
+from oliveira.recipes import commit
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def origin(command: str, threads: int | None) -> dict[str, Any]:
+    """Where a result comes from. `threads`: None where it is no matter of one number."""
+    return {
+        "command": command,
+        "commit": commit(),
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} x {machine()['cpu']}",
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class Table:
+    def __init__(self, rounds: int, threads: int) -> None:
+        self.rounds, self.threads = rounds, threads
+        self.rows: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    def add(self, name: str, pair: Pair, against: str, goal: float, unit: str = "s", **more: Any) -> None:
+        self.rows[name] = {"against": against, "goal": goal, "unit": unit, **asdict(pair), **more}
+        print(
+            f"{name:<44} ours {pair.ours:.3f} {unit}  {against} {pair.peer:.3f} {unit}  ratio {pair.ratio:.2f} "
+            f"({pair.low:.2f}–{pair.high:.2f})  goal {goal}  {more or ''}",
+            flush=True,
+        )
+
+    def fact(self, name: str, value: Any) -> None:
+        self.facts[name] = value
+        print(f"{name}: {value}", flush=True)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {name: round(row["ratio"], 3) for name, row in self.rows.items()}
+
+    def write(self, path: Path, command: str) -> None:
+        write_json_atomic(
+            path,
+            {
+                **origin(f"python -m {command} --rounds {self.rounds} --threads {self.threads}", self.threads),
+                "rounds": self.rounds,
+                "ratios": self.ratios,
+                "goals": {name: row["goal"] for name, row in self.rows.items()},
+                "facts": self.facts,
+                "rows": self.rows,
+            },
+        )
