@@ -9,15 +9,12 @@ faster; `goals` has the same rows. Training steps of the same shape are in bench
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.table import RESULTS, Table
+from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
 from oliveira.kernels import decoder as native
 from oliveira.kernels.build import unavailable
@@ -32,11 +29,7 @@ PROMPT, TOKENS = 128, 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    given = arguments(__doc__, 7).parse_args()
     if reason := unavailable():
         raise SystemExit(reason)
     torch.set_num_threads(given.threads)
@@ -70,9 +63,7 @@ def main() -> None:
                 f"greedy decode {TOKENS} tokens after {PROMPT}, 13.9M, fp32, {name}", pair, "transformers", 1.0,
                 tokens_per_second=round(TOKENS / pair.ours), peer_tokens_per_second=round(TOKENS / pair.peer),
             )  # fmt: skip
-    if given.write:
-        table.write(RESULTS / "bench-decode.json", "benchmarks.decode")
-    print(json.dumps(table.ratios))
+    table.close("decode", write=given.write)
 
 
 if __name__ == "__main__":

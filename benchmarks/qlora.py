@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,7 +39,7 @@ from benchmarks.qlora_case import (
     real_subject,
 )
 from benchmarks.qlora_peer import theirs
-from benchmarks.table import RESULTS, Table
+from benchmarks.table import Table, arguments
 from benchmarks.timing import Pair, interleave
 from oliveira.adaptation.lora import Compute, add_lora
 from oliveira.compression.model import quantise_model
@@ -161,11 +159,8 @@ def unadapted(subject: Subject, batches: range) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = arguments(__doc__, 5)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--child", nargs=3, metavar=("SIDE", "METHOD", "COMPUTE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -186,9 +181,7 @@ def main() -> None:
         for work in WORKS[:2]:
             time_step(table, real, work)
         compare_losses(table, real)
-    if given.write:
-        table.write(RESULTS / "bench-qlora.json", "benchmarks.qlora")
-    print(json.dumps(table.ratios))
+    table.close("qlora", write=given.write)
     return None
 
 

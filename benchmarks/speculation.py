@@ -13,32 +13,27 @@ are faster; `goals` are all 1: what does not pay must not cost.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from benchmarks import timing
+from benchmarks import smollm2, timing
 from benchmarks.q4 import ROOT, reported
-from benchmarks.table import RESULTS, Table
+from benchmarks.table import Table, arguments
 from oliveira import artifact
 from oliveira.compression.model import quantise_model
-from oliveira.data import weights
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError
-from oliveira.kernels.build import cache_folder, unavailable
+from oliveira.kernels.build import unavailable
 from oliveira.models.gguf import read_gguf
 from oliveira.serving.decoders import Settings
 from oliveira.serving.engine import Engine
 from oliveira.serving.protocol import Message
 from oliveira.serving.speculation import Speculator
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FORMS = ("fp32", "nf4")
 SLOTS, MAX_LEN = 8, 1024  # with the model's own 8,192 positions eight streams would take 3 GB
 END = "<|im_end|>"
@@ -128,11 +123,7 @@ def compare(table: Table, engine: Engine, work: Work, prompts: list[list[int]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    given = arguments(__doc__, 5).parse_args()
     if reason := unavailable():
         raise SystemExit(f"{reason} Without the native step there are no guesses.")
     torch.set_num_threads(given.threads)
@@ -140,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
-            with weights.on_disk(weights.SMOLLM2, FILE, cache_folder(), print) as file:
+            with smollm2.on_disk() as file:
                 model, backend = read_gguf(file)
         except OliveiraError as error:
             raise SystemExit(str(error)) from None
@@ -161,9 +152,7 @@ def main() -> None:
                 went[work.name] = compare(table, engine, work, tokens)
     table.fact("one more token in a step, over the fixed time of a step", costs)
     table.fact("guesses in one round", went)
-    if given.write:
-        table.write(RESULTS / "bench-speculation.json", "benchmarks.speculation")
-    print(json.dumps(table.ratios))
+    table.close("speculation", write=given.write)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 from dataclasses import asdict
@@ -32,6 +34,15 @@ def origin(command: str, threads: int | None) -> dict[str, Any]:
     }
 
 
+def arguments(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """What every table of this kind takes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
+    return parser
+
+
 class Table:
     def __init__(self, rounds: int, threads: int) -> None:
         self.rounds, self.threads = rounds, threads
@@ -54,15 +65,16 @@ class Table:
     def ratios(self) -> dict[str, float]:
         return {name: round(row["ratio"], 3) for name, row in self.rows.items()}
 
-    def write(self, path: Path, command: str) -> None:
-        write_json_atomic(
-            path,
-            {
-                **origin(f"python -m {command} --rounds {self.rounds} --threads {self.threads}", self.threads),
+    def close(self, name: str, *, write: bool) -> None:
+        """Writes results/bench-NAME.json and prints the ratios."""
+        if write:
+            found = {
+                **origin(f"python -m benchmarks.{name} --rounds {self.rounds} --threads {self.threads}", self.threads),
                 "rounds": self.rounds,
                 "ratios": self.ratios,
                 "goals": {name: row["goal"] for name, row in self.rows.items()},
                 "facts": self.facts,
                 "rows": self.rows,
-            },
-        )
+            }
+            write_json_atomic(RESULTS / f"bench-{name}.json", found)
+        print(json.dumps(self.ratios))

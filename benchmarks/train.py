@@ -9,9 +9,6 @@ A step is forward, loss, backward, clipping, AdamW and the schedule. Prints a ta
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.table import RESULTS, Table
+from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
 from oliveira.kernels.fast import fast_layers
 from oliveira.kernels.products import product
@@ -92,11 +89,7 @@ def full(sequences: int) -> tuple[GPT, Callable[[], object], Callable[[], object
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    given = arguments(__doc__, 7).parse_args()
     torch.set_num_threads(given.threads)
     table = Table(given.rounds, given.threads)
     table.fact("GFLOP/s of a product, torch (MKL)", round(peak(F.linear), 1))
@@ -111,9 +104,7 @@ def main() -> None:
             peer_tokens_per_second=round(sequences * LENGTH / pair.peer),
             share_of_the_product=round(flops(ours, sequences) / pair.ours / 1e9 / best, 2),
         )  # fmt: skip
-    if given.write:
-        table.write(RESULTS / "bench-train.json", "benchmarks.train")
-    print(json.dumps(table.ratios))
+    table.close("train", write=given.write)
 
 
 if __name__ == "__main__":

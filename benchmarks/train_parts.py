@@ -8,9 +8,6 @@ other memory is written, as in a step, so that nothing is found in the caches.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.table import RESULTS, Table
+from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.kernels.causal import causal_attention
@@ -44,11 +41,7 @@ def both_ways(work: Work, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    given = arguments(__doc__, 21).parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     table = Table(given.rounds, given.threads)
@@ -73,9 +66,7 @@ def main() -> None:
             assert torch.equal(a(), b())
             name = f"{method} written out as {str(dtype).removeprefix('torch.')} {WIDTH}x{FF}"
             table.add(name, turns(a, b), "torch", 1.0)
-    if given.write:
-        table.write(RESULTS / "bench-train_parts.json", "benchmarks.train_parts")
-    print(json.dumps(table.ratios))
+    table.close("train_parts", write=given.write)
 
 
 if __name__ == "__main__":
