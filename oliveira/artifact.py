@@ -1,7 +1,7 @@
 """What can be deployed: weights, config, tokenizer and drift reference in one folder, each with its sha256.
 
     model.safetensors   weights; nothing executable is stored or loaded
-    config.json         registry name, config, weight format (fp32, int4, nf4, int8)
+    config.json         registry name, config, weight format (fp32, int4, int4_mse, nf4, int8)
     tokenizer.json      byte-level BPE (language models)
     task.json           what a request of the task needs: scales, labels, vocabularies (optional)
     model.onnx          the forward pass (optional)
@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import nn
 
-from oliveira.compression.model import FORMATS, quantise_model
+from oliveira.compression.model import FORMATS, prepare_model
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.files import (
     atomic_directory,
@@ -49,7 +49,7 @@ class Artifact:
     digest: str
     name: str  # registry name of the model
     config: dict[str, Any]
-    weights: str  # "fp32", "int4", "nf4" or "int8"
+    weights: str  # one of `compression.model.FORMATS`
     files: dict[str, str]
     lineage: dict[str, Any]
     metrics: dict[str, Any]
@@ -60,7 +60,7 @@ class Artifact:
             found = entry(self.name)
             model = found.model(found.config(**self.config))
             if self.weights != "fp32":
-                quantise_model(model, self.weights)
+                prepare_model(model, self.weights)
             tensors = load(self._weights())
             missing, unexpected = model.load_state_dict(tensors, strict=False, assign=False)
         except CorruptError:

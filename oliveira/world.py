@@ -166,7 +166,8 @@ class ServeSection(Section):
     threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
     cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
     activations: Literal["fp32", "int8"] = Field(
-        "fp32", description="int8 rounds what enters a 4-bit product: faster, about 0.01 nats worse (docs/kernels.md)"
+        "fp32",
+        description="int8 rounds what enters a product of 4 or 8 bits: faster, about 0.01 nats worse (docs/kernels.md)",
     )
     window: int = Field(
         0, ge=0, description="tokens kept of texts longer than max_len: the first and the last; 0 = none"

@@ -31,7 +31,7 @@ const en = {
     update: "Continuous update",
   },
   stages: {
-    collect: "Collect", preprocess: "Preprocess", train: "Train", adapt: "Adapt (LoRA)", compress: "Compress (4 bits)",
+    collect: "Collect", preprocess: "Preprocess", train: "Train", adapt: "Adapt (LoRA)", compress: "Compress (4 or 8 bits)",
     package: "Package", export: "Export (ONNX)", serve: "Serve", monitor: "Monitor", update: "Update",
   },
   nothingYet: "Nothing made yet.",
@@ -174,7 +174,7 @@ const pt: Text = {
   },
   stages: {
     collect: "Coleta", preprocess: "Pré-processamento", train: "Treinamento", adapt: "Adaptação (LoRA)",
-    compress: "Compressão (4 bits)", package: "Pacote", export: "Exportação (ONNX)", serve: "Serviço",
+    compress: "Compressão (4 ou 8 bits)", package: "Pacote", export: "Exportação (ONNX)", serve: "Serviço",
     monitor: "Monitoramento", update: "Atualização",
   },
   nothingYet: "Nada produzido ainda.",

@@ -46,11 +46,11 @@ def quantise_int4(x: Tensor) -> Int4:
     minimum, maximum = blocks.aminmax(dim=1, keepdim=True)
     span = maximum - minimum
     codes = torch.where(span > 0, (blocks - minimum) / span * 15, 0.0).round()
-    return Int4(pack(codes, x.numel()), *_halves(minimum, span / 15))
+    return Int4(pack(codes, x.numel()), *_halves(blocks, minimum, span / 15))
 
 
 def quantise_int4_mse(x: Tensor) -> Int4:
-    """The same with the smallest squared error. Complexity: twenty times that of `quantise_int4`."""
+    """The same with the smallest squared error. Complexity: some forty times that of `quantise_int4`."""
     blocks = to_blocks(x, repeat_last=True)
     seed = quantise_int4(x)
     minimum, step = seed.minimum.float()[:, None], seed.step.float()[:, None]
@@ -64,7 +64,7 @@ def quantise_int4_mse(x: Tensor) -> Int4:
         better = error < smallest
         smallest = torch.where(better, error, smallest)
         minimum, step = torch.where(better, new_minimum, minimum), torch.where(better, new_step, step)
-    return Int4(pack(_codes(blocks, minimum, step), x.numel()), *_halves(minimum, step))
+    return Int4(pack(_codes(blocks, minimum, step), x.numel()), *_halves(blocks, minimum, step))
 
 
 def _codes(blocks: Tensor, minimum: Tensor, step: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ def _line(blocks: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return mean - step * middle, step
 
 
-def _halves(minimum: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+def _halves(blocks: Tensor, minimum: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     halves = minimum.half().view(-1), step.half().view(-1)
     if not all(half.isfinite().all() for half in halves):
-        raise OliveiraError(f"int4 stores float16 scales: weights from {minimum.min():.3g} on do not fit. Use nf4.")
+        raise OliveiraError(f"int4 stores float16 scales: weights up to {blocks.abs().max():.3g} do not fit. Use nf4.")
     return halves
 
 

@@ -21,15 +21,21 @@ KEPT = "head"
 
 
 def quantise_model(model: nn.Module, method: str) -> nn.Module:
-    """Replaces, in place, every `nn.Linear` but the one called `head`. Returns the model.
-
-    On a fresh model it prepares the buffers that `load_state_dict` then fills.
-    """
+    """Replaces, in place, every `nn.Linear` but the one called `head`. Returns the model."""
     if method not in METHODS:
         raise UserError(f"compress.methods: {method!r} is not a format. Use one of {', '.join(METHODS)}.")
     make = Int8Linear if method == "int8" else partial(QuantisedLinear, method=method)
     if not _replace(model, nn.Linear, make, keep=KEPT):
         raise UserError(f"{type(model).__name__} has no linear layer left to quantise. Start from its fp32 weights.")
+    return model
+
+
+def prepare_model(model: nn.Module, method: str) -> nn.Module:
+    """The buffers of `method`, in place, for `load_state_dict` to fill. Returns the model."""
+    quantise_model(model, "int4" if method == "int4_mse" else method)  # nothing is searched for what is replaced
+    for layer in model.modules():
+        if isinstance(layer, QuantisedLinear):
+            layer.method = method
     return model
 
 

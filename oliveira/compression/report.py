@@ -24,7 +24,7 @@ NOISE = 1.05
 
 
 class Cost(TypedDict):
-    weights: str  # "fp32", "int4", "nf4", "int8"
+    weights: str  # one of `compression.model.FORMATS`
     bytes: int  # of the whole model on disk
     bits_per_weight: float  # of the layers that change, scales included
     loss: float  # nats a token

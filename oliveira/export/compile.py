@@ -2,7 +2,7 @@
 
 The fastest is written beside the artifact (`oliveira.export.choice`), where the engine looks. What counts is the
 geometric mean of the median seconds of a step, over one and over several streams; the candidates take turns.
-4-bit weights are fp32 in the graph: what 4 bits lost stays lost, and the file is eight times as large.
+Weights of 4 or 8 bits are fp32 in the graph: what the bits lost stays lost, and the file is up to eight times as large.
 """
 
 from __future__ import annotations

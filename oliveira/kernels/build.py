@@ -57,7 +57,7 @@ def _compiler() -> list[str]:
     for name in filter(None, (os.environ.get("CXX"), *_COMPILERS)):
         if found := shutil.which(name):
             return [found]
-    raise BuildError("no C++ compiler was found (g++ or clang++): 4-bit layers run on torch, slower. Install g++.")
+    raise BuildError("no C++ compiler was found (g++ or clang++): torch does their work, slower. Install g++.")
 
 
 def cache_folder() -> Path:
@@ -121,7 +121,7 @@ def _load() -> ctypes.CDLL | str:
     """The library with a path chosen, or why there is none."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted == "off":
-        return f"{VARIABLE}=off: 4-bit layers run on torch."
+        return f"{VARIABLE}=off: torch does their work."
     if wanted and wanted not in PATHS:
         raise UserError(f"{VARIABLE} = {wanted!r} is not known. Use one of {', '.join(PATHS)}, off.")
     try:
@@ -130,7 +130,7 @@ def _load() -> ctypes.CDLL | str:
         log.warning("%s", error)
         return str(error)
     except OSError as error:
-        reason = f"the built kernels cannot be loaded ({error}): 4-bit layers run on torch. Empty {cache_folder()}."
+        reason = f"the built kernels cannot be loaded ({error}): torch does their work. Empty {cache_folder()}."
         log.warning("%s", reason)
         return reason
     _declare(library)

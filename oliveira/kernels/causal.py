@@ -22,6 +22,8 @@ from torch import Tensor
 from oliveira.kernels.build import library, unavailable
 
 _LANES = 16
+# Below so many multiply-adds of a product torch is faster: Python and waking a thread cost more than they save.
+SMALLEST = 1 << 21
 
 
 class _Slab(ctypes.Structure):
@@ -87,8 +89,11 @@ def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether something trains, of shapes and kinds that the kernel has, on a machine that has the kernel."""
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in (q, k, v))
-    fits = k.shape == v.shape and q.shape[2:] == k.shape[2:] and q.shape[-1] % _LANES == 0 and q.numel() > 0
-    return trains and plain and fits and q.shape[1] % k.shape[1] == 0 and not unavailable()
+    alike = q.dim() == 4 and k.shape == v.shape and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:]
+    fits = alike and q.numel() > 0 and q.shape[-1] % _LANES == 0 and q.shape[1] % k.shape[1] == 0
+    # A thread takes a head of keys and values: with fewer of them torch divides the work better.
+    enough = fits and k.shape[0] * k.shape[1] >= torch.get_num_threads() and q.numel() * q.shape[2] >= SMALLEST
+    return trains and plain and enough and not torch.compiler.is_exporting() and not unavailable()
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

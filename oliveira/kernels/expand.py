@@ -2,7 +2,8 @@
 
     ŵ = base + table[code] · scale                int4: minimum + code · step;   nf4: 0 + CODE[code] · absmax
 
-Equal, bit for bit, to its pure-torch twin, `QuantisedLinear.dequantised()` (then rounded to the nearest bfloat16).
+Equal, bit for bit where ŵ is finite, to its pure-torch twin, `QuantisedLinear.dequantised()`, then rounded to the
+nearest bfloat16.
 Complexity: O(d_in · d_out), bound by what it writes.
 """
 

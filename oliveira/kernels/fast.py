@@ -8,7 +8,6 @@ from types import MethodType
 
 from torch import Tensor, nn
 
-from oliveira.compression.int8 import Int8Linear
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.kernels.causal import causal_attention, takes
 from oliveira.kernels.gated import gated
@@ -36,7 +35,6 @@ def _attend(layer: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor, mask: Te
 _FASTER: dict[type, tuple[str, Callable[..., Tensor]]] = {
     nn.Linear: ("forward", _linear),
     QuantisedLinear: ("forward", rebuilt),
-    Int8Linear: ("forward", rebuilt),
     SwiGLU: ("forward", _gate),
     MultiHeadAttention: ("attend", _attend),
 }

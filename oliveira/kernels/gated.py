@@ -18,6 +18,7 @@ from torch import Tensor
 from oliveira.kernels.build import library, unavailable
 
 _PIECE = 4096  # source/api.cpp counts in these
+SMALLEST = 1 << 17  # numbers; below torch is as fast
 
 
 class _Gated(torch.autograd.Function):
@@ -47,8 +48,9 @@ def _call(gradient: Tensor | None, gate: Tensor, up: Tensor, out: Tensor, d_up: 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) ⊙ up; in C++ where something trains and the kernels take it."""
     trains = torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad)
-    plain = gate.dtype == up.dtype == torch.float32 and gate.device.type == "cpu" and gate.shape == up.shape
-    if trains and plain and gate.numel() and gate.numel() % _PIECE == 0 and not unavailable():
+    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in (gate, up)) and gate.shape == up.shape
+    whole = gate.numel() >= SMALLEST and gate.numel() % _PIECE == 0
+    if trains and plain and whole and not torch.compiler.is_exporting() and not unavailable():
         result: Tensor = _Gated.apply(gate, up)
         return result
     return F.silu(gate) * up

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.compression.int8 import Int8Linear
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.kernels.expand import expanded
 
@@ -76,10 +75,9 @@ class _Linear(torch.autograd.Function):
 
 class _Frozen(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: nn.Module) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        bias: Any = layer.bias
-        return product(x, weight_of(layer), bias)
+        return product(x, weight_of(layer), layer.bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -87,13 +85,9 @@ class _Frozen(torch.autograd.Function):
         return product(gradient, weight_of(ctx.layer).t()), None
 
 
-def weight_of(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
-    """W (d_out, d_in) of an `nn.Linear` or of a layer that rebuilds it."""
-    if isinstance(layer, QuantisedLinear):
-        return expanded(layer, dtype)
-    found: Any = layer
-    weight: Tensor = found.weight if isinstance(layer, nn.Linear) else found.dequantised()
-    return weight.to(dtype)
+def weight_of(layer: nn.Linear | QuantisedLinear, dtype: torch.dtype = torch.float32) -> Tensor:
+    """W (d_out, d_in), rebuilt where it is stored in 4 bits."""
+    return expanded(layer, dtype) if isinstance(layer, QuantisedLinear) else layer.weight.to(dtype)
 
 
 def pays(x: Tensor, d_out: int) -> bool:
@@ -111,7 +105,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def rebuilt(layer: QuantisedLinear | Int8Linear, x: Tensor) -> Tensor:
+def rebuilt(layer: QuantisedLinear, x: Tensor) -> Tensor:
     """x Wᵀ + b with the W that `layer` stores, which is frozen."""
     if torch.is_grad_enabled() and x.requires_grad and pays(x, layer.out_features):
         result: Tensor = _Frozen.apply(x, layer)

@@ -1,7 +1,7 @@
 """A LoRA adapter of one's own: the served weights stay as they are, a folder of texts teaches the thin matrices.
 
-Weights in 4 bits stay in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter goes to
-HOME/adapters/NAME, whole or not at all; clients ask for it as `"model": NAME`, while the engine runs.
+Weights in 4 bits stay in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), those in 8 are read as fp32. The
+adapter goes to HOME/adapters/NAME, whole or not at all; clients ask for it as `"model": NAME`, while the engine runs.
 """
 
 from __future__ import annotations

@@ -254,6 +254,7 @@ def _adapt(context: Context) -> dict[str, Any]:
     context.ledger.begin_run(folder.name, "adapt", world.adapt.model_dump(), f"runs/{folder.name}", context.key)
     with threads(world.train.threads):
         before = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
+        seed_everything(world.seed)  # A is random
         add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
         job = Job(
             batch=MixedBatches(_batches(world, data / "new"), _batches(world, data / "base"), world.adapt.replay),

@@ -42,7 +42,7 @@ from oliveira.tasks.language_modelling import (
     next_token_loss,
 )
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
-from oliveira.training.seeds import threads
+from oliveira.training.seeds import seed_everything, threads
 from oliveira.world import World
 
 HELD_OUT_SHARE = 0.2
@@ -142,6 +142,7 @@ def _train(
         TokenBatches(TokenShard.open(data, "train").tokens, max_len, batch, world.seed + 1),
         world.adapt.replay,
     )
+    seed_everything(world.seed)  # A is random
     add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
     last = time.monotonic()
 

@@ -37,7 +37,7 @@ class Settings:
     cache_megabytes: int = 0
     guesses: bool = True
     draft: Path | None = None  # artifact of a smaller model with the same tokenizer
-    activations: str = "fp32"  # "int8": what enters a 4-bit product is rounded, faster where arithmetic is the limit
+    activations: str = "fp32"  # "int8": what enters a product of 4 or 8 bits is rounded: faster in batches
     window: Window | None = None  # what a stream keeps of a text without end; None: texts end at max_len
 
 
@@ -79,7 +79,8 @@ def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, set
     speculator = Speculator(guesser, cost, draft=share)
     if (price := speculator.price(1)) >= 1:
         reason = f"a guess takes {price:.2f} of a step of the model: even right ones would not pay"
-        log.warning("serve.draft has no effect", extra={"reason": reason})
+        log.warning("serve.draft is not used, guesses are looked up", extra={"reason": reason})
+        return Speculator(LookUp(), cost)
     return speculator
 
 

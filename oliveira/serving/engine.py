@@ -285,7 +285,9 @@ def main() -> int:
     parser.add_argument(
         "--window", type=int, default=0, help="tokens kept of a text without end; 0 = it ends at max_len"
     )
-    parser.add_argument("--activations", choices=("fp32", "int8"), default="fp32", help="what enters a 4-bit product")
+    parser.add_argument(
+        "--activations", choices=("fp32", "int8"), default="fp32", help="what enters a product of 4 or 8 bits"
+    )
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end

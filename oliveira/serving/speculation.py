@@ -139,7 +139,8 @@ class Speculator:
 
         unread · d l ≤ room · (1 - 1/v).
 
-    An attempt guesses S tokens of one text, the least to read, until a guess is wrong: about x steps if the first is.
+    An attempt guesses S tokens of one text, the least to read, until a guess is wrong. If the first is wrong, it has
+    cost about x steps with a look-up, and S steps of the draft with one.
     """
 
     def __init__(self, guesser: Guesser, cost: float, *, draft: float = 0.0, at_once: int = AT_ONCE) -> None:
@@ -165,9 +166,11 @@ class Speculator:
         guesses: list[list[int]] = [[] for _ in texts]
         if self._idle > self._again and price < 1:
             worth = self._worth(texts, room, price, self._best(price, 1.0)[1])  # if all were right
-            if who := [i for i, pays in enumerate(worth) if pays]:
-                i = min(who, key=lambda i: self.guesser.unread(texts[i]))
+            who = [i for i, pays in enumerate(worth) if pays]
+            for i in sorted(who, key=lambda i: self.guesser.unread(texts[i])):
                 [guesses[i]] = self.guesser.guess([texts[i]], [min(len(texts), self.at_once, room[i])])
+                if guesses[i]:  # else nothing was found in it, or the draft cannot hold it
+                    break
         return guesses
 
     def price(self, streams: int) -> float:

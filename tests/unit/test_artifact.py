@@ -26,7 +26,7 @@ from oliveira.models.gpt import GPT, GPTConfig
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 UNTIED = GPTConfig(**{**SMALL.__dict__, "tied": False, "bias": True})
 TOKENS = torch.arange(18).view(2, 9)
-WEIGHTS = ["fp32", "int4", "nf4", "int8"]
+WEIGHTS = ["fp32", "int4", "int4_mse", "nf4", "int8"]
 
 
 def build(weights: str = "fp32", config: GPTConfig = SMALL) -> GPT:

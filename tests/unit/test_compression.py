@@ -171,8 +171,9 @@ def test_refuses_what_has_no_size(method: str, bad: float) -> None:
 
 
 def test_int4_refuses_what_float16_cannot_hold() -> None:
-    with pytest.raises(OliveiraError, match="float16"):
-        quantise_int4(torch.tensor([0.0, 1e6]))
+    for quantise in (quantise_int4, CODECS["int4_mse"].quantise):
+        with pytest.raises(OliveiraError, match=r"float16.* up to 2e\+06"):
+            quantise(torch.tensor([0.0, 2e6, -0.1]))
     assert dequantise_nf4(quantise_nf4(torch.tensor([0.0, 1e6])), (2,)).tolist() == [0.0, 1e6]
 
 

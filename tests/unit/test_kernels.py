@@ -39,8 +39,9 @@ def _seeded() -> None:
 
 @pytest.fixture
 def best() -> Iterator[None]:
+    before = build.path_in_use()
     yield
-    build.use(build.usable()[0])
+    build.use(before)
 
 
 def layer(shape: tuple[int, int], method: str, *, bias: bool = True) -> nn.Module:

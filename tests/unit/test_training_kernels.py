@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oliveira.kernels import build, causal
+from oliveira.kernels import gated as gate
 from oliveira.kernels.causal import causal_attention
 from oliveira.kernels.fast import fast_layers
 from oliveira.kernels.gated import gated
@@ -21,17 +22,18 @@ SHAPES = [(2, 4, 2, 100, 32), (1, 3, 3, 1, 16), (2, 2, 1, 65, 80), (1, 2, 2, 256
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And small inputs are taken, as large ones are."""
     torch.manual_seed(0)
+    monkeypatch.setattr(causal, "SMALLEST", 0)
+    monkeypatch.setattr(gate, "SMALLEST", 1)
 
 
-@pytest.fixture(params=build.PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param not in build.usable():
-        pytest.skip(f"this processor has no {request.param}")
-    build.use(request.param)
-    yield request.param
-    build.use(build.usable()[0])
+@pytest.fixture
+def best() -> Iterator[None]:
+    before = build.path_in_use()
+    yield
+    build.use(before)
 
 
 def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -54,10 +56,13 @@ def heads(b: int, h: int, t: int, k: int) -> Tensor:
 
 @needs_library
 @pytest.mark.parametrize("shape", SHAPES)
-def test_causal_attention_equals_torch(path: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("path", build.PATHS)
+def test_causal_attention_equals_torch(path: str, shape: tuple[int, ...], best: None) -> None:
+    if path not in build.usable():
+        return
+    build.use(path)
     b, h, h_kv, t, width = shape
     q, k, v = heads(b, h, t, width), torch.randn(b, h_kv, t, width), heads(b, h_kv, t, width)
-    assert causal.takes(q.requires_grad_(), k, v)
     for ours, theirs in zip(there_and_back(causal_attention, q, k, v), there_and_back(by_torch, q, k, v), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -77,24 +82,43 @@ def test_causal_attention_has_the_same_bits_with_any_number_of_threads() -> None
 
 
 @needs_library
-def test_causal_attention_takes_what_it_has_and_nothing_else() -> None:
+def test_causal_attention_takes_what_it_has_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = heads(1, 4, 8, 32).requires_grad_(), heads(1, 2, 8, 32)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert causal.takes(q, k, k)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert not causal.takes(q, k, k), "a thread would have no head"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(causal, "SMALLEST", 4 * 8 * 8 * 32 + 1)
+    assert not causal.takes(q, k, k), "torch is faster"
+    monkeypatch.setattr(causal, "SMALLEST", 0)
     assert not causal.takes(q.double(), k.double(), k.double())
     assert not causal.takes(q, heads(1, 2, 9, 32), heads(1, 2, 9, 32)), "more keys than queries: a cache"
     assert not causal.takes(heads(1, 4, 8, 20).requires_grad_(), heads(1, 2, 8, 20), heads(1, 2, 8, 20))
     assert not causal.takes(q, heads(1, 3, 8, 32), heads(1, 3, 8, 32)), "4 heads do not share 3"
+    two = heads(2, 4, 8, 32).requires_grad_()
+    assert not causal.takes(two, k, k), "torch would broadcast, the kernel would read past the end"
+    (spread,) = torch.autograd.grad(causal_attention(q, k, k).sum(), q)  # a gradient of stride 0
+    torch.testing.assert_close(spread, torch.autograd.grad(by_torch(q, k, k).sum(), q)[0], rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         assert not causal.takes(q, k, k)
 
 
 @needs_library
-def test_gate_equals_torch(path: str) -> None:
-    gate, up = 4 * torch.randn(4, 32, 64), torch.randn(4, 32, 64)
-    gate[0, 0, :4] = torch.tensor([-200.0, 200.0, 0.0, -1e-9])
-    expected = there_and_back(lambda g, u: F.silu(g) * u, gate, up)
-    for ours, theirs in zip(there_and_back(gated, gate, up), expected, strict=True):
+@pytest.mark.parametrize("path", build.PATHS)
+def test_gate_equals_torch(path: str, best: None) -> None:
+    if path not in build.usable():
+        return
+    build.use(path)
+    g, up = 4 * torch.randn(4, 32, 64), torch.randn(4, 32, 64)
+    g[0, 0, :4] = torch.tensor([-200.0, 200.0, 0.0, -1e-9])
+    expected = there_and_back(lambda g, u: F.silu(g) * u, g, up)
+    for ours, theirs in zip(there_and_back(gated, g, up), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    y = gated(g.requires_grad_(), up)
+    assert y.grad_fn.name() == "_GatedBackward"
+    (spread,) = torch.autograd.grad(y.sum(), g)  # a gradient of stride 0
+    torch.testing.assert_close(spread, torch.autograd.grad((F.silu(g) * up).sum(), g)[0], rtol=1e-5, atol=1e-6)
 
 
 @needs_library

@@ -198,7 +198,7 @@ void expand_all(Worker &w, void *data) {
 API void oliveira_expand(const uint8_t *codes, const float *table, const float *scale, const float *base, int blocks, void *out, int bf16, int threads) {
     const Stored from{codes, table, scale, base, bf16};
     Expand job{from, out, blocks};
-    run(threads, {0, 0, 0, 0}, expand_all, &job);
+    run(threads, {0, 0, 0, 0}, expand_all, &job, false);
 }
 
 namespace {
@@ -223,7 +223,7 @@ void gated_all(Worker &w, void *data) {
 // out = silu(gate) up; or, where `d_out` is not null, out = its gradient of gate and d_up that of up. 4,096 numbers a piece.
 API void oliveira_gated(const float *d_out, const float *gate, const float *up, int pieces, float *out, float *d_up, int threads) {
     Gated job{d_out, gate, up, out, d_up, pieces};
-    run(threads, {0, 0, 0, 0}, gated_all, &job);
+    run(threads, {0, 0, 0, 0}, gated_all, &job, false);
 }
 
 namespace {
@@ -235,6 +235,6 @@ void causal_all(Worker &w, void *data) {
 } // namespace
 
 // Attention there, or, where d_out is given, back.
-API void oliveira_causal(Causal *job, int threads) { run(threads, {0, 0, 0, 0}, causal_all, job); }
+API void oliveira_causal(Causal *job, int threads) { run(threads, {0, 0, 0, 0}, causal_all, job, false); }
 
 API void oliveira_decode(const Decoder *d, const Batch *batch) { decode(*d, *batch); }

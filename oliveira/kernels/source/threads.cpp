@@ -44,6 +44,7 @@ struct Pool {
     std::condition_variable wake;
     std::atomic<uint64_t> call{0}; // number of the call * 256 + its threads, so that both are read at once
     std::atomic<int> open{0}, sleepers{0};
+    std::atomic<uint64_t> door{0}; // number of the call * 512 + 256 once it is closed + how many workers are inside
     int started = 0; // workers besides the caller
     Arena arenas[MAX_THREADS];
     Team team;
@@ -67,6 +68,14 @@ struct Pool {
         work(worker, data);
     }
 
+    bool enter(uint64_t number) { // false: that call went on without this worker
+        uint64_t seen = door.load();
+        do
+            if (seen / 256 != number * 2) return false;
+        while (!door.compare_exchange_weak(seen, seen + 1));
+        return true;
+    }
+
     void serve(int id) {
         uint64_t done = 0;
         for (;;) {
@@ -78,9 +87,10 @@ struct Pool {
                 sleepers--;
             }
             done = call.load();
-            if (id < int(done % 256)) {
+            if (id < int(done % 256) && enter(done / 256)) {
                 job(id);
                 open--;
+                door--;
             }
         }
     }
@@ -138,7 +148,7 @@ bool Worker::take(int total, int unit, bool steal, int &from, int &to) {
     return true;
 }
 
-void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data) {
+void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data, bool all) {
     Pool &p = current();
     std::lock_guard<std::mutex> lock(p.one_call);
     n = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
@@ -147,8 +157,10 @@ void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data) 
     for (auto &taken : p.team.taken) taken = 0;
     p.needs = needs, p.work = work, p.data = data;
     if (n > 1) {
+        const uint64_t number = p.call.load() / 256 + 1;
         p.open = n - 1;
-        p.call = (p.call.load() / 256 + 1) * 256 + n;
+        p.door = number * 512;
+        p.call = number * 256 + n;
         for (; p.started < n - 1; p.started++) std::thread([&p, id = p.started + 1] { p.serve(id); }).detach();
         if (p.sleepers.load()) {
             std::lock_guard<std::mutex> asleep(p.sleep);
@@ -156,5 +168,8 @@ void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data) 
         }
     }
     p.job(0);
-    if (n > 1) wait_for([&] { return p.open.load() == 0; });
+    if (n == 1) return;
+    if (all) wait_for([&] { return p.open.load() == 0; });
+    p.door.fetch_or(256);
+    wait_for([&] { return p.door.load() % 256 == 0; });
 }

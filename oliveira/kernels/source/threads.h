@@ -30,5 +30,6 @@ struct Needs {
     size_t sums, positions, packed, rounded;
 };
 
-// Runs `work` on n threads at once, this one among them. Calls from several threads wait for each other.
-void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data);
+// Runs `work` on n threads at once, this one among them. Calls from several threads wait for each other. `all` false: a thread
+// that comes when nothing is left is not waited for; then `work` has no barrier and steals all of its pieces.
+void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data, bool all = true);
