@@ -1,7 +1,8 @@
 """What fewer bits cost: size, loss and latency beside float32, measured in one run.
 
-Times are medians over interleaved rounds (fp32, int4, nf4, fp32, …), so that a busy machine hurts all alike.
-`slower` is said when decoding or prefill takes longer than fp32 by more than 5 %, the noise of such medians.
+Times are those of what serves: the native step, or torch where that does not cover the model. They are medians over
+interleaved rounds (fp32, int4, nf4, fp32, …), so that a busy machine hurts all alike. `slower` is said when decoding or
+prefill takes longer than fp32 by more than 5 %, the noise of such medians.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 
 from oliveira.compression.model import QUANTISED, quantise_model
 from oliveira.errors import UserError
-from oliveira.nn.attention import ConcatCache
+from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, NativeDecoder, not_covered
+from oliveira.kernels.twin import TorchDecoder
+from oliveira.models.gpt import GPT
 
 NOISE = 1.05
 
@@ -34,10 +37,8 @@ class Cost(TypedDict):
     slower: bool
 
 
-def compare(
-    model: nn.Module, methods: Sequence[str], tokens: Tensor, *, batch_size: int = 16, rounds: int = 5
-) -> list[Cost]:
-    """fp32 first, then one row a method. `model`: a language model with fp32 weights, left as it is.
+def compare(model: GPT, methods: Sequence[str], tokens: Tensor, *, batch_size: int = 16, rounds: int = 5) -> list[Cost]:
+    """fp32 first, then one row a method. `model` has fp32 weights and is left as it is.
 
     `tokens` (n,) int64 is text that it has not been trained on: read in windows of `model.config.max_len`.
     """
@@ -45,12 +46,13 @@ def compare(
         raise UserError(f"{len(tokens)} validation tokens are too few to measure a loss. Give more text.")
     variants = {"fp32": copy.deepcopy(model).eval()}
     for method in methods:
-        variants[method] = quantise_model(copy.deepcopy(model).eval(), method)
+        quantise_model(variants.setdefault(method, copy.deepcopy(model).eval()), method)
+    decoders = {name: _decoder(variant) for name, variant in variants.items()}
     prefill: dict[str, list[float]] = {name: [] for name in variants}
     decode: dict[str, list[float]] = {name: [] for name in variants}
     for index in range(rounds + 1):  # the first round warms up
-        for name, variant in variants.items():
-            prompt_ms, token_ms = _latency(variant, tokens)
+        for name, decoder in decoders.items():
+            prompt_ms, token_ms = _latency(decoder, tokens)
             if index:
                 prefill[name].append(prompt_ms)
                 decode[name].append(token_ms)
@@ -108,17 +110,24 @@ def _bits_per_weight(model: nn.Module) -> float:
     return bits / sum(sizes)
 
 
-@torch.inference_mode()
-def _latency(model: nn.Module, tokens: Tensor, new_tokens: int = 8) -> tuple[float, float]:
+def _decoder(model: GPT) -> Decoder:
+    """What serves the model: the native step, or torch where that does not cover it."""
+    made: Decoder = TorchDecoder(model) if not_covered(model) else NativeDecoder(model)
+    BlockPool(made, -(-model.config.max_len // POSITIONS))  # the decoder keeps it
+    return made
+
+
+def _latency(decoder: Decoder, tokens: Tensor, new_tokens: int = 8) -> tuple[float, float]:
     """Milliseconds of a prompt of half a context, and of each token after it."""
-    max_len = int(model.config.max_len)  # type: ignore[union-attr, arg-type]
-    new_tokens = min(new_tokens, max_len // 2)
-    prompt = tokens[: max_len // 2][None]
-    cache = ConcatCache()
+    half = decoder.config.max_len // 2
+    prompt, new_tokens = tokens[:half].tolist(), min(new_tokens, half)
+    table = decoder.pool.take(-(-(len(prompt) + new_tokens) // POSITIONS))
     start = time.perf_counter()
-    logits = model(prompt, cache=cache)
+    for first in range(0, len(prompt), MAX_TOKENS):
+        logits = decoder.prefill(prompt[first : first + MAX_TOKENS], first, table)
     middle = time.perf_counter()
-    for _ in range(new_tokens):
-        logits = model(logits[:, -1:].argmax(dim=-1), cache=cache)
+    for position in range(len(prompt), len(prompt) + new_tokens):
+        logits = decoder.decode([int(logits[0].argmax())], [position], [table])
     end = time.perf_counter()
+    decoder.pool.give_back(table)
     return 1e3 * (middle - start), 1e3 * (end - middle) / new_tokens

@@ -27,6 +27,7 @@ from oliveira.files import sha256_file
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
+from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import measure_false_alarms
 from oliveira.registry import create
 from oliveira.tasks import baselines
@@ -290,6 +291,7 @@ def _batches(world: World, data: Path) -> TokenBatches:
 
 def _compress(context: Context) -> dict[str, Any]:
     model, _ = _trained(context)
+    assert isinstance(model, GPT)  # `model.name` allows nothing else
     shard = TokenShard.open(context.results["preprocess"] / "base", "validation")
     tokens = torch.from_numpy(shard.tokens[: context.world.train.evaluate_tokens].astype("int64"))
     rows = compare(model, context.world.compress.methods, tokens)
