@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def build() -> Path:
-    """The library's file, compiled if it is not there yet (about fifteen seconds on two cores). Raises `BuildError`."""
+    """The library's file, compiled if it is not there yet (80 to 95 seconds on two cores). Raises `BuildError`."""
     compiler = _compiler()
     digest = hashlib.sha256()
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
