@@ -442,6 +442,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     wanted = set((given.only or PARTS).split(","))
     command = f"python -m benchmarks.q4 --fetch --rounds {given.rounds} --threads {given.threads}"
+    command += f" --only {given.only}" if given.only else ""
+    command += " --ctranslate2 PYTHON" if given.ctranslate2 != sys.executable else ""
     table = Table(command, given.threads, given.output, only=bool(given.only))
     folder = given.llama
     if folder is None and given.fetch:

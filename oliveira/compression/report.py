@@ -46,7 +46,8 @@ def compare(model: GPT, methods: Sequence[str], tokens: Tensor, *, batch_size: i
         raise UserError(f"{len(tokens)} validation tokens are too few to measure a loss. Give more text.")
     variants = {"fp32": copy.deepcopy(model).eval()}
     for method in methods:
-        quantise_model(variants.setdefault(method, copy.deepcopy(model).eval()), method)
+        variants[method] = copy.deepcopy(model).eval()
+        quantise_model(variants[method], method)
     decoders = {name: _decoder(variant) for name, variant in variants.items()}
     prefill: dict[str, list[float]] = {name: [] for name in variants}
     decode: dict[str, list[float]] = {name: [] for name in variants}

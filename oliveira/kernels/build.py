@@ -57,7 +57,7 @@ def _compiler() -> list[str]:
     for name in filter(None, (os.environ.get("CXX"), *_COMPILERS)):
         if found := shutil.which(name):
             return [found]
-    raise BuildError("no C++ compiler was found (g++ or clang++): torch does their work, slower. Install g++.")
+    raise BuildError("no C++ compiler was found (g++ or clang++): torch does the kernels' work, slower. Install g++.")
 
 
 def cache_folder() -> Path:
@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def build() -> Path:
-    """The library's file, compiled if it is not there yet (80 to 95 seconds on two cores). Raises `BuildError`."""
+    """The library's file, compiled if it is not there yet (about 25 seconds on two cores). Raises `BuildError`."""
     compiler = _compiler()
     digest = hashlib.sha256()
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
@@ -121,7 +121,7 @@ def _load() -> ctypes.CDLL | str:
     """The library with a path chosen, or why there is none."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted == "off":
-        return f"{VARIABLE}=off: torch does their work."
+        return f"{VARIABLE}=off: torch does the kernels' work."
     if wanted and wanted not in PATHS:
         raise UserError(f"{VARIABLE} = {wanted!r} is not known. Use one of {', '.join(PATHS)}, off.")
     try:

@@ -1,4 +1,4 @@
-"""SwiGLU's gate while a model trains: one pass over memory each way, where torch makes seven.
+"""SwiGLU's gate while a model trains: one pass over memory each way, where torch makes five in all.
 
     h = silu(g) ⊙ u,   silu(g) = g s,   s = 1 / (1 + e^−g)
     ∂u = ∂h g s,   ∂g = ∂h u (s + g s (1 − s))

@@ -43,7 +43,7 @@ SETTINGS = {
     "adapt.lr": "0.01",
     "adapt.replay": "0.5",
     "update.steps": "60",
-    "gate.min_gain": "0.2",
+    "gate.min_gain": "0.05",
     "gate.max_forgetting": "0.1",
     "gate.max_latency": "4.0",
     "monitor.check_windows": "10",

@@ -9,7 +9,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 import oliveira
 from oliveira import artifact
 from oliveira.artifact import Artifact, open_artifact, same_weights, write
+from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.files import canonical_json, sha256_file, sha256_json, write_json_atomic
@@ -79,6 +80,18 @@ def test_untied_with_biases(weights: str, tmp_path: Path) -> None:
     model = build(weights, UNTIED)
     loaded = make(tmp_path / "a", weights, model).load_model()
     assert same_weights(loaded, model) and torch.equal(loaded(TOKENS), model(TOKENS))
+
+
+def test_opening_searches_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored takes the place of what fresh weights would be rounded to."""
+    made = make(tmp_path / "a", "int4_mse")
+
+    def search(x: torch.Tensor) -> NoReturn:
+        raise AssertionError("weights that are about to be replaced were searched")
+
+    monkeypatch.setitem(CODECS, "int4_mse", CODECS["int4_mse"]._replace(quantise=search))
+    methods = {layer.method for layer in made.load_model().modules() if isinstance(layer, QuantisedLinear)}
+    assert methods == {"int4_mse"}
 
 
 def test_fewer_bits_are_smaller_on_disk(tmp_path: Path) -> None:
