@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from oliveira import artifact
+from oliveira import artifact, terminal
 from oliveira.errors import CorruptError, Interrupted, OliveiraError
 from oliveira.files import sweep_temporary
 from oliveira.lifecycle.deploy import deploy
@@ -215,6 +215,7 @@ def run(home: Path, *, quiet: bool, stop: Stop) -> None:
 def main() -> None:
     import argparse
 
+    terminal.set_up()
     parser = argparse.ArgumentParser(description="Stages, drift and retraining; started by `oliveira up`.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--quiet", action="store_true")
@@ -223,10 +224,10 @@ def main() -> None:
     try:
         run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent))
     except Interrupted as error:
-        print(f"oliveira: {error}", file=sys.stderr)
+        terminal.say_error(str(error))
         raise SystemExit(0) from None
     except OliveiraError as error:
-        print(f"oliveira: {error}", file=sys.stderr)
+        terminal.say_error(str(error))
         raise SystemExit(error.exit_code) from None
 
 

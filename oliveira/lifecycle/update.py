@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from oliveira import artifact
+from oliveira import artifact, terminal
 from oliveira.adaptation.lora import add_lora, merge
 from oliveira.compression.model import dequantise_model, quantise_model
 from oliveira.data.shards import TokenShard, token_row
@@ -279,6 +279,7 @@ def _decide(
 def main() -> None:
     import argparse
 
+    terminal.set_up()
     parser = argparse.ArgumentParser(description="One retraining; started by the loop.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--trigger", required=True)
