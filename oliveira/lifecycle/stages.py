@@ -187,14 +187,14 @@ def _train(context: Context) -> dict[str, Any]:
     return outputs
 
 
-def compare_with_peers(data: Path, tokenizer: Tokenizer) -> dict[str, float]:
+def compare_with_peers(data: Path, tokenizer: Tokenizer, split: str = "validation") -> dict[str, float]:
     """What needs no neural network, on the same split: bits per byte."""
-    train_shard, validation = TokenShard.open(data, "train"), TokenShard.open(data, "validation")
-    counted = (train_shard.tokens, validation.tokens, validation.n_bytes, tokenizer.vocab_size)
+    train_shard, held_out = TokenShard.open(data, "train"), TokenShard.open(data, split)
+    counted = (train_shard.tokens, held_out.tokens, held_out.n_bytes, tokenizer.vocab_size)
     return {
         "unigram": baselines.unigram(*counted),
         "5-gram": baselines.kneser_ney(*counted, order=5),
-        "xz": baselines.xz(plain_text(data, "validation")),
+        "xz": baselines.xz(plain_text(data, split)),
     }
 
 
