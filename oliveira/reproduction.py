@@ -23,7 +23,7 @@ from oliveira import recipes
 from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import canonical_json, sha256_bytes, write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
-from oliveira.provenance import Files, clean_commit, commit, files_of
+from oliveira.provenance import Files, clean_commit, commit, differing, files_of
 from oliveira.runs import Run, fit
 from oliveira.training.curves import draw_seeds, read_curve
 
@@ -45,9 +45,9 @@ class Origin:
         self.code = sha256_bytes(canonical_json(self.files))[:16]
 
     def fields(self) -> dict[str, Any]:
-        if self.write and (commit() != self.commit or files_of(recipes.load(self.name)) != self.files):
+        if self.write and (changed := differing(self.files, files_of(recipes.load(self.name)))):
             raise UserError(
-                f"the checkout changed while {self.name} trained (it was {self.commit}): nothing is written. "
+                f"{', '.join(changed)} changed while {self.name} trained on commit {self.commit}: nothing is written. "
                 f"Say `oliveira reproduce {self.name} --write` again and leave the files alone meanwhile."
             )
         return {"commit": self.commit, "files": self.files}

@@ -21,6 +21,7 @@ from torch import nn
 from oliveira import artifact, terminal
 from oliveira.adaptation.lora import add_lora, merge
 from oliveira.compression.model import dequantise_model, quantise_model
+from oliveira.data.labelled import plain_words
 from oliveira.data.shards import TokenShard, token_row
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ MAX_CHARS = 2_000_000
 
 @dataclass
 class LiveText:
-    """Text of the requests: each whole request is either for training or held out, by its hash."""
+    """Text of the requests: each whole request is either for training or held out, by the hash of its words."""
 
     train: list[str]
     held_out: list[str]
@@ -65,12 +66,14 @@ class LiveText:
 
 
 def live_text(folder: Path) -> LiveText:
-    """The newest requests first until MAX_CHARS, each text once. What a model wrote itself is never among them."""
+    """The newest requests first until MAX_CHARS, texts of the same words once: a copy on the other side of the split
+    would flatter the challenger. What a model wrote itself is never among them.
+    """
     seen: set[str] = set()
     kept = LiveText([], [])
     for record in reversed(read_all(folder)):
         text = clean(str(record["text"]))
-        name = hashlib.sha256(text.encode()).hexdigest()
+        name = hashlib.sha256((" ".join(plain_words(text)) or text).encode()).hexdigest()
         if not text or name in seen:
             continue
         seen.add(name)

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river.drift import PageHinkley
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import ks_2samp
+from scipy.stats import chi2, ks_2samp
 
 from oliveira.errors import UserError
-from oliveira.monitoring import statistics
+from oliveira.monitoring import calibration, statistics
 from oliveira.monitoring.calibration import Tail, resample, split_blocks
 from oliveira.monitoring.drift import (
     DriftMonitor,
@@ -190,6 +190,25 @@ def test_halves_are_disjoint_and_blocks_stay_together() -> None:
 def test_upper_bound_is_exact() -> None:
     assert upper_bound(0, 30_000) == pytest.approx(1 - 0.05 ** (1 / 30_000), rel=1e-9)  # about 3 / n
     assert upper_bound(5, 5) == 1.0
+
+
+def test_few_blocks_widen_what_no_drift_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spread known from n blocks may be too small by √((n − 1) / χ²(5 %, n − 1)): every tail is moved out by that."""
+    scores = np.random.default_rng(0).gamma(2.0, size=(60, calibration.ROUND_WINDOWS, len(statistics.TESTS)))
+    monkeypatch.setattr(calibration, "_null_scores", lambda *args: scores)
+    samples = [Sample([i % 7, i % 5, i % 3] * 10, 2.0 + i % 2) for i in range(40)]
+    found = build_reference(samples, window=100, alpha=ALPHA, block=4)
+    factor = math.sqrt(9 / chi2.ppf(0.05, 9))  # 40 samples in blocks of 4
+    assert factor > 1.6
+    for number, tail in enumerate(found["tails"]):
+        own, middle = scores[:, :, number], np.median(scores[:, :, number])
+        wanted = middle + factor * (np.quantile(own, np.linspace(0, 0.99, 100)) - middle)
+        np.testing.assert_allclose(tail["quantiles"], wanted, rtol=1e-9)
+    monkeypatch.setattr(calibration, "_widen", lambda scores, blocks: scores)
+    narrow = build_reference(samples, window=100, alpha=ALPHA, block=4)
+    for confirm in (1, 2):  # and the thresholds with them
+        wide, bare = (calibration.thresholds(reference, ALPHA, confirm) for reference in (found, narrow))
+        assert (wide > bare).all()
 
 
 # The rule --------------------------------------------------------------------------------------------------------
