@@ -7,7 +7,7 @@ import sys
 import typer
 
 from oliveira import __version__
-from oliveira.cli import adapt, catalogue, formulas, inspect, keys, life, models
+from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
 
@@ -37,6 +37,7 @@ app.command()(models.export)
 app.command()(models.serve)
 app.command()(models.predict)
 app.command()(catalogue.reproduce)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(keys.app, name="keys")
 app.add_typer(formulas.app, name="formulas")
 

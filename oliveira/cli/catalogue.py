@@ -105,7 +105,7 @@ def reproduce(
     from oliveira.lifecycle.process import Stop
     from oliveira.recipes import reproduce as run
 
-    run(recipe, home.absolute(), write=write, should_stop=Stop())
+    run(recipe, home.absolute(), write=write, should_stop=Stop(within=1.0))
 
 
 def pages(
