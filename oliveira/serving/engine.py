@@ -31,7 +31,6 @@ from oliveira import terminal
 from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
-from oliveira.files import sha256_file
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
@@ -83,7 +82,7 @@ class Engine:
         self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
-            self.adapters = Adapters(settings.home, model.config, sha256_file(artifact.path / WEIGHTS))
+            self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
         if not isinstance(decoder, TorchDecoder):
             del self.model  # the decoder has its own copy of the weights
 
@@ -128,6 +127,7 @@ class Engine:
             "vocab_size": self.tokenizer.vocab_size,
             "max_len": self.max_len,
             "decoder": self.decoder,
+            "base": self.artifact.files[WEIGHTS],
         }
 
     def handle(self, message: Message) -> list[Message]:
