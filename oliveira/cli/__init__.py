@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from oliveira import __version__
+from oliveira import __version__, terminal
 from oliveira.cli import adapt, catalogue, formulas, inspect, keys, life, models
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
@@ -58,11 +56,13 @@ def _options(
 
 def main() -> None:
     """Runs a command. What a user can cause is one sentence on stderr and an exit code, never a traceback."""
+    terminal.set_up()
     try:
-        app()
+        with terminal.checked_output():
+            app()
     except OliveiraError as error:
         if str(error):
-            print(f"oliveira: {error}", file=sys.stderr)
+            terminal.say_error(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

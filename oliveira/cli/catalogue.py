@@ -94,18 +94,28 @@ def sources(as_json: AsJson = False) -> None:
 def reproduce(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; `list` shows them, `all` runs them.")],
     home: Home = DEFAULT_HOME,
-    write: Annotated[bool, typer.Option("--write", help="Store the result in results/.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Store the result in results/; needs a clean commit.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Only results that are not of the code at hand.")] = False,
 ) -> None:
-    """Runs a recipe again and shows its number beside the stored one.
+    """Runs a recipe again and shows its number beside the stored one; fails when they differ by more than the band.
 
     oliveira reproduce list
 
     oliveira reproduce forecast-lstm
     """
+    from oliveira import recipes
     from oliveira.lifecycle.process import Stop
-    from oliveira.recipes import reproduce as run
+    from oliveira.reproduction import reproduce_all
 
-    run(recipe, home.absolute(), write=write, should_stop=Stop())
+    if recipe == "list":
+        console = Console(highlight=False, soft_wrap=True)
+        for name in recipes.names():
+            found = recipes.stored(name)
+            value = f"{found['metric']['mean']:.4g} {found['metric']['name']}" if found else "no result yet"
+            console.print(f"{name:<28} {value:<28} {recipes.load(name)['title']}", markup=False)
+        return
+    wanted = recipes.names() if recipe == "all" else [recipe]
+    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop())
 
 
 def pages(

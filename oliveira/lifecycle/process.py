@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -36,6 +37,16 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         return self._event.wait(seconds)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Asks a child to end, and kills one that does not within so many seconds."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

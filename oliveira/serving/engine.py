@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from oliveira import terminal
 from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
@@ -373,6 +374,7 @@ def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -
 
 
 def main() -> int:
+    terminal.set_up()
     parser = argparse.ArgumentParser(prog="oliveira.serving.engine", description=__doc__)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--digest", required=True)
