@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
 
@@ -40,6 +41,10 @@ _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
 class BuildError(OliveiraError):
     """The library cannot be had on this machine. The torch twins do the same work, slower."""
+
+
+class KernelError(OliveiraError):
+    """A call of the library that did nothing. The process and the library's threads go on."""
 
 
 def _parts() -> list[tuple[str, list[str]]]:
@@ -144,6 +149,23 @@ def _load() -> ctypes.CDLL | str:
     return library
 
 
+# Codes of source/api.cpp.
+_FEWER_THREADS, _NO_MEMORY = 1, 2
+
+
+class _Code(ctypes.c_int32):
+    """What a call that may fail returns."""
+
+
+def _checked(code: _Code, function: Any, _: object) -> None:
+    """Raises `KernelError` for work that was not done."""
+    if code.value == _FEWER_THREADS:  # said once by the library
+        log.warning("the system refuses more threads: the kernels go on with those they have, slower")
+    elif code.value:
+        reason = "there is not enough memory" if code.value == _NO_MEMORY else f"code {code.value}"
+        raise KernelError(f"{function.__name__} could not be computed: {reason}. Ask for less at once, or free memory.")
+
+
 def _declare(library: ctypes.CDLL) -> None:
     pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     for name, result, arguments in (
@@ -153,15 +175,17 @@ def _declare(library: ctypes.CDLL) -> None:
         ("huge_pages", None, [pointer, long]),
         ("pack", None, [pointer, pointer, pointer, pointer, integer, integer, integer]),
         ("unpack", None, [pointer, pointer, integer, integer, integer]),
-        ("linear", None, [pointer, pointer, pointer, long, integer, integer]),
-        ("read", None, [pointer, pointer, integer, integer]),
-        ("expand", None, [pointer, pointer, pointer, pointer, integer, pointer, integer, integer]),
-        ("gated", None, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
-        ("causal", None, [pointer, integer]),
-        ("decode", None, [pointer, pointer]),
+        ("linear", _Code, [pointer, pointer, pointer, long, integer, integer]),
+        ("read", _Code, [pointer, pointer, integer, integer]),
+        ("expand", _Code, [pointer, pointer, pointer, pointer, integer, pointer, integer, integer]),
+        ("gated", _Code, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
+        ("causal", _Code, [pointer, integer]),
+        ("decode", _Code, [pointer, pointer]),
     ):
         function = getattr(library, f"oliveira_{name}")
         function.restype, function.argtypes = result, arguments
+        if result is _Code:
+            function.errcheck = _checked
 
 
 def unavailable() -> str | None:
