@@ -58,7 +58,8 @@ def test_against_hf_mixtral(name: str, length: int) -> None:
     expected = run(theirs, theirs.get_input_embeddings(), lambda m: m(input_ids=tokens).logits)
     got = run(ours, ours.input.embedding, lambda m: m(tokens))  # type: ignore[arg-type]
     torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got[1], expected[1], atol=1e-5, rtol=1e-4)
+    scale = expected[1].abs().max()  # the reference norms and routes in float32: 1e-7 of the largest that is summed
+    torch.testing.assert_close(got[1] / scale, expected[1] / scale, atol=1e-5, rtol=0)
 
 
 def test_padding_against_hf_mixtral() -> None:
