@@ -117,7 +117,7 @@ def reproduce(
             console.print(f"{name:<28} {value:<28} {recipes.load(name)['title']}", markup=False)
         return
     wanted = recipes.names() if recipe == "all" else [recipe]
-    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop())
+    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop(within=1.0))
 
 
 def pages(
