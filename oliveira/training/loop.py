@@ -39,10 +39,6 @@ class Progress:
     tokens_per_second: float
     seconds: float
 
-    @property
-    def eta(self) -> float:
-        return self.seconds / max(1, self.step) * (self.steps - self.step)
-
 
 @dataclass
 class Job(Generic[Batch]):
