@@ -26,6 +26,7 @@ from oliveira.training.curves import read_curve
 class Comparison:
     result: dict[str, Any]
     text: str  # the English report
+    folder: Path
 
 
 def compare(
@@ -75,7 +76,7 @@ def compare(
     texts = {language: _report(result, found.title, language) for language in ("en", "pt")}
     write_atomic(folder / "report.md", texts["en"].encode())
     write_atomic(folder / "report.pt-BR.md", texts["pt"].encode())
-    return Comparison(result, texts["en"])
+    return Comparison(result, texts["en"], folder)
 
 
 def _result(

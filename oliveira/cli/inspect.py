@@ -48,8 +48,10 @@ def inspect(
         f"input            {', '.join(found.input)}  ({found.eats} in, {found.gives} out)\n"
         f"parameters       {found.parameters:,}\n"
         f"weights          {weights}\n"
-        f"forward          {found.flops:,} FLOPs, {found.forward_ms:.2f} ms, {found.threads} threads\n"
-        f"with backward    {found.forward_backward_ms:.2f} ms, {_bytes(found.activation_bytes)} of activations kept\n"
+        f"forward          {found.flops:,} FLOPs, {_time(found.forward_ms, found.forward_ms_range)}\n"
+        f"with backward    {_time(found.forward_backward_ms, found.forward_backward_ms_range)}, "
+        f"{_bytes(found.activation_bytes)} of activations kept\n"
+        f"times            median (quickest to slowest) of {found.rounds} rounds on {found.threads} thread(s)\n"
         f"FLOPs leave out  {', '.join(found.uncounted) or 'nothing'}",
         markup=False,
     )
@@ -78,6 +80,11 @@ def explain(
     chosen = parse_values(values or [])
     made = run(model, task, home=home, seed=seed, batch=batch, weight=weight, lr=lr, **chosen)
     print(json.dumps(made.as_json(), indent=2, ensure_ascii=False) if as_json else made.text(lang))
+
+
+def _time(median: float, extremes: tuple[float, float]) -> str:
+    low, high = extremes
+    return f"{median:.2f} ms ({low:.2f} to {high:.2f} ms)"
 
 
 def _bytes(size: float) -> str:

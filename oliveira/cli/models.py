@@ -74,16 +74,24 @@ def train(
         print(json.dumps({"folder": str(run.folder), **run.result}, indent=2))
         return
     metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
-    table = Table(metric["name"], f"test, {metric['better']} is better")
+    unit = f", {metric['unit']}" if metric["unit"] else ""
+    table = Table(f"{metric['name']}{unit}", f"test, {metric['better']} is better")
     scores = {model: run.metric, **run.result["baselines"]}
     for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
         table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")
     console.print(table)
     console.print(
         f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s\n"
-        f"{run.folder}\nnext: oliveira export {task}/{model}; oliveira predict {task}/{model}",
+        f"{run.folder}: {', '.join(_shown(run.folder))}\n"
+        f"next: oliveira export {task}/{model}; oliveira predict {task}/{model}",
         markup=False,
     )
+
+
+def _shown(folder: Path) -> list[str]:
+    """What a person would look at in the folder of a run or comparison."""
+    names = ("curve.png", "picture.png", "compare.png", "report.md", "report.pt-BR.md")
+    return [name for name in names if (folder / name).exists()]
 
 
 def compare(
@@ -121,6 +129,8 @@ def compare(
             values=_values_by_model(models, set_ or []),
         )
     print(json.dumps(made.result, indent=2) if as_json else made.text)
+    if not as_json:
+        print(f"{made.folder}: {', '.join(_shown(made.folder))}")
 
 
 def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -167,7 +177,9 @@ def predict(
     except (OSError, ValueError) as error:
         raise UserError(f"--input cannot be read as JSON: {error}. Give an object or @FILE.") from None
     answer = predictor(asked)
-    print(json.dumps({"engine": predictor.engine, "request": asked, "answer": answer}, indent=2, ensure_ascii=False))
+    told = {"inputs": predictor.inputs} if predictor.inputs else {}
+    found = {"engine": predictor.engine, **told, "request": asked, "answer": answer}
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def serve(
