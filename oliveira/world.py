@@ -6,6 +6,7 @@ that cannot work is one sentence with field, value and remedy; exit code 2; noth
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import tomllib
@@ -163,6 +164,7 @@ class ServeSection(Section):
     max_messages: int = Field(256, ge=1)
     deadline: float = Field(120.0, gt=0, description="seconds a request may take")
     drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
+    silence: float = Field(30.0, ge=2, description="seconds without a sign of life after which an engine is replaced")
     threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
     cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
     activations: Literal["fp32", "int8"] = Field(
@@ -250,23 +252,15 @@ def load_world(
     path: str | Path = "default",
     overrides: dict[str, str] | None = None,
     environment: dict[str, str] | None = None,
+    *,
+    tree: dict[str, Any] | None = None,
 ) -> World:
     """Reads a world by name or path and lays environment and `a.b=value` overrides over it.
 
-    Raises `UserError` with field, value and remedy.
+    `tree`: the sections of `path` where they are known already. Raises `UserError` with field, value and remedy.
     """
-    place = Path(path) if Path(path).suffix == ".toml" else WORLDS / f"{path}.toml"
-    try:
-        text = place.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        names = ", ".join(sorted(p.stem for p in WORLDS.glob("*.toml")))
-        raise UserError(
-            f"world {str(path)!r} cannot be read. Give the path of a .toml file or one of: {names}."
-        ) from None
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
+    place = Path(path) if tree is not None or Path(path).suffix == ".toml" else WORLDS / f"{path}.toml"
+    text, tree = _read(place, path) if tree is None else ("", copy.deepcopy(tree))
     environment = dict(os.environ) if environment is None else environment
     origins: dict[str, str] = {}  # where a value came from that is not in the file
     for name, value in sorted(environment.items()):
@@ -281,6 +275,21 @@ def load_world(
         return World.model_validate(tree)
     except ValidationError as error:
         raise UserError(_explain(error, place, text, origins)) from None
+
+
+def _read(place: Path, path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The text of a world's file and its sections."""
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        names = ", ".join(sorted(p.stem for p in WORLDS.glob("*.toml")))
+        raise UserError(
+            f"world {str(path)!r} cannot be read. Give the path of a .toml file or one of: {names}."
+        ) from None
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
 
 
 def parse_override(text: str) -> tuple[str, str]:

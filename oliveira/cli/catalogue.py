@@ -14,6 +14,7 @@ from rich.table import Table
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 
 WIDTH = 80  # columns of a terminal that nobody has widened
+READMES = [Path("README.md"), Path("README.pt-BR.md")]
 
 
 def list_models(
@@ -151,12 +152,20 @@ def reproduce(
 
 
 def pages(
-    output: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/models"),
+    output: Annotated[Path, typer.Option(help="Folder of the models' pages.")] = Path("docs/models"),
+    comparisons: Annotated[Path, typer.Option(help="Folder of the comparisons.")] = Path("docs/comparisons"),
+    readme: Annotated[list[Path], typer.Option(help="Texts that quote results.")] = READMES,
 ) -> None:
-    """Writes a page for each model from its docstring, config and stored results.
+    """Writes all text that quotes figures from the stored results: models, comparisons, quotes in the READMEs.
 
     oliveira pages
     """
+    from oliveira.comparison_pages import write_comparisons
     from oliveira.model_pages import write_pages
+    from oliveira.quotes import write_quotes
 
     print(f"{len(write_pages(output))} pages in {output}")
+    print(f"{len(write_comparisons(comparisons))} pages in {comparisons}")
+    for path in readme:
+        if path.is_file():
+            print(f"{write_quotes(path)} results quoted in {path}")
