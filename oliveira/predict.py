@@ -23,6 +23,7 @@ from oliveira import artifact
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.language import translate
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import task
 
@@ -162,7 +163,7 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
     }
-    say(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}")
+    say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
     for name, told in runner.described.items():
         say(f"  {name}: {told}; steps {steps[name]}")
     return figures

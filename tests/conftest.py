@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+os.environ["OLIVEIRA_LANG"] = "en"  # the tests read English on a Portuguese machine too
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.language import translate
 
 WIDTH = 80  # columns of a terminal that nobody has widened
 READMES = [Path("README.md"), Path("README.pt-BR.md")]
@@ -89,13 +90,14 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
 def _places() -> list[str]:
     """Where the files lie that a person would look at."""
-    return [
+    places = [
         "",
         "published results  results/RECIPE.json, -picture.png and .png (its curve)",
         "pages of models    docs/models/MODEL.md",
         "your runs          HOME/runs/TASK/MODEL/…/curve.png, picture.png, run.json",
         "your comparisons   HOME/comparisons/TASK-MODELS/report.md, compare.png",
     ]
+    return [translate(place) for place in places]
 
 
 def _result(found: dict[str, Any]) -> str:
@@ -118,7 +120,7 @@ def sources(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table("name", "title", "licence")
+    table = Table(*map(translate, ("name", "title", "licence")))
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
@@ -159,6 +161,8 @@ def pages(
     """Writes all text that quotes figures from the stored results: models, comparisons, quotes in the READMEs.
 
     oliveira pages
+
+    oliveira pages --output pages
     """
     from oliveira.comparison_pages import write_comparisons
     from oliveira.model_pages import write_pages
