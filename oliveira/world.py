@@ -29,6 +29,7 @@ _NOT_WORLD = {
     "OLIVEIRA_HOST",
     "OLIVEIRA_SEEDS",
     "OLIVEIRA_KERNEL",
+    "OLIVEIRA_LANG",
 }
 
 

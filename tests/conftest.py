@@ -16,6 +16,8 @@ import torch
 _outcomes: dict[str, list[object]] = {}
 _began = time.time()
 
+os.environ["OLIVEIRA_LANG"] = "en"  # the tests read English on a Portuguese machine too
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

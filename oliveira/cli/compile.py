@@ -12,6 +12,7 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.errors import UserError
+from oliveira.language import translate
 
 
 def compile_(
@@ -54,10 +55,11 @@ def compile_(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
+    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), translate("weights, MB"))
     for name, size in found["weight_bytes"].items():
         times = (f"{found['seconds'][str(n)][name] * 1e3:.3f}" for n in numbers)
         table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["choice"] else "")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"{found['choice']} serves from the engine's next start on\n{record_path(path)}", markup=False)
+    console.print(translate(f"{found['choice']} serves from the engine's next start on"), markup=False)
+    console.print(str(record_path(path)), markup=False)
