@@ -21,6 +21,7 @@ from rich.table import Table
 
 from oliveira import recipes
 from oliveira.errors import Interrupted, OliveiraError, UserError
+from oliveira.figures import EXPECTED
 from oliveira.files import canonical_json, sha256_bytes, write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import Files, clean_commit, commit, differing, files_of
@@ -187,14 +188,14 @@ def show(console: Console, result: dict[str, Any], published: dict[str, Any] | N
         table.add_row(name, f"{value:.4f}")
     console.print(table)
     for key, met in result["met"].items():
-        console.print(f"expected {key.replace('_', ' ')} {result['expect'][key]}: {'met' if met else 'NOT MET'}")
+        console.print(f"expected {EXPECTED.get(key, key)} {result['expect'][key]:.4g}: {'met' if met else 'NOT MET'}")
 
 
 def complaints(result: dict[str, Any], published: dict[str, Any] | None) -> list[str]:
     """What is not as published or not as the recipe expects, in words."""
     name, mean = result["recipe"], result["metric"]["mean"]
     said = [
-        f"{name}: {result['metric']['name']} {mean:.4g} is not {key.replace('_', ' ')} {result['expect'][key]}"
+        f"{name}: {result['metric']['name']} {mean:.4g} is not {EXPECTED.get(key, key)} {result['expect'][key]:.4g}"
         for key, met in result["met"].items()
         if not met
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from oliveira import __version__, terminal
-from oliveira.cli import adapt, catalogue, formulas, inspect, keys, life, models
+from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
 
@@ -35,6 +35,7 @@ app.command()(models.export)
 app.command()(models.serve)
 app.command()(models.predict)
 app.command()(catalogue.reproduce)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(keys.app, name="keys")
 app.add_typer(formulas.app, name="formulas")
 

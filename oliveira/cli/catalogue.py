@@ -12,6 +12,8 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 
+READMES = [Path("README.md"), Path("README.pt-BR.md")]
+
 
 def list_models(
     task: Annotated[str, typer.Option(help="Only the models that fit this task; `?` lists the tasks.")] = "",
@@ -115,16 +117,24 @@ def reproduce(
             console.print(f"{name:<28} {value:<28} {recipes.load(name)['title']}", markup=False)
         return
     wanted = recipes.names() if recipe == "all" else [recipe]
-    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop())
+    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop(within=1.0))
 
 
 def pages(
-    output: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/models"),
+    output: Annotated[Path, typer.Option(help="Folder of the models' pages.")] = Path("docs/models"),
+    comparisons: Annotated[Path, typer.Option(help="Folder of the comparisons.")] = Path("docs/comparisons"),
+    readme: Annotated[list[Path], typer.Option(help="Texts that quote results.")] = READMES,
 ) -> None:
-    """Writes a page for each model from its docstring, config and stored results.
+    """Writes all text that quotes figures from the stored results: models, comparisons, quotes in the READMEs.
 
     oliveira pages
     """
+    from oliveira.comparison_pages import write_comparisons
     from oliveira.model_pages import write_pages
+    from oliveira.quotes import write_quotes
 
     print(f"{len(write_pages(output))} pages in {output}")
+    print(f"{len(write_comparisons(comparisons))} pages in {comparisons}")
+    for path in readme:
+        if path.is_file():
+            print(f"{write_quotes(path)} results quoted in {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,9 @@ from oliveira.lifecycle.once import live_once
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.up import House, check_home, snippet
-from oliveira.world import load_world, parse_override
+from oliveira.world import parse_override
 
 Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.")]
 
@@ -30,8 +32,12 @@ Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.
 def up(
     home: Home = DEFAULT_HOME,
     world: Annotated[
-        str, typer.Option(help="Name of a world, or path of a .toml file.", envvar="OLIVEIRA_WORLD")
-    ] = "default",
+        str,
+        typer.Option(
+            help="Name of a world, or path of a .toml file; left out: the home's own, else default.",
+            envvar="OLIVEIRA_WORLD",
+        ),
+    ] = "",
     text: Annotated[str, typer.Option(help="Your own folder of .txt, .md or .jsonl as the base domain.")] = "",
     port: Annotated[
         int,
@@ -47,6 +53,8 @@ def up(
 ) -> None:
     """Takes text to a model that is served, watched and retrained. Finished stages are reused.
 
+    A home goes on with the text and world it was made with; others are asked for, or set with --set.
+
     oliveira up
 
     oliveira up --text my-texts --home my-home --port 0
@@ -54,19 +62,24 @@ def up(
     oliveira up --once --json life.json
     """
     overrides = dict(parse_override(item) for item in set_ or [])
-    if text:
-        overrides["data.base"] = json.dumps(f"path:{Path(text).expanduser().absolute()}")
-    if once:
-        overrides.setdefault("update.cool_down", "0.0")
     if json_ and not once:
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
-    loaded = load_world(world, overrides)
+    home = check_home(home)
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
+    chosen = choose(home, Asked(world, text, overrides), typer.confirm if asks else None)
+    planned = fitted(chosen)
     if print_world:
-        print(json.dumps(loaded.model_dump(), indent=2))
+        print(json.dumps(planned.world.model_dump(), indent=2))
         return
+    loaded = planned.world
+    if once and "update.cool_down" not in chosen.explicit:
+        loaded = loaded.model_copy(update={"update": loaded.update.model_copy(update={"cool_down": 0.0})})
     console, stop = Console(highlight=False, soft_wrap=True), Stop()
+    if planned.note and not quiet:
+        console.print(f"planned    {planned.note}", markup=False)
     started = time.monotonic()
-    with House(check_home(home), loaded, port=port, quiet=quiet) as house:
+    with House(home, loaded, port=port, quiet=quiet) as house:
+        remember(home, chosen)
         console.print(f"console    {house.console}", markup=False)
         if not house.wait_until_ready(stop):
             return

@@ -32,6 +32,7 @@ VARIABLE = "OLIVEIRA_KERNEL"
 PATHS = ("avx512vnni", "avx512", "avx2", "scalar")  # best first
 _COMPILERS = ("g++", "clang++", "c++")
 _BUILDING = ".build-"
+_SAYING = "compiling the C++ kernels for this processor, once: half a minute on two free cores, up to two on busy ones."
 # No contraction: a sum must be rounded in the same way in every copy of a loop (docs/kernels.md).
 _FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -71,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def build() -> Path:
-    """The library's file, compiled if it is not there yet (about 25 seconds on two cores). Raises `BuildError`."""
+    """The library's file, compiled, with a word, if it is not there (25 seconds on two free cores). Or `BuildError`."""
     compiler = _compiler()
     digest = hashlib.sha256()
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
@@ -86,6 +87,7 @@ def build() -> Path:
                 if not library.exists():  # another process may have built it while we waited
                     for left in library.parent.glob(f"{_BUILDING}*"):  # by a build that was killed
                         shutil.rmtree(left, ignore_errors=True)
+                    log.warning(_SAYING)
                     _compile(compiler, library)
         except OSError as error:
             raise BuildError(f"{cache_folder()} cannot be written ({error.strerror}). Set XDG_CACHE_HOME.") from None

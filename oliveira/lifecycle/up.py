@@ -33,6 +33,10 @@ class Child:
         self.deaths: list[float] = []
         self.start()
 
+    def again_with(self, option: str, value: str) -> None:
+        """When it is started again: what it found out the first time (port 0 took a free one)."""
+        self.command[self.command.index(option) + 1] = value
+
     def start(self) -> None:
         # A session of its own: Ctrl-C reaches only us, and we stop the children in order.
         log = self.log.open("ab") if self.log else contextlib.nullcontext()
@@ -95,9 +99,7 @@ class House:
             stack.callback(lambda: self.front.stop(self.world.serve.drain + 10))
             self.address = self._wait_for_front()
             self.ledger.set_setting(ADDRESS, self.address)
-            self.front.command[self.front.command.index("--port") + 1] = self.address.rpartition(":")[
-                2
-            ]  # if it returns
+            self.front.again_with("--port", self.address.rpartition(":")[2])
             self.memory = stack.enter_context(MemoryWatch())
             self.loop = Child("oliveira.lifecycle.loop", "--home", str(self.home), *(["--quiet"] if self.quiet else []))
             stack.callback(lambda: self.loop.stop(LOOP_GRACE))
@@ -105,6 +107,8 @@ class House:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        for child in (self.loop, self.front):  # both at once; the stack waits for them in order
+            child.process.terminate()
         self._stack.close()
 
     def _fresh_key(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from oliveira import artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.lifecycle.ledger import PAUSED, Ledger, Wish
 
@@ -129,6 +128,8 @@ def find(ledger: Ledger, digest: str) -> str:
 
 def whole(ledger: Ledger, digest: str) -> str:
     """The same, verified byte by byte, before any alias points at it."""
+    from oliveira import artifact  # torch: not for commands that only look
+
     row = ledger.artifact(find(ledger, digest))
     assert row is not None
     try:

@@ -32,7 +32,6 @@ from oliveira import terminal
 from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
-from oliveira.files import sha256_file
 from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
@@ -97,7 +96,7 @@ class Engine:
             threading.Thread(target=self._await_cache, args=(make,), daemon=True).start()
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
-            self.adapters = Adapters(settings.home, model.config, sha256_file(artifact.path / WEIGHTS))
+            self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
         if self.scheduler.embedder is None:  # a graph gives no states
             twin = TorchDecoder(model)
             BlockPool(twin, blocks_for(model.config.max_len))
@@ -155,6 +154,7 @@ class Engine:
             "vocab_size": self.tokenizer.vocab_size,
             "max_len": self.max_len,
             "decoder": self.decoder,
+            "base": self.artifact.files[WEIGHTS],
         }
 
     def turn(self, messages: Iterable[Message]) -> list[Message]:
