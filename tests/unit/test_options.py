@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from torch import nn
+from typer.testing import CliRunner
 
 from benchmarks import q4
 from oliveira import artifact
 from oliveira.artifact import Artifact
+from oliveira.cli.compile import compile_
 from oliveira.compression import report
+from oliveira.data.shards import TokenShard, write_shard
+from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.export import compile as compiling
 from oliveira.export.choice import record_path
@@ -26,6 +31,7 @@ from oliveira.kernels.options import Options, faster, losses, native
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.serving import decoders
 from oliveira.serving.decoders import Settings, make_decoder
+from oliveira.world import ServeSection, World
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPTConfig(vocab_size=83, d_model=64, n_layers=1, n_heads=4, n_kv_heads=2, d_ff=128, max_len=64)
@@ -164,3 +170,38 @@ def test_states_are_the_models_and_blank_zeros_what_is_not_used() -> None:
         assert used * 0.99 < int((kept != 0).sum()) <= used
         again = decoder.states([Run(TEXT[49:50], 49, table)])
         assert float((again - found[1][-1:]).abs().max()) < tolerance
+
+
+def test_the_command_measures_on_what_the_home_has_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within serve.max_loss, unless told otherwise; only text of the artifact's own tokenizer counts."""
+    home, folder = tmp_path / "home", tmp_path / "artifact"
+    base = home / "stages" / "preprocess" / "key" / "base"
+    base.mkdir(parents=True)
+    folder.mkdir()
+    (folder / artifact.MANIFEST).write_text("{}")
+    tokenizer = Tokenizer.train(["um texto pequeno " * 20], vocab_size=280)
+    for place in (base, folder):
+        tokenizer.save(place / "tokenizer.json")
+    write_shard(base, "validation", ["um texto", "pequeno"], tokenizer)
+    (tmp_path / "other.txt").write_text("texto um", encoding="utf-8")
+    (home / "world.json").write_text(World(serve=ServeSection(max_loss=0.02, activations="int8")).model_dump_json())
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(compiling, "compile_artifact", lambda path, **given: asked.append(given) or {})
+    app = typer.Typer()
+    app.command("compile")(compile_)
+
+    def ask(*more: str) -> tuple[float, list[int]]:
+        shown = CliRunner().invoke(app, [str(folder), "--home", str(home), "--json", *more])
+        assert shown.exit_code == 0, shown.output
+        assert asked[-1]["options"] == Options(activations="int8")
+        return asked[-1]["max_loss"], list(asked[-1]["text"])
+
+    held_out = TokenShard.open(base, "validation").tokens.tolist()
+    assert ask() == (0.02, held_out) and len(held_out) > 2
+    assert ask("--max-loss", "0.5", "--text", str(tmp_path / "other.txt")) == (0.5, tokenizer.encode("texto um"))
+    assert ask("--max-loss", "0") == (0.0, [])
+    (base / "tokenizer.json").write_text("{}")
+    assert ask() == (0.02, [])
+    (tmp_path / "other.txt").write_bytes(b"\xff")
+    wrong = CliRunner().invoke(app, [str(folder), "--home", str(home), "--text", str(tmp_path / "other.txt")])
+    assert isinstance(wrong.exception, UserError) and "--text" in str(wrong.exception)
