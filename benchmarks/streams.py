@@ -129,9 +129,7 @@ class Stub:
                 out = self.tick(time.monotonic())
                 if len(self.left) != told:
                     told = len(self.left)
-                    out.append(
-                        {"type": "stats", "running": told, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
-                    )
+                    out.append({"type": "stats", **IDLE, "running": told})
                 if time.monotonic() - beaten >= BEAT_SECONDS:
                     beaten = time.monotonic()
                     out.append({"type": "beat"})
