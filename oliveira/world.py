@@ -10,9 +10,9 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from oliveira.errors import UserError
 
@@ -156,6 +156,11 @@ class ExportSection(Section):
 
 class ServeSection(Section):
     host: str = "127.0.0.1"
+    connections: int = Field(1024, ge=8, description="open connections; one more gets 503 if all of them are at work")
+    cors_origins: list[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(
+        default=[],
+        description='web pages that may call the API, such as "https://example.org"; "*" = any; empty = none',
+    )
     slots: int = Field(8, ge=1, description="streams decoded together")
     queue: int = Field(256, ge=0, description="requests that may wait; then 429")
     max_body: int = Field(1 << 20, ge=1024, description="bytes of a request body")

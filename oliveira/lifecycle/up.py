@@ -15,6 +15,7 @@ from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, holder
+from oliveira.serving.address import authority
 from oliveira.world import World
 
 MAX_RESTARTS = 5  # in a row, each within RESTART_WINDOW seconds of the last
@@ -126,7 +127,7 @@ class House:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = json.loads((self.home / "front.json").read_bytes())
                 if found["pid"] == self.front.process.pid:
-                    return f"http://{found['host']}:{found['port']}"
+                    return f"http://{authority(found['host'], found['port'])}"
             time.sleep(0.05)
         raise OliveiraError("the front did not open its port within 30 seconds.")
 
