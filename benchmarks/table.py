@@ -16,7 +16,7 @@ import torch
 from benchmarks.timing import Pair
 from oliveira.export.choice import machine
 from oliveira.files import write_json_atomic
-from oliveira.recipes import commit
+from oliveira.provenance import commit
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -16,6 +16,7 @@ from typing import Any
 from oliveira.errors import UserError
 from oliveira.files import write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
+from oliveira.provenance import commit
 from oliveira.runs import Run, fit
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import pair
@@ -72,7 +73,7 @@ def compare(
     result = _result(task, found.metric, runs, seeds, values or {})
     write_json_atomic(folder / "compare.json", result)
     _draw(runs, found.metric, found.title, folder / "compare.png")
-    texts = {language: _report(result, found.title, language) for language in ("en", "pt")}
+    texts = {language: report_text(result, found.title, language) for language in ("en", "pt")}
     write_atomic(folder / "report.md", texts["en"].encode())
     write_atomic(folder / "report.pt-BR.md", texts["pt"].encode())
     return Comparison(result, texts["en"])
@@ -102,6 +103,7 @@ def _result(
     words += [f"--set {name}.{key}={value}" for name in runs for key, value in changes.get(name, {}).items()]
     return {
         "command": " ".join(words),
+        "commit": commit(),
         "task": task,
         "metric": {"name": metric.name, "better": metric.better, "unit": metric.unit},
         "budget": first["budget"],
@@ -181,7 +183,7 @@ def _value(row: dict[str, Any]) -> str:
     return f"{row['mean']:.4g} ± {row['std']:.2g}"
 
 
-def _report(result: dict[str, Any], title: str, language: str) -> str:
+def report_text(result: dict[str, Any], title: str, language: str) -> str:
     words, metric = WORDS[language], result["metric"]
     unit = f", {metric['unit']}" if metric["unit"] else ""
     arrow = "↑" if metric["better"] == "higher" else "↓"

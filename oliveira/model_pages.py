@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from oliveira.figures import FIGURES, NOT_VERIFIED, loses_to, spread, unit_of, words
 from oliveira.files import write_atomic
-from oliveira.recipes import RESULTS, results_by_model
+from oliveira.recipes import RESULTS, is_verified, load, results_by_model
 from oliveira.registry import Entry, entries
 from oliveira.tasks.catalogue import tasks
 
@@ -18,16 +19,21 @@ from oliveira.tasks.catalogue import tasks
 def write_pages(folder: Path) -> list[Path]:
     """Writes one page per model and an index. Returns their paths."""
     results = results_by_model()
-    pages = {folder / f"{entry.name}.md": page(entry, results.get(entry.name, [])) for entry in entries()}
-    pages[folder / "README.md"] = index(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in pages.items():
-        write_atomic(path, text.encode())
-    return list(pages)
+    texts = {f"{entry.name}.md": page(entry, results.get(entry.name, [])) for entry in entries()}
+    for name, text in (texts | {"README.md": index(results)}).items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in [*texts, "README.md"]]
 
 
 def index(results: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["# The catalogue", "", "Made by `oliveira pages`; a page for each model.", ""]
+    lines = [
+        "# The catalogue",
+        "",
+        "Made by `oliveira pages`; a page for each model. Results are of the test split.",
+        "",
+    ]
+    if not all(is_verified(result) for found in results.values() for result in found):
+        lines += [f"Not verified: {NOT_VERIFIED}, so the code at hand may give other figures.", ""]
     lines += ["| model | family | eats → gives | checked against | results |", "| --- | --- | --- | --- | --- |"]
     for entry in entries():
         found = "<br>".join(_short(result) for result in results.get(entry.name, [])) or "none yet"
@@ -64,19 +70,33 @@ def page(entry: Entry, results: list[dict[str, Any]]) -> str:
 
 def _result(result: dict[str, Any]) -> list[str]:
     metric, name = result["metric"], result["recipe"]
-    lines = [f"### {result.get('title', name)}", "", f"`{result['command']}`", "", "| | |", "| --- | --- |"]
-    lines.append(f"| **{metric['name']}** | **{_short(result)}**, seeds {result['seeds']} |")
-    if "band" in metric:
-        lines.append(f"| band | {metric['band'][0]:.4g} … {metric['band'][1]:.4g} |")
-    for key, value in result.get("baselines", result.get("peers", {})).items():
-        lines.append(f"| {key} | {value:.4g} |")
+    lines = [f"### {result['title']}", "", f"`{result['command']}`", "", "| | | |", "| --- | --- | --- |"]
+    for figure, value in result["test"].items():
+        cell = spread(value, result.get("test_std", {}).get(figure, 0.0))
+        if figure == metric["name"]:
+            cell = f"**{spread(metric['mean'], metric['std'])}**"
+        lines.append(f"| test {figure} | {cell} | {_note(result, figure)} |")
+    if (found := result.get("validation", {}).get(metric["name"])) is not None:
+        lines.append(f"| validation {metric['name']} | {found:#.4g} | settings were chosen there |")
+    low, high = metric["band"]
+    lines.append(f"| band | {low:#.4g} … {high:#.4g} | where another machine's mean should fall |")
+    for baseline, level in result["baselines"].items():
+        lines.append(f"| {baseline} | {level:#.4g} | {'beaten' if result['beats'][baseline] else '**not beaten**'} |")
     if result.get("paper"):
-        lines.append(f"| paper | {result['paper']['value']} ({result['paper']['source']}) |")
-    lines.append(f"| parameters, minutes | {result['parameters']:,}, {result['minutes']} on {result['device']} |")
-    lines += ["", f"![]({_up(RESULTS)}/{name}.png)"]
+        lines.append(f"| paper | {result['paper']['value']} | {result['paper']['source']} |")
+    lines.append(f"| parameters | {result['parameters']:,} | |")
+    lines.append(f"| minutes, all seeds | {result['minutes']} | {result['device']} |")
+    lines += ["", *(f"- {sentence}" for sentence in words(result, load(name))), ""]
+    lines.append(f"![]({_up(RESULTS)}/{name}.png)")
     if (RESULTS / f"{name}-picture.png").exists():
         lines += ["", f"![]({_up(RESULTS)}/{name}-picture.png)"]
     return [*lines, ""]
+
+
+def _note(result: dict[str, Any], figure: str) -> str:
+    arrow = "↑" if FIGURES[figure].better == "higher" else "↓"
+    seeds = f"; seeds {', '.join(map(str, result['seeds']))}" if figure == result["metric"]["name"] else ""
+    return f"{arrow} {unit_of(result, figure)}{seeds}"
 
 
 def _up(path: Path) -> str:
@@ -85,9 +105,12 @@ def _up(path: Path) -> str:
 
 def _short(result: dict[str, Any]) -> str:
     metric = result["metric"]
-    spread = f" ± {metric['std']:.2g}" if metric.get("std") else ""
-    task = result.get("task", result["recipe"])
-    return f"{task}: {metric['mean']:.4g}{spread} {metric['name']}"
+    unit = f" {metric['unit']}" if metric["unit"] else ""
+    line = f"{result.get('task', result['recipe'])}: {spread(metric['mean'], metric['std'])}{unit} {metric['name']}"
+    notes = [f"loses to {', '.join(lost)}"] if (lost := loses_to(result)) else []
+    notes += ["not as expected"] if not all(result["met"].values()) else []
+    notes += [] if is_verified(result) else ["not verified"]
+    return f"{line} ({'; '.join(notes)})" if notes else line
 
 
 def _comments(config: type) -> dict[str, str]:

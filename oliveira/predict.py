@@ -32,20 +32,37 @@ MAX_ERROR = 1e-4  # of an exported output, relative to the largest
 
 
 def find_run(home: Path, name: str) -> Path:
-    """The folder of a finished run: a path, or TASK/MODEL for the newest run of the two."""
+    """The folder of a finished run that kept its weights: a path, or TASK/MODEL for the newest such run of the two.
+
+    Runs of `compare` are measured and keep none; they are passed over.
+    """
     if (Path(name) / "run.json").is_file():
+        if not (Path(name) / "artifact").is_dir():
+            raise UserError(f"run {name} was measured by `compare` and kept no weights. {_how_to_train(Path(name))}")
         return Path(name)
     task_name, _, model = name.rpartition("/")
     place = home / "runs" / task_name.replace("/", "-") / model
     runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
-    if not runs:
+    kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
+    if runs and not kept:
+        raise UserError(
+            f"run {name!r} in {home} was only measured by `compare`, which keeps no weights. "
+            f"{_how_to_train(runs[-1].parent)}"
+        )
+    if not kept:
         there = sorted(
             f"{json.loads(path.read_bytes())['task']}/{path.parent.parent.name}"
             for path in (home / "runs").glob("*/*/*/run.json")
+            if (path.parent / "artifact").is_dir()
         )
         known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
         raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
-    return runs[-1].parent
+    return kept[-1]
+
+
+def _how_to_train(folder: Path) -> str:
+    made = json.loads((folder / "run.json").read_bytes())
+    return f"Train it with `oliveira train {made['task']} {made['model']}`."
 
 
 class Predictor:

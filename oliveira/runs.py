@@ -78,13 +78,15 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     fresh: bool = False,
     package: bool = True,
+    code: str = "",
     **values: Any,
 ) -> Run:
     """Trains `model` on `task` and measures it on the test split.
 
     `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
     config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
-    `package`: keep the trained weights as an artifact.
+    `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
+    with another one it is another run.
     Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
     last good checkpoint.
     """
@@ -93,7 +95,7 @@ def fit(
     kind, amount = parse_budget(budget)
     home = Path(home).absolute()
     config_values, train_values = split_values(entry, values)
-    section = _section(found_task, entry, train_values, steps=1)
+    section = section_for(found_task, entry, train_values, steps=1)
     data = found_task.open(home, say)
     if data.counts.get("train", 0) < 1:
         raise UserError(f"{task} has no training example. Give it more data.")
@@ -106,6 +108,8 @@ def fit(
         "config": dataclasses.asdict(config),
         "train": section.model_dump(exclude={"steps"}),
     }
+    if code:
+        settings["code"] = code
     folder = home / "runs" / task.replace("/", "-") / model / sha256_json(settings)[:12]
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,7 +196,8 @@ def build(task: Task, data: Data, entry: Entry, values: dict[str, Any] | None = 
     return entry.model(config_for(entry, task, data, values or {}))
 
 
-def _section(task: Task, entry: Entry, values: dict[str, Any], *, steps: int) -> TrainSection:
+def section_for(task: Task, entry: Entry, values: dict[str, Any], *, steps: int) -> TrainSection:
+    """The training section of a run: the house's defaults, the task's, the model's, the caller's."""
     merged = {"weight_decay": 0.01, "warmup_steps": 20, **task.train, **entry.train, **values, "steps": steps}
     try:
         return TrainSection.model_validate(merged)

@@ -6,6 +6,7 @@ that cannot work is one sentence with field, value and remedy; exit code 2; noth
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import tomllib
@@ -255,23 +256,15 @@ def load_world(
     path: str | Path = "default",
     overrides: dict[str, str] | None = None,
     environment: dict[str, str] | None = None,
+    *,
+    tree: dict[str, Any] | None = None,
 ) -> World:
     """Reads a world by name or path and lays environment and `a.b=value` overrides over it.
 
-    Raises `UserError` with field, value and remedy.
+    `tree`: the sections of `path` where they are known already. Raises `UserError` with field, value and remedy.
     """
-    place = Path(path) if Path(path).suffix == ".toml" else WORLDS / f"{path}.toml"
-    try:
-        text = place.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        names = ", ".join(sorted(p.stem for p in WORLDS.glob("*.toml")))
-        raise UserError(
-            f"world {str(path)!r} cannot be read. Give the path of a .toml file or one of: {names}."
-        ) from None
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
+    place = Path(path) if tree is not None or Path(path).suffix == ".toml" else WORLDS / f"{path}.toml"
+    text, tree = _read(place, path) if tree is None else ("", copy.deepcopy(tree))
     environment = dict(os.environ) if environment is None else environment
     origins: dict[str, str] = {}  # where a value came from that is not in the file
     for name, value in sorted(environment.items()):
@@ -286,6 +279,21 @@ def load_world(
         return World.model_validate(tree)
     except ValidationError as error:
         raise UserError(_explain(error, place, text, origins)) from None
+
+
+def _read(place: Path, path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The text of a world's file and its sections."""
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        names = ", ".join(sorted(p.stem for p in WORLDS.glob("*.toml")))
+        raise UserError(
+            f"world {str(path)!r} cannot be read. Give the path of a .toml file or one of: {names}."
+        ) from None
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
 
 
 def parse_override(text: str) -> tuple[str, str]:

@@ -42,7 +42,9 @@ export function Actions({ state, refused }: { state: State; refused: boolean }) 
     }
   };
 
-  const approve = () => void ask("approve", "approve", { digest: challenger });
+  // Against the gate only after the dialog, which is the reason that is kept.
+  const override = refused ? { override: "confirmed in the console" } : {};
+  const approve = () => void ask("approve", "approve", { digest: challenger, ...override });
   const askBack = (verb: "approve" | "rollback") => {
     setDoubt(verb);
     dialog.current?.showModal();

@@ -146,6 +146,13 @@ def add_lora(
             f"Use some of {', '.join(known)}."
         )
     chosen = [(parent, name, child) for parent, name, child in linears if name in targets]
+    for _, name, child in chosen:
+        narrow = min(child.in_features, child.out_features)
+        if rank > narrow:
+            raise UserError(
+                f"adapt.rank = {rank} is above {narrow}, the narrower side of layer {name!r} "
+                f"({child.in_features} → {child.out_features}): more learns nothing more. Use {narrow} or less."
+            )
     owners = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
     for _, name, child in chosen:
         if isinstance(child, nn.Linear) and sum(parameter is child.weight for parameter in owners) > 1:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from oliveira import __version__
-from oliveira.cli import adapt, catalogue, formulas, inspect, keys, life, models
+from oliveira import __version__, terminal
+from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
 
@@ -37,6 +35,7 @@ app.command()(models.export)
 app.command()(models.serve)
 app.command()(models.predict)
 app.command()(catalogue.reproduce)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(keys.app, name="keys")
 app.add_typer(formulas.app, name="formulas")
 
@@ -58,11 +57,13 @@ def _options(
 
 def main() -> None:
     """Runs a command. What a user can cause is one sentence on stderr and an exit code, never a traceback."""
+    terminal.set_up()
     try:
-        app()
+        with terminal.checked_output():
+            app()
     except OliveiraError as error:
         if str(error):
-            print(f"oliveira: {error}", file=sys.stderr)
+            terminal.say_error(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

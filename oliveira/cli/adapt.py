@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
+from oliveira.errors import OliveiraError, UserError
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 
@@ -18,13 +19,16 @@ def adapt(
     name: Annotated[str, typer.Argument(help="What clients will send as `model`.")],
     texts: Annotated[Path, typer.Argument(help="Folder of .txt, .md and .jsonl files; a tenth of them is held out.")],
     artifact: Annotated[str, typer.Option(help="Folder of an artifact or run, champion, or TASK/MODEL.")] = "champion",
-    rank: Annotated[int, typer.Option(help="Of the thin matrices.", min=1)] = 16,
+    rank: Annotated[int, typer.Option(help="Of the thin matrices; at most the model's narrowest side.", min=1)] = 16,
     alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank.", min=0.0)] = 32.0,
-    steps: Annotated[int, typer.Option(min=1)] = 100,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="Updates of the thin matrices.", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="Windows of text in an update.", min=1)] = 8,
+    max_len: Annotated[int, typer.Option(help="Tokens of a window; 0 = the model's.", min=0)] = 0,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Same seed, same bits.", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="0 = all cores.", min=0)] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the name from the adapter that has it.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Also an adapter that is worse than the model alone.")] = False,
     home: Home = DEFAULT_HOME,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
     as_json: AsJson = False,
@@ -36,7 +40,6 @@ def adapt(
     oliveira adapt ana my-texts --steps 300 --rank 8 --artifact champion
     """
     from oliveira.artifact import open_artifact
-    from oliveira.errors import UserError
     from oliveira.lifecycle.own_adapter import make_adapter
     from oliveira.training.loop import Progress
     from oliveira.world import AdaptSection
@@ -59,16 +62,25 @@ def adapt(
             section,
             seed=seed,
             n_threads=threads,
+            max_len=max_len,
+            replace=replace,
+            keep=keep,
             on_progress=show,
-            should_stop=Stop(),
+            should_stop=Stop(within=1.0),
         )
     if as_json:
         print(json.dumps(found, indent=2))
-        return
-    bits, kept = found["bits_per_byte"], found["documents"]["held_out"]
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{name}: {bits['before']:.3f} → {bits['after']:.3f} bits per byte on {kept} held-out document(s), "
-        f'{found["bytes"] / 1e6:.1f} MB\n{home / "adapters" / name}\nnext: send "model": "{name}" to the server',
-        markup=False,
-    )
+    elif found["active"]:
+        text = f'{home / "adapters" / name}, {found["bytes"] / 1e6:.1f} MB\nnext: send "model": "{name}" to the server'
+        Console(highlight=False, soft_wrap=True).print(f"{name}: {_measured(found)}\n{text}", markup=False)
+    if not found["active"]:
+        raise OliveiraError(
+            f"{name} is worse than the model without it: {_measured(found)}. It is not kept. "
+            "Add text, or train less (--lr, --steps); the same command with --keep takes it all the same."
+        )
+
+
+def _measured(found: dict[str, Any]) -> str:
+    bits, documents = found["bits_per_byte"], found["documents"]
+    text = f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"
+    return text + (f", {documents['duplicates']} that repeated others left out" if documents["duplicates"] else "")

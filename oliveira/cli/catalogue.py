@@ -12,6 +12,8 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 
+READMES = [Path("README.md"), Path("README.pt-BR.md")]
+
 
 def list_models(
     task: Annotated[str, typer.Option(help="Only the models that fit this task; `?` lists the tasks.")] = "",
@@ -94,27 +96,45 @@ def sources(as_json: AsJson = False) -> None:
 def reproduce(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; `list` shows them, `all` runs them.")],
     home: Home = DEFAULT_HOME,
-    write: Annotated[bool, typer.Option("--write", help="Store the result in results/.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Store the result in results/; needs a clean commit.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Only results that are not of the code at hand.")] = False,
 ) -> None:
-    """Runs a recipe again and shows its number beside the stored one.
+    """Runs a recipe again and shows its number beside the stored one; fails when they differ by more than the band.
 
     oliveira reproduce list
 
     oliveira reproduce forecast-lstm
     """
+    from oliveira import recipes
     from oliveira.lifecycle.process import Stop
-    from oliveira.recipes import reproduce as run
+    from oliveira.reproduction import reproduce_all
 
-    run(recipe, home.absolute(), write=write, should_stop=Stop())
+    if recipe == "list":
+        console = Console(highlight=False, soft_wrap=True)
+        for name in recipes.names():
+            found = recipes.stored(name)
+            value = f"{found['metric']['mean']:.4g} {found['metric']['name']}" if found else "no result yet"
+            console.print(f"{name:<28} {value:<28} {recipes.load(name)['title']}", markup=False)
+        return
+    wanted = recipes.names() if recipe == "all" else [recipe]
+    reproduce_all(wanted, home.absolute(), write=write, stale=stale, should_stop=Stop(within=1.0))
 
 
 def pages(
-    output: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs/models"),
+    output: Annotated[Path, typer.Option(help="Folder of the models' pages.")] = Path("docs/models"),
+    comparisons: Annotated[Path, typer.Option(help="Folder of the comparisons.")] = Path("docs/comparisons"),
+    readme: Annotated[list[Path], typer.Option(help="Texts that quote results.")] = READMES,
 ) -> None:
-    """Writes a page for each model from its docstring, config and stored results.
+    """Writes all text that quotes figures from the stored results: models, comparisons, quotes in the READMEs.
 
     oliveira pages
     """
+    from oliveira.comparison_pages import write_comparisons
     from oliveira.model_pages import write_pages
+    from oliveira.quotes import write_quotes
 
     print(f"{len(write_pages(output))} pages in {output}")
+    print(f"{len(write_comparisons(comparisons))} pages in {comparisons}")
+    for path in readme:
+        if path.is_file():
+            print(f"{write_quotes(path)} results quoted in {path}")

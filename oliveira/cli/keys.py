@@ -45,16 +45,21 @@ def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     table = Table("id", "name", "scopes", "created", "state")
     for key in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created))
-        table.add_row(key.id, key.name, " ".join(key.scopes), when, "revoked" if key.revoked else "good")
+        table.add_row(key.id, key.name, " ".join(key.scopes), when, _state(key.revoked))
     Console().print(table)
+
+
+def _state(revoked: float | None) -> str:
+    return "good" if revoked is None else f"revoked {time.strftime('%Y-%m-%d %H:%M', time.localtime(revoked))}"
 
 
 @app.command()
 def revoke(
-    number: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `keys list` shows it.")],
+    numbers: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of keys, as `keys list` shows them.")],
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Makes a key worthless within a second, without a restart."""
+    """Makes keys worthless within a second, without a restart. Until then they are good, also over restarts."""
     with Ledger(home.absolute()) as ledger:
-        ledger.revoke_key(number)
-    print(f"key {number} is revoked")
+        for number in numbers:
+            ledger.revoke_key(number)
+            print(f"key {number} is revoked")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
-from oliveira.errors import OliveiraError, UserError
+from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
+from oliveira.lifecycle.asking import ask
 from oliveira.lifecycle.flow import FLOW, mermaid
 from oliveira.lifecycle.once import live_once
-from oliveira.lifecycle.process import Stop, is_held
+from oliveira.lifecycle.overview import overview, overview_lines
+from oliveira.lifecycle.process import Stop
+from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.up import House, check_home, snippet
-from oliveira.world import load_world, parse_override
+from oliveira.world import parse_override
 
 Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.")]
 
@@ -26,8 +32,12 @@ Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.
 def up(
     home: Home = DEFAULT_HOME,
     world: Annotated[
-        str, typer.Option(help="Name of a world, or path of a .toml file.", envvar="OLIVEIRA_WORLD")
-    ] = "default",
+        str,
+        typer.Option(
+            help="Name of a world, or path of a .toml file; left out: the home's own, else default.",
+            envvar="OLIVEIRA_WORLD",
+        ),
+    ] = "",
     text: Annotated[str, typer.Option(help="Your own folder of .txt, .md or .jsonl as the base domain.")] = "",
     port: Annotated[
         int,
@@ -43,6 +53,8 @@ def up(
 ) -> None:
     """Takes text to a model that is served, watched and retrained. Finished stages are reused.
 
+    A home goes on with the text and world it was made with; others are asked for, or set with --set.
+
     oliveira up
 
     oliveira up --text my-texts --home my-home --port 0
@@ -50,19 +62,24 @@ def up(
     oliveira up --once --json life.json
     """
     overrides = dict(parse_override(item) for item in set_ or [])
-    if text:
-        overrides["data.base"] = json.dumps(f"path:{Path(text).expanduser().absolute()}")
-    if once:
-        overrides.setdefault("update.cool_down", "0.0")
     if json_ and not once:
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
-    loaded = load_world(world, overrides)
+    home = check_home(home)
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
+    chosen = choose(home, Asked(world, text, overrides), typer.confirm if asks else None)
+    planned = fitted(chosen)
     if print_world:
-        print(json.dumps(loaded.model_dump(), indent=2))
+        print(json.dumps(planned.world.model_dump(), indent=2))
         return
+    loaded = planned.world
+    if once and "update.cool_down" not in chosen.explicit:
+        loaded = loaded.model_copy(update={"update": loaded.update.model_copy(update={"cool_down": 0.0})})
     console, stop = Console(highlight=False, soft_wrap=True), Stop()
+    if planned.note and not quiet:
+        console.print(f"planned    {planned.note}", markup=False)
     started = time.monotonic()
-    with House(check_home(home), loaded, port=port, quiet=quiet) as house:
+    with House(home, loaded, port=port, quiet=quiet) as house:
+        remember(home, chosen)
         console.print(f"console    {house.console}", markup=False)
         if not house.wait_until_ready(stop):
             return
@@ -128,27 +145,25 @@ def status(
     oliveira status --mermaid
     """
     with open_ledger(home) as ledger:
-        rows = {row.name: row for row in ledger.life()}
-        aliases, serving = ledger.aliases(), ledger.setting("serving")
-    if as_mermaid:
-        print(mermaid({name: row.state for name, row in rows.items()}))
-        return
-    running = is_held(home.absolute(), "up")
+        if as_mermaid:
+            print(mermaid({row.name: row.state for row in ledger.life()}))
+            return
+        found = overview(ledger)
     if as_json:
-        stages = {name: {"state": row.state, "seconds": row.seconds, **row.outputs} for name, row in rows.items()}
-        print(json.dumps({"running": running, "stages": stages, "aliases": aliases, "serving": serving}, indent=2))
+        print(json.dumps(found, indent=2))
         return
     table = Table("stage", "state", "seconds", "result")
     for name in FLOW:
-        row = rows.get(name)
-        seconds = f"{row.seconds:.1f}" if row and row.seconds is not None else ""
-        result = (row.message or ", ".join(f"{k} {_short(v)}" for k, v in list(row.outputs.items())[:3])) if row else ""
-        table.add_row(name, row.state if row else "waiting", seconds, result)
-    console = Console()
+        row = found["stages"].get(name, {"state": "waiting"})
+        result = row.get("message") or ", ".join(
+            f"{k} {_short(v)}" for k, v in list(row.get("outputs", {}).items())[:3]
+        )
+        seconds = row.get("seconds")
+        table.add_row(name, row["state"], "" if seconds is None else f"{seconds:.1f}", result)
+    console = Console(highlight=False)
     console.print(table)
-    for name, digest in aliases.items():
-        console.print(f"{name:<10} {digest[:12]}", highlight=False)
-    console.print(f"{'program':<10} {'running' if running else 'stopped'}", highlight=False)
+    for name, text in overview_lines(found):
+        console.print(f"{name:<10} {text}", markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
@@ -203,7 +218,7 @@ def rollback(
     home: Home = DEFAULT_HOME,
     reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "by hand",
 ) -> None:
-    """Serves the previous artifact again.
+    """Serves the previous artifact again; once more goes one further back.
 
     oliveira rollback
 
@@ -213,10 +228,20 @@ def rollback(
 
 
 def approve(
-    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "", home: Home = DEFAULT_HOME
+    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "",
+    override: Annotated[
+        str, typer.Option(help="Why one that the gate rejected is taken all the same; kept with the decision.")
+    ] = "",
+    home: Home = DEFAULT_HOME,
 ) -> None:
-    """Promotes the challenger that waits for a person."""
-    _ask(home, "approve", {"digest": digest} if digest else {})
+    """Promotes the challenger that waits for a person.
+
+    oliveira approve
+
+    oliveira approve --override "the new domain matters more"
+    """
+    args = {"digest": digest} if digest else {}
+    _ask(home, "approve", args | ({"override": override} if override else {}))
 
 
 def reject(
@@ -227,12 +252,12 @@ def reject(
 
 
 def retrain(home: Home = DEFAULT_HOME) -> None:
-    """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`."""
-    _ask(home, "retrain", {"trigger": "by hand"}, patience=3600.0)
+    """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`. Ctrl-C ends it."""
+    _ask(home, "retrain", {"trigger": "by hand"})
 
 
 def pause(home: Home = DEFAULT_HOME) -> None:
-    """No retraining until `oliveira resume`; serving goes on."""
+    """No retraining until `oliveira resume`, and a running one ends; serving goes on."""
     _ask(home, "pause", {})
 
 
@@ -241,33 +266,30 @@ def resume(home: Home = DEFAULT_HOME) -> None:
     _ask(home, "resume", {})
 
 
-def _ask(home: Path, kind: str, args: dict[str, Any], patience: float = 60.0) -> None:
+def _ask(home: Path, kind: str, args: dict[str, Any]) -> None:
     """Leaves a wish in the ledger and waits for the loop to act on it; without a running loop it acts itself."""
-    with open_ledger(home) as ledger:
-        number = ledger.wish(kind, args, "command line")
-        if not is_held(home.absolute(), "loop"):
-            _act_alone(home.absolute(), ledger, kind)
-        end = time.monotonic() + patience
-        while (wish := ledger.get_wish(number)) is not None and wish.state == "pending":
-            if time.monotonic() > end:
-                raise OliveiraError(
-                    f"{kind} was asked for (wish {number}) but not done within {patience:.0f} s. See `oliveira status`."
-                )
-            time.sleep(0.1)
-        assert wish is not None
-        if wish.state == "failed":
-            raise UserError(str((wish.result or {}).get("error") or (wish.result or {}).get("reason")))
+    with open_ledger(home) as ledger, Reporter(console=Console(stderr=True, highlight=False)) as report:
+        wish = ask(ledger, kind, args, show=_retraining_shown(report))
+    if wish.state == "done":
         print(json.dumps(wish.result, indent=2))
+    else:
+        print(f"{kind} goes on; `oliveira status` shows how far it is, `oliveira history` what the gate will say.")
 
 
-def _act_alone(home: Path, ledger: Any, kind: str) -> None:
-    from oliveira.lifecycle.loop import Loop
-    from oliveira.world import World
+def _retraining_shown(report: Reporter) -> Callable[[dict[str, Any] | None], None]:
+    phase = ""
 
-    if kind == "retrain":
-        raise UserError("retrain needs a running `oliveira up` in this home. Start it, then ask again.")
-    world = World.model_validate_json((home / "world.json").read_bytes())
-    Loop(home, world, ledger).grant_all()
+    def show(running: dict[str, Any] | None) -> None:
+        nonlocal phase
+        if running is None:
+            return
+        if running["phase"] != phase:
+            phase = running["phase"]
+            report.begin(f"retraining, {phase}")
+        if "steps" in running:
+            report.progress(running["step"] / running["steps"], f"loss {running['loss']:.3f}")
+
+    return show
 
 
 def prometheus_config(

@@ -66,7 +66,7 @@ def train(
             home=home,
             say=report.say,
             on_progress=lambda p: report.progress(p.step / p.steps, f"loss {p.loss:.4f}"),
-            should_stop=Stop(),
+            should_stop=Stop(within=1.0),
             fresh=not resume,
             **parse_values(values or []),
         )
@@ -117,7 +117,7 @@ def compare(
             home=home,
             folder=write,
             report=report,
-            should_stop=Stop(),
+            should_stop=Stop(within=1.0),
             values=_values_by_model(models, set_ or []),
         )
     print(json.dumps(made.result, indent=2) if as_json else made.text)

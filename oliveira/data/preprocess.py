@@ -141,14 +141,20 @@ def _open(path: Path) -> tuple[Sequence[Document], int]:
     documents = _Cleaned(DocumentFile(path))
     if len(documents) >= FEW_DOCUMENTS:
         return documents, 0
-    whole = list(documents)
+    parts = sections(list(documents))
+    return parts, len(parts)
+
+
+def sections(whole: Sequence[Document]) -> Sequence[Document]:
+    """Fewer than FEW_DOCUMENTS cleaned documents are cut into about SECTIONS parts; more stay what they are."""
+    if len(whole) >= FEW_DOCUMENTS:
+        return whole
     size = max(_MIN_SECTION, sum(len(document.text) for document in whole) // SECTIONS)
-    parts = [
+    return [
         Document(f"{document.name} §{number}", clean(text))
         for document in whole
         for number, text in enumerate(cut([document.text], size), 1)
     ]
-    return parts, len(parts)
 
 
 def _read_all(source: Sequence[Document], min_chars: int, progress: Progress) -> _Read:

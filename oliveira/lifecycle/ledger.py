@@ -1,8 +1,5 @@
 """The ledger: the one durable store of stages, runs, artifacts, aliases, decisions, wishes and keys.
 
-SQLite through apsw in WAL mode with `synchronous=FULL`: what a method returned survives `kill -9` and power loss. The
-SQLite that Python links has the WAL-reset race before 3.51.3 (sqlite.org/changes), so an old library is refused.
-
 Processes meet only here: the front writes a wish, the loop acts on it and writes what happened.
 """
 
@@ -13,136 +10,28 @@ import hmac
 import json
 import math
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
-
-from oliveira.errors import CorruptError, DiskError, OliveiraError, UserError
-from oliveira.files import explain_disk, make_folder
+from oliveira.errors import OliveiraError, UserError
 from oliveira.lifecycle.rows import ArtifactRow, Decision, Key, StageRow, Wish
-from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
+from oliveira.lifecycle.store import dump
+from oliveira.lifecycle.wishes import Wishes
 
 __all__ = ["ArtifactRow", "Decision", "Key", "Ledger", "StageRow", "Wish"]
 
-LIFE = "stages"  # setting: name → key of each stage of the life in force
-FIRST_SAFE_SQLITE = (3, 51, 3)
-_PATIENCE = 30  # seconds a writer waits for another
+# Settings
+LIFE = "stages"  # name → key of each stage of the life in force
+PAUSED = "paused"  # whether a person wants no retraining
+ADDRESS = "address"  # of the front that `oliveira up` started last
+RETRAINING = "retraining"  # what the running one is at, or None
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What SQLite reports about the disk, as a sentence."""
-    try:
-        yield
-    except apsw.FullError as error:
-        raise DiskError(
-            f"no space left for {path}. Free some space and start again: what was acknowledged is kept."
-        ) from error
-    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError, apsw.IOError) as error:
-        raise DiskError(
-            f"cannot write to {path}: {error}. Mend the disk, or choose a folder you may write to with --home."
-        ) from error
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise CorruptError(
-            f"{path} is damaged ({error}). Restore a backup of it, or start with another --home."
-        ) from error
-    except apsw.BusyError as error:
-        raise DiskError(
-            f"another process has kept {path} locked for {_PATIENCE} s. "
-            "Stop it (`oliveira status` names it) and try again."
-        ) from error
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
-
-
-class Ledger:
+class Ledger(Wishes):
     """One connection, safe to share between threads. Every process opens its own.
 
     `home` is the folder of the ledger; artifact paths are stored relative to it, so that a home can be moved.
     """
-
-    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
-        version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-        if version < FIRST_SAFE_SQLITE:
-            raise UserError(
-                f"SQLite {apsw.sqlite_lib_version()} can lose committed pages in WAL mode. Install apsw >= 3.53."
-            )
-        self.home = home
-        self.clock = clock
-        self._lock = threading.RLock()
-        self.path = home / "ledger.sqlite"
-        with explain_disk(home):
-            make_folder(home)
-        with _explained(self.path):
-            self._connection = apsw.Connection(str(self.path))
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._connection.set_busy_timeout(int(_PATIENCE * 1000))
-        # One by one: of several statements in one `execute`, those after the first that gives a row do not run.
-        for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
-            self._connection.pragma(name, value)
-            if self._connection.pragma(name) != value:
-                raise DiskError(f"{self.path} refuses {name} = {value}. Put --home on a local disk.")
-        self._connection.pragma("journal_size_limit", 64 << 20)
-        with self._transaction():
-            found = self._connection.pragma("user_version")
-            if found == 0:
-                self._connection.execute(TABLES)
-                self._connection.pragma("user_version", SCHEMA_VERSION)
-            elif found != SCHEMA_VERSION:
-                raise UserError(
-                    f"{self.path} has schema {found}, this program knows {SCHEMA_VERSION}. "
-                    "Use the version of Oliveira that wrote it, or another --home."
-                )
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, _explained(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock, _explained(self.path):
-            return list(self._connection.execute(sql, values))
-
-    def version(self) -> int:
-        """Changes whenever another process has committed."""
-        with self._lock, _explained(self.path):
-            return int(self._connection.pragma("data_version"))
-
-    def check(self) -> bool:
-        """Whether every page of the file is what SQLite wrote."""
-        try:
-            return self._rows("PRAGMA quick_check")[0][0] == "ok"
-        except CorruptError:
-            return False
 
     # Stages -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +61,7 @@ class Ledger:
 
     def begin_stage(self, key: str, name: str, config: dict[str, Any], inputs: dict[str, str], owner: str) -> None:
         """Marks a stage running. The caller holds the lock of the home, so a running row is a dead process's."""
-        with self._transaction():
+        with self.transaction():
             row = self.stage(key)
             if row is not None and row.state == "done":
                 raise OliveiraError(f"stage {name} ({key[:12]}) is done already")
@@ -181,21 +70,21 @@ class Ledger:
                 "ON CONFLICT (key) DO UPDATE SET "
                 "state = 'running', owner = excluded.owner, started = excluded.started, "
                 "finished = NULL, seconds = NULL, message = NULL, attempts = attempts + 1",
-                (key, name, _dump(config), _dump(inputs), owner, self.clock()),
+                (key, name, dump(config), dump(inputs), owner, self.clock()),
             )
 
     def finish_stage(self, key: str, digest: str, outputs: dict[str, Any], seconds: float) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "UPDATE stage SET state = 'done', digest = ?, outputs = ?, finished = ?, seconds = ?, message = NULL "
                 "WHERE key = ? AND state = 'running'",
-                (digest, _dump(outputs), self.clock(), seconds, key),
+                (digest, dump(outputs), self.clock(), seconds, key),
             )
             if self._connection.changes() != 1:
                 raise OliveiraError(f"stage {key[:12]} is not running")
 
     def fail_stage(self, key: str, message: str) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "UPDATE stage SET state = 'failed', message = ?, finished = ? WHERE key = ? AND state = 'running'",
                 (message, self.clock(), key),
@@ -203,24 +92,24 @@ class Ledger:
 
     def forget_stage(self, key: str) -> None:
         """Its output is gone or damaged: it will be run again."""
-        with self._transaction():
+        with self.transaction():
             self._connection.execute("DELETE FROM stage WHERE key = ?", (key,))
 
     # Runs and artifacts -------------------------------------------------------------------------------------------
 
     def begin_run(self, run: str, kind: str, config: dict[str, Any], folder: str, stage_key: str | None = None) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "INSERT INTO run (id, stage_key, kind, config, folder, state, started) VALUES (?,?,?,?,?,'running',?) "
                 "ON CONFLICT (id) DO UPDATE SET state = 'running'",
-                (run, stage_key, kind, _dump(config), folder, self.clock()),
+                (run, stage_key, kind, dump(config), folder, self.clock()),
             )
 
     def finish_run(self, run: str, state: str, metrics: dict[str, Any]) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "UPDATE run SET state = ?, metrics = ?, finished = ? WHERE id = ?",
-                (state, _dump(metrics), self.clock(), run),
+                (state, dump(metrics), self.clock(), run),
             )
             if self._connection.changes() != 1:
                 raise OliveiraError(f"run {run} is not in the ledger")
@@ -240,15 +129,15 @@ class Ledger:
         self, digest: str, kind: str, path: Path, lineage: dict[str, Any], metrics: dict[str, Any]
     ) -> None:
         """Idempotent: the digest names the content. `path` lies below the home and is complete on disk."""
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "INSERT INTO artifact VALUES (?,?,?,?,?,?) ON CONFLICT (digest) DO UPDATE SET path = excluded.path",
                 (
                     digest,
                     kind,
                     path.relative_to(self.home).as_posix(),
-                    _dump(lineage),
-                    _dump(metrics),
+                    dump(lineage),
+                    dump(metrics),
                     self.clock(),
                 ),
             )
@@ -293,12 +182,12 @@ class Ledger:
     ) -> int:
         self._connection.execute(
             "INSERT INTO decision (time, kind, verdict, digest, previous, actor, numbers) VALUES (?,?,?,?,?,?,?)",
-            (self.clock(), kind, verdict, digest, previous, actor, _dump(numbers)),
+            (self.clock(), kind, verdict, digest, previous, actor, dump(numbers)),
         )
         return self._connection.last_insert_rowid()
 
     def set_challenger(self, digest: str | None) -> None:
-        with self._transaction():
+        with self.transaction():
             self._require(digest)
             self._point("challenger", digest)
 
@@ -308,31 +197,57 @@ class Ledger:
 
     def decide(self, kind: str, verdict: str, *, digest: str | None, actor: str, numbers: dict[str, Any]) -> int:
         """Records a decision that moves no alias (a rejection, a failed swap)."""
-        with self._transaction():
+        with self.transaction():
             return self._decide(kind, verdict, digest, self.alias("champion"), actor, numbers)
 
     def promote(self, digest: str, *, actor: str, numbers: dict[str, Any], kind: str = "promote") -> int:
         """champion := digest, previous := old champion, challenger cleared if it is this one; one transaction."""
-        with self._transaction():
+        with self.transaction():
             self._require(digest)
             old = self.alias("champion")
-            if old is not None and old != digest:
-                self._point("previous", old)
             self._point("champion", digest)
             if self.alias("challenger") == digest:
                 self._point("challenger", None)
-            return self._decide(kind, "promoted", digest, old, actor, numbers)
+            number = self._decide(kind, "promoted", digest, old, actor, numbers)
+            self._point("previous", self._below_top())
+            return number
 
     def rollback(self, *, actor: str, reason: str) -> str:
-        """champion ↔ previous in one transaction. Returns the digest that is champion again."""
-        with self._transaction():
-            previous, old = self.alias("previous"), self.alias("champion")
+        """champion := previous, previous := the one before that. Returns the digest that is champion again.
+
+        What was rolled back is not `previous`: a second rollback goes one further back, or says that nothing is older.
+        """
+        with self.transaction():
+            previous, old = self._below_top(), self.alias("champion")
             if previous is None:
-                raise UserError("there is no previous model to roll back to. `oliveira history` shows what was served.")
+                raise UserError(
+                    "there is no previous model to roll back to: nothing older was served, or it was rolled back. "
+                    "`oliveira history` shows what was, `oliveira swap` serves any of it."
+                )
             self._point("champion", previous)
-            self._point("previous", old)
             self._decide("rollback", "rolled back", previous, old, actor, {"reason": reason})
+            self._point("previous", self._below_top())
             return previous
+
+    def _below_top(self) -> str | None:
+        """What was served before the champion and never rolled back since, by the decisions."""
+        served: list[str] = []
+        moves = self._rows(
+            "SELECT digest, previous, verdict FROM decision WHERE verdict IN ('promoted', 'rolled back') ORDER BY id"
+        )
+        for digest, previous, verdict in moves:
+            gone = {digest, previous} if verdict == "rolled back" else {digest}
+            served = [*(other for other in served if other not in gone), digest]
+        return served[-2] if len(served) > 1 else None
+
+    def gate_verdict(self, digest: str) -> Decision | None:
+        """What the gate last said of an artifact."""
+        rows = self._rows(
+            "SELECT id, time, kind, verdict, digest, previous, actor, numbers FROM decision "
+            "WHERE digest = ? AND actor = 'gate' ORDER BY id DESC LIMIT 1",
+            digest,
+        )
+        return self._to_decision(rows[0]) if rows else None
 
     def decisions(self, limit: int = 100) -> list[Decision]:
         """Newest first."""
@@ -346,47 +261,12 @@ class Ledger:
     def _to_decision(row: tuple[Any, ...]) -> Decision:
         return Decision(row[0], row[1], row[2], row[3], row[4], row[5], row[6], json.loads(row[7]))
 
-    # Wishes -------------------------------------------------------------------------------------------------------
-
-    def wish(self, kind: str, args: dict[str, Any], actor: str) -> int:
-        with self._transaction():
-            self._connection.execute(
-                "INSERT INTO wish (time, kind, args, actor, state) VALUES (?,?,?,?,'pending')",
-                (self.clock(), kind, _dump(args), actor),
-            )
-            return self._connection.last_insert_rowid()
-
-    def pending_wishes(self, *kinds: str) -> list[Wish]:
-        marks = ",".join("?" * len(kinds))
-        where = f"AND kind IN ({marks})" if kinds else ""
-        rows = self._rows(
-            f"SELECT id, time, kind, args, actor, state, result FROM wish WHERE state = 'pending' {where} ORDER BY id",
-            *kinds,
-        )
-        return [self._to_wish(row) for row in rows]
-
-    def get_wish(self, number: int) -> Wish | None:
-        rows = self._rows("SELECT id, time, kind, args, actor, state, result FROM wish WHERE id = ?", number)
-        return self._to_wish(rows[0]) if rows else None
-
-    def finish_wish(self, number: int, state: str, result: dict[str, Any]) -> None:
-        with self._transaction():
-            self._connection.execute(
-                "UPDATE wish SET state = ?, result = ? WHERE id = ?", (state, _dump(result), number)
-            )
-            if self._connection.changes() != 1:
-                raise OliveiraError(f"wish {number} is not in the ledger")
-
-    @staticmethod
-    def _to_wish(row: tuple[Any, ...]) -> Wish:
-        return Wish(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], json.loads(row[6]) if row[6] else None)
-
     # Keys ---------------------------------------------------------------------------------------------------------
 
     def add_key(self, name: str, scopes: tuple[str, ...]) -> str:
         """Returns the secret, which is stored only as a salted hash and shown once. Scopes: `use`, `admin`."""
         number, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "INSERT INTO api_key VALUES (?,?,?,?,?,?,NULL)",
                 (number, name, " ".join(scopes), salt, _hash(salt, secret), self.clock()),
@@ -410,7 +290,7 @@ class Ledger:
         return [Key(row[0], row[1], tuple(row[2].split()), row[3], row[4]) for row in rows]
 
     def revoke_key(self, number: str) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "UPDATE api_key SET revoked = ? WHERE id = ? AND revoked IS NULL", (self.clock(), number)
             )
@@ -425,8 +305,8 @@ class Ledger:
         NaN takes the gauge away: SQLite cannot hold it, and an absent series is how Prometheus says "unknown".
         """
         now = self.clock()
-        rows = [(name, _dump(dict(labels)), float(value)) for (name, labels), value in values.items()]
-        with self._transaction():
+        rows = [(name, dump(dict(labels)), float(value)) for (name, labels), value in values.items()]
+        with self.transaction():
             self._connection.executemany(
                 "INSERT INTO gauge VALUES (?,?,?,?) "
                 "ON CONFLICT (name, labels) DO UPDATE SET value = excluded.value, time = excluded.time",
@@ -442,9 +322,9 @@ class Ledger:
         return [(name, json.loads(labels), value, when) for name, labels, value, when in rows]
 
     def event(self, kind: str, data: dict[str, Any]) -> int:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
-                "INSERT INTO event (time, kind, data) VALUES (?,?,?)", (self.clock(), kind, _dump(data))
+                "INSERT INTO event (time, kind, data) VALUES (?,?,?)", (self.clock(), kind, dump(data))
             )
             return self._connection.last_insert_rowid()
 
@@ -468,10 +348,10 @@ class Ledger:
         return json.loads(rows[0][0]) if rows else default
 
     def set_setting(self, name: str, value: Any) -> None:
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 "INSERT INTO setting VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                (name, _dump(value)),
+                (name, dump(value)),
             )
 
 

@@ -11,20 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from oliveira import artifact
-from oliveira.errors import CorruptError, Interrupted, OliveiraError
+from oliveira import terminal
+from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import sweep_temporary
 from oliveira.lifecycle.deploy import deploy
-from oliveira.lifecycle.ledger import Ledger, Wish
+from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
 from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.process import Stop, holder
+from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.verbs import check_not_paused, grant
 from oliveira.lifecycle.watch import Watch
 from oliveira.world import World
 
-PAUSED = "paused"
+GRACE = 1.5  # seconds a retraining gets to save what it has learnt; it may be killed anywhere
 
 
 class Loop:
@@ -37,12 +37,16 @@ class Loop:
             if row["kind"] == "update" and row["state"] == "running":
                 ledger.finish_run(row["id"], "failed", {})
         self.retraining: subprocess.Popen[bytes] | None = None
-        self._wish: Wish | None = None
-        self._last_update = float(ledger.setting("last_update", 0.0))
+        self._wish: Wish | None = None  # what the retraining was started for
+        self._stopped = ""  # why it was told to end
+        ledger.set_setting(RETRAINING, None)
+        self._before = self._last_update = float(ledger.setting("last_update", 0.0))
 
     def turn(self) -> None:
         """One look at everything; takes milliseconds."""
         self.grant_all()
+        if self._wish is not None and not self.ledger.is_pending(self._wish.id):
+            self._stop_retraining("the wish for it was withdrawn.")
         self._collect_retraining()
         alarm = self.watch.look()
         if alarm and self.world.update.on_drift:
@@ -58,89 +62,42 @@ class Loop:
 
     def close(self) -> None:
         if self.retraining is not None:
-            self.retraining.terminate()
-            self.retraining.wait(10)
+            end(self.retraining, GRACE)
 
     def _grant(self, wish: Wish) -> None:
+        if wish.kind != "retrain":
+            grant(self.ledger, wish)
+            if wish.kind == "pause" and self.ledger.setting(PAUSED, False):
+                self._stop_retraining("retraining was paused: what it has learnt is kept for the next one.")
+            return
         try:
-            result = self._act(wish)
-        except OliveiraError as error:
+            check_not_paused(self.ledger)
+            if self.retraining is not None:
+                raise UserError("a retraining is running already; `oliveira status` shows how far it is.")
+        except UserError as error:
             self.ledger.finish_wish(wish.id, "failed", {"error": str(error)})
             return
-        if result is not None:
-            self.ledger.finish_wish(wish.id, "done", result)
+        if self.ledger.begin_wish(wish.id, {"running": True}):
+            self._wish = wish
+            self._start_retraining(str(wish.args.get("trigger", "by hand")), wish)
 
-    def _act(self, wish: Wish) -> dict[str, Any] | None:
-        """What came of it, or None when it goes on (a retraining)."""
-        match wish.kind:
-            case "swap" | "approve":
-                digest = self._whole(str(wish.args.get("digest") or self.ledger.alias("challenger") or ""))
-                self.ledger.promote(
-                    digest,
-                    actor=wish.actor,
-                    numbers={"reasons": [f"{wish.kind} by {wish.actor}"]},
-                    kind=wish.kind,
-                )
-                return {"champion": digest}
-            case "reject":
-                digest = self._find(str(wish.args.get("digest") or self.ledger.alias("challenger") or ""))
-                self.ledger.decide(
-                    "reject",
-                    "rejected",
-                    digest=digest,
-                    actor=wish.actor,
-                    numbers={"reasons": ["rejected by hand"]},
-                )
-                if self.ledger.alias("challenger") == digest:
-                    self.ledger.set_challenger(None)
-                return {"rejected": digest}
-            case "rollback":
-                previous = self.ledger.alias("previous")
-                if previous is not None:
-                    self._whole(previous)
-                return {
-                    "champion": self.ledger.rollback(actor=wish.actor, reason=str(wish.args.get("reason", "by hand")))
-                }
-            case "pause" | "resume":
-                self.ledger.set_setting(PAUSED, wish.kind == "pause")
-                return {"paused": wish.kind == "pause"}
-            case "retrain":
-                if self.retraining is not None:
-                    raise OliveiraError("a retraining is running already.")
-                self._start_retraining(str(wish.args.get("trigger", "by hand")))
-                self._wish = wish
-                return None
-        raise OliveiraError(f"wish {wish.kind!r} is unknown.")
-
-    def _find(self, digest: str) -> str:
-        """Full digest of an artifact named by its beginning."""
-        found = [row.digest for row in self.ledger.artifacts() if digest and row.digest.startswith(digest)]
-        if len(found) != 1:
-            raise OliveiraError(
-                f"artifact {digest or '(none)'} is not in the ledger. `oliveira history` lists those that are."
-            )
-        return found[0]
-
-    def _whole(self, digest: str) -> str:
-        """The same, verified byte by byte, before any alias points at it."""
-        row = self.ledger.artifact(self._find(digest))
-        assert row is not None
-        try:
-            artifact.open_artifact(row.path, row.digest)
-        except CorruptError as error:
-            self.ledger.decide("swap", "refused", digest=row.digest, actor="loop", numbers={"reasons": [str(error)]})
-            raise
-        return row.digest
+    def _stop_retraining(self, reason: str) -> None:
+        """Asks it to end; `_collect_retraining` sees it gone."""
+        if self.retraining is not None and not self._stopped:
+            self._stopped = reason
+            self.retraining.terminate()
 
     def _maybe_retrain(self, trigger: str) -> None:
         idle = self.retraining is None and not self.ledger.setting(PAUSED, False)
         if idle and time.time() - self._last_update >= self.world.update.cool_down and self.watch.enough_text():
             self._start_retraining(trigger)
 
-    def _start_retraining(self, trigger: str) -> None:
-        self._last_update = time.time()
+    def _start_retraining(self, trigger: str, wish: Wish | None = None) -> None:
+        self._before, self._last_update = self._last_update, time.time()
         self.ledger.set_setting("last_update", self._last_update)
+        self._stopped = ""
         self.ledger.event("update_started", {"trigger": trigger})
+        self.ledger.set_setting(RETRAINING, {"trigger": trigger, "started": self._last_update, "phase": "starting"})
         log = (self.home / "logs").joinpath("update.log").open("ab")
         with log:
             self.retraining = subprocess.Popen(
@@ -152,6 +109,7 @@ class Loop:
                     str(self.home),
                     "--trigger",
                     trigger,
+                    *(["--wish", str(wish.id)] if wish else []),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -166,9 +124,13 @@ class Loop:
         with self.retraining.stdout as pipe:
             said = pipe.read()
         code, self.retraining = self.retraining.returncode, None
+        self.ledger.set_setting(RETRAINING, None)
         try:
             result = json.loads(said)
         except ValueError:
+            if self._stopped:
+                self._end_stopped()
+                return
             failed = self.ledger.last_event("update_failed")
             known = failed is not None and failed["time"] >= self._last_update
             reason = failed["data"]["reason"] if failed and known else f"the process ended with code {code}"
@@ -180,6 +142,14 @@ class Loop:
             self.ledger.finish_wish(self._wish.id, "done" if code == 0 else "failed", result)
             self._wish = None
         self.watch.restart()
+
+    def _end_stopped(self) -> None:
+        """It ended because it was told to: no failure, and the drift that it was for is still unanswered."""
+        self._last_update = self._before
+        self.ledger.set_setting("last_update", self._last_update)
+        if self._wish is not None:
+            self.ledger.finish_wish(self._wish.id, "failed", {"error": self._stopped})
+            self._wish = None
 
     def _retrained(self, verdict: str) -> float:
         return next(
@@ -215,6 +185,7 @@ def run(home: Path, *, quiet: bool, stop: Stop) -> None:
 def main() -> None:
     import argparse
 
+    terminal.set_up()
     parser = argparse.ArgumentParser(description="Stages, drift and retraining; started by `oliveira up`.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--quiet", action="store_true")
@@ -223,10 +194,10 @@ def main() -> None:
     try:
         run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent))
     except Interrupted as error:
-        print(f"oliveira: {error}", file=sys.stderr)
+        terminal.say_error(str(error))
         raise SystemExit(0) from None
     except OliveiraError as error:
-        print(f"oliveira: {error}", file=sys.stderr)
+        terminal.say_error(str(error))
         raise SystemExit(error.exit_code) from None
 
 

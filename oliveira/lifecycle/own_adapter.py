@@ -6,7 +6,8 @@ adapter goes to HOME/adapters/NAME, whole or not at all; clients ask for it as `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,22 @@ import torch
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
 from oliveira.adaptation.lora import add_lora, block_layers, save_adapter
-from oliveira.artifact import Artifact
+from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
 from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.held_out import hold_out
 from oliveira.data.shards import token_row
-from oliveira.data.split import assign
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import CorruptError, UserError
-from oliveira.files import atomic_directory, sha256_file, sha256_json, write_json_atomic
+from oliveira.errors import CorruptError, Interrupted, UserError
+from oliveira.files import atomic_directory, sha256_json, write_json_atomic
 from oliveira.models.gpt import GPT
-from oliveira.serving.adapter_names import FOLDER, NAME
+from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
 from oliveira.training.seeds import seed_everything, threads
 from oliveira.world import AdaptSection, TrainSection
-
-HELD_OUT = 0.1  # of the documents, at least one
 
 
 def make_adapter(
@@ -44,72 +43,92 @@ def make_adapter(
     *,
     seed: int = 0,
     n_threads: int = 0,
+    max_len: int = 0,
+    replace: bool = False,
+    keep: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains and writes the adapter. Returns bits per byte of held-out documents before and after, and sizes.
+    """Trains the adapter and gives it its name, unless it is worse than the model without it.
 
-    Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
+    Returns bits per byte of held-out documents before and after, sizes, and whether it is `active`: a worse one is only
+    with `keep` (asked again with it, nothing is trained twice). `max_len`: tokens of a training window, 0 = the
+    model's. `replace`: a name that is taken is given to the new one. Interrupted, the same call goes on.
+    Raises `UserError` for a name, a text or a model that will not do.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(f"name {name!r} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.")
+    check_name(home, name, replace=replace)
     model = artifact.load_model()
     if not isinstance(model, GPT):
         raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
     if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
         dequantise_model(model)
+    window = max_len or model.config.max_len
+    if not 2 <= window <= model.config.max_len:
+        raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
     documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts).files)]
-    learned, held_out = _split([d for d in documents if d.text], seed, texts)
-    tokens, max_len = token_row((d.text for d in learned), tokenizer), model.config.max_len
-    if len(tokens) < max_len + 2:
-        raise UserError(f"{texts} gives {len(tokens)} tokens to learn from, one window needs {max_len + 2}. Add text.")
-    base = sha256_file(artifact.path / "model.safetensors")
-    key = sha256_json({"base": base, "texts": [d.text for d in learned], "adapt": section.model_dump(), "seed": seed})
+    split = hold_out([d for d in documents if d.text], seed, texts)
+    tokens = token_row((d.text for d in split.learned), tokenizer)
+    if len(tokens) < window + 2:
+        raise UserError(
+            f"{texts} gives {len(tokens)} tokens to learn from, one window needs {window + 2}. "
+            f"Add text, or give --max-len {max(2, len(tokens) - 2)} or less."
+        )
+    base = artifact.files[WEIGHTS]
+    learned = [d.text for d in split.learned]
+    key = sha256_json({"base": base, "texts": learned, "adapt": section.model_dump(), "seed": seed, "window": window})
     folder = home / "runs" / f"adapter-{key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with threads(n_threads):
-        before = _measure(model, tokenizer, held_out)
+    with threads(n_threads), _saying_what_is_saved(folder):
+        before = _measure(model, tokenizer, split.held_out)
         seed_everything(seed)
         add_lora(model, section.rank, section.alpha, section.targets or block_layers(model))
         job = Job(
-            batch=TokenBatches(tokens, max_len, section.batch_size, seed),
+            batch=TokenBatches(tokens, window, section.batch_size, seed),
             loss=next_token_loss(),
             d_model=model.config.d_model,
-            tokens_per_batch=section.batch_size * max_len,
+            tokens_per_batch=section.batch_size * window,
             on_progress=on_progress,
             should_stop=should_stop,
         )
         settings = section.training(TrainSection(), steps=section.steps, n_threads=n_threads)
         train(model.train(), job, settings, folder, seed=seed)
-        after = _measure(model.eval(), tokenizer, held_out)
+        after = _measure(model.eval(), tokenizer, split.held_out)
     numbers = {
         "name": name,
+        "active": keep or after < before,
         "base": artifact.digest,
         "bits_per_byte": {"before": before, "after": after},
-        "documents": {"learned": len(learned), "held_out": len(held_out)},
+        "documents": {
+            "learned": len(split.learned),
+            "held_out": len(split.held_out),
+            "duplicates": split.duplicates,
+        },
+        "leakage": split.leakage,
         "steps": section.steps,
+        "max_len": window,
         "seed": seed,
     }
+    if not numbers["active"]:
+        return numbers
     with atomic_directory(home / FOLDER / name) as out:
         save_adapter(out, model, base=base)
         numbers["bytes"] = (out / ADAPTER_WEIGHTS).stat().st_size
-        write_json_atomic(out / "made.json", numbers)
+        write_json_atomic(out / MADE, numbers)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return numbers
 
 
-def _split(documents: list[Document], seed: int, texts: Path) -> tuple[list[Document], list[Document]]:
-    if len(documents) < 2:
-        raise UserError(
-            f"{texts} holds {len(documents)} document with text: one must be held out to see what was learned. "
-            "Divide the text into several files."
-        )
-    split = assign({d.name: d.name for d in documents}, seed=seed, validation=HELD_OUT, test=0.0)
-    held_out = [d for d in documents if split[d.name] != "train"] or documents[-1:]
-    names = {d.name for d in held_out}
-    learned = [d for d in documents if d.name not in names]
-    return (learned, held_out) if learned else (documents[1:], documents[:1])
+@contextlib.contextmanager
+def _saying_what_is_saved(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        if (folder / CHECKPOINT).exists():
+            raise
+        raise Interrupted(
+            "stopped before the first checkpoint: nothing is kept, the same command begins anew."
+        ) from None
 
 
 @torch.no_grad()

@@ -6,25 +6,40 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from oliveira.errors import UserError
+from oliveira.errors import Interrupted, UserError
 from oliveira.files import explain_disk, make_folder
 
 
 class Stop:
-    """True once SIGTERM or SIGINT came, or the parent died (end of file on standard input)."""
+    """True once SIGTERM or SIGINT came, or the parent died (end of file on standard input).
 
-    def __init__(self, *, watch_parent: bool = False) -> None:
+    `within`: who does not look for so many seconds is interrupted where it stands; files are whole all the same.
+    """
+
+    def __init__(self, *, watch_parent: bool = False, within: float = 0.0) -> None:
         self._event = threading.Event()
+        self._within = within
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._event.set())
+            signal.signal(number, self._asked)
+        if within:
+            signal.signal(signal.SIGALRM, self._late)
         if watch_parent:
             threading.Thread(target=self._watch, daemon=True).start()
+
+    def _asked(self, *_: object) -> None:
+        self._event.set()
+        if self._within:
+            signal.setitimer(signal.ITIMER_REAL, self._within)
+
+    def _late(self, *_: object) -> None:
+        raise Interrupted("stopped at once: the same command goes on from the last checkpoint.")
 
     def _watch(self) -> None:
         while os.read(sys.stdin.fileno(), 1024):
@@ -32,10 +47,23 @@ class Stop:
         self._event.set()
 
     def __call__(self) -> bool:
-        return self._event.is_set()
+        asked = self._event.is_set()
+        if asked and self._within:  # it has been seen
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return asked
 
     def wait(self, seconds: float) -> bool:
         return self._event.wait(seconds)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Asks a child to end, and kills one that does not within so many seconds."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.lifecycle.pieces import pieces
-from oliveira.monitoring.calibration import CONVERSATION, MIN_BLOCKS, MIN_WINDOWS
+from oliveira.lifecycle.plan import needed_pieces, needed_tokens, piece_size
 from oliveira.monitoring.drift import Sample, build_reference
 from oliveira.training.loss import cross_entropy
 from oliveira.world import World
@@ -34,10 +34,13 @@ def score_texts(model: nn.Module, tokenizer: Tokenizer, texts: list[str], max_le
 
 def held_out_texts(data: Path) -> list[str]:
     """Up to MAX_SAMPLES pieces of the validation and test documents, in the order of the documents."""
-    texts: list[str] = []
-    for split in ("validation", "test"):
-        for line in (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-            texts += pieces(json.loads(line)["text"])
+    documents = [
+        json.loads(line)["text"]
+        for split in ("validation", "test")
+        for line in (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    size = piece_size(sum(map(len, documents)))
+    texts = [piece for text in documents for piece in pieces(text, size)]
     step = max(1, len(texts) // MAX_SAMPLES)
     return texts[::step][:MAX_SAMPLES]
 
@@ -49,11 +52,11 @@ def held_out_samples(model: nn.Module, tokenizer: Tokenizer, data: Path, world: 
 def check_held_out(tokenizer: Tokenizer, data: Path, world: World) -> None:
     """Refuses before any training what the drift monitor could not be calibrated on.
 
-    The false alarms are counted on one half of the pieces with a reference made of the other: twice what one needs.
+    `lifecycle.plan` has made it unlikely, before any work, from the sizes alone.
     """
     texts = held_out_texts(data)
     tokens = sum(len(tokenizer.encode(text)[: world.model.max_len]) for text in texts)
-    need_texts, need_tokens = 2 * MIN_BLOCKS * CONVERSATION + CONVERSATION, 2 * (MIN_WINDOWS + 1) * world.monitor.window
+    need_texts, need_tokens = needed_pieces(), needed_tokens(world.monitor.window)
     if len(texts) < need_texts or tokens < need_tokens:
         raise UserError(
             f"monitor.window = {world.monitor.window} needs {need_texts} held-out pieces with {need_tokens} tokens, "

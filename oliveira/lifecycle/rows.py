@@ -53,8 +53,13 @@ class Wish:
     kind: str
     args: dict[str, Any]
     actor: str
-    state: str
+    state: str  # pending, done or failed
     result: dict[str, Any] | None
+
+    @property
+    def runs(self) -> bool:
+        """Somebody is at it; a wish that is pending and does not run waits."""
+        return self.state == "pending" and self.result is not None
 
 
 @dataclass(frozen=True)

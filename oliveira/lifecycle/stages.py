@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from oliveira.errors import OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
 from oliveira.lifecycle.deploy import deploy
+from oliveira.lifecycle.eta import Eta
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.models.gpt import GPT
@@ -185,14 +187,14 @@ def _train(context: Context) -> dict[str, Any]:
     return outputs
 
 
-def compare_with_peers(data: Path, tokenizer: Tokenizer) -> dict[str, float]:
+def compare_with_peers(data: Path, tokenizer: Tokenizer, split: str = "validation") -> dict[str, float]:
     """What needs no neural network, on the same split: bits per byte."""
-    train_shard, validation = TokenShard.open(data, "train"), TokenShard.open(data, "validation")
-    counted = (train_shard.tokens, validation.tokens, validation.n_bytes, tokenizer.vocab_size)
+    train_shard, held_out = TokenShard.open(data, "train"), TokenShard.open(data, split)
+    counted = (train_shard.tokens, held_out.tokens, held_out.n_bytes, tokenizer.vocab_size)
     return {
         "unigram": baselines.unigram(*counted),
         "5-gram": baselines.kneser_ney(*counted, order=5),
-        "xz": baselines.xz(plain_text(data, "validation")),
+        "xz": baselines.xz(plain_text(data, split)),
     }
 
 
@@ -202,19 +204,17 @@ def plain_text(data: Path, split: str) -> bytes:
 
 
 def _show_training(context: Context) -> Any:
-    last = time.monotonic()
+    last, eta = time.monotonic(), Eta()
 
     def show(progress: Progress) -> None:
         nonlocal last
+        left = eta.update(progress.step / progress.steps)
         text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
         context.report.progress(progress.step / progress.steps, text)
         if time.monotonic() - last >= 1.0:
             last = time.monotonic()
-            values = {
-                "train_step": progress.step,
-                "train_loss": progress.loss,
-                "train_eta_seconds": progress.eta,
-            }
+            values = {"train_step": progress.step, "train_steps": progress.steps, "train_loss": progress.loss}
+            values["train_eta_seconds"] = math.nan if left is None else left
             context.ledger.set_gauges({(name, ()): float(value) for name, value in values.items()})
 
     return show

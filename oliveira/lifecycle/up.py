@@ -12,14 +12,16 @@ from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
-from oliveira.lifecycle.process import Stop, holder
+from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.serving.address import authority
 from oliveira.world import World
 
 MAX_RESTARTS = 5  # in a row, each within RESTART_WINDOW seconds of the last
 RESTART_WINDOW = 60.0
+TERMINAL, TERMINAL_KEYS = "terminal", 100  # name of the keys that starts print, and how many live at once
+LOOP_GRACE = 2.0  # seconds; the loop and what it started may be killed anywhere and go on from there
 
 
 class Child:
@@ -31,6 +33,10 @@ class Child:
         self.name = module.rsplit(".", 1)[-1]
         self.deaths: list[float] = []
         self.start()
+
+    def again_with(self, option: str, value: str) -> None:
+        """When it is started again: what it found out the first time (port 0 took a free one)."""
+        self.command[self.command.index(option) + 1] = value
 
     def start(self) -> None:
         # A session of its own: Ctrl-C reaches only us, and we stop the children in order.
@@ -55,12 +61,7 @@ class Child:
         self.start()
 
     def stop(self, seconds: float) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, seconds)
 
 
 class _Refused(OliveiraError):
@@ -78,7 +79,7 @@ class House:
 
     def __enter__(self) -> House:
         with self._stack as stack:
-            stack.enter_context(holder(self.home, "up"))
+            stack.enter_context(holder(self.home, "up", patience=1.0))  # `status` looks at it for a moment
             (self.home / "logs").mkdir(exist_ok=True)
             write_json_atomic(self.home / "world.json", self.world.model_dump())
             self.ledger = stack.enter_context(Ledger(self.home))
@@ -98,21 +99,26 @@ class House:
             )
             stack.callback(lambda: self.front.stop(self.world.serve.drain + 10))
             self.address = self._wait_for_front()
+            self.ledger.set_setting(ADDRESS, self.address)
+            self.front.again_with("--port", self.address.rpartition(":")[2])
             self.memory = stack.enter_context(MemoryWatch())
             self.loop = Child("oliveira.lifecycle.loop", "--home", str(self.home), *(["--quiet"] if self.quiet else []))
-            stack.callback(lambda: self.loop.stop(30))
+            stack.callback(lambda: self.loop.stop(LOOP_GRACE))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        for child in (self.loop, self.front):  # both at once; the stack waits for them in order
+            child.process.terminate()
         self._stack.close()
 
     def _fresh_key(self) -> str:
-        """A key for the person at this terminal: new at every start, the last one is revoked; only its hash is kept."""
-        for key in self.ledger.keys():  # noqa: SIM118 (not a dict)
-            if key.name == "terminal" and key.revoked is None:
-                self.ledger.revoke_key(key.id)
-        return self.ledger.add_key("terminal", ("use", "admin"))
+        """A key for the person at this terminal. Only hashes are kept, so it is a new one at every start; those printed
+        before stay good until they are revoked, the oldest ones when there are too many."""
+        alive = [key for key in self.ledger.keys() if key.name == TERMINAL and key.revoked is None]  # noqa: SIM118
+        for key in alive[: max(0, len(alive) + 1 - TERMINAL_KEYS)]:
+            self.ledger.revoke_key(key.id)
+        return self.ledger.add_key(TERMINAL, ("use", "admin"))
 
     def _wait_for_front(self) -> str:
         end = time.monotonic() + 30

@@ -6,6 +6,7 @@ the next start goes on from the last checkpoint; the promotion is one transactio
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -14,24 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from oliveira import artifact
+from oliveira import artifact, terminal
 from oliveira.adaptation.lora import add_lora, merge
 from oliveira.compression.model import dequantise_model, quantise_model
+from oliveira.data.labelled import plain_words
 from oliveira.data.shards import TokenShard, token_row
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import OliveiraError, TrainingError
+from oliveira.errors import Interrupted, OliveiraError, TrainingError
 from oliveira.files import sha256_json
+from oliveira.lifecycle.eta import Eta
 from oliveira.lifecycle.gate import Measured, judge
-from oliveira.lifecycle.ledger import ArtifactRow, Ledger
+from oliveira.lifecycle.latency import measure
+from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
 from oliveira.lifecycle.stages import lora_targets, score
+from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import build_reference
 from oliveira.monitoring.traffic import read_all
 from oliveira.tasks.language_modelling import (
@@ -51,7 +55,7 @@ MAX_CHARS = 2_000_000
 
 @dataclass
 class LiveText:
-    """Text of the requests: each whole request is either for training or held out, by its hash."""
+    """Text of the requests: each whole request is either for training or held out, by the hash of its words."""
 
     train: list[str]
     held_out: list[str]
@@ -62,12 +66,14 @@ class LiveText:
 
 
 def live_text(folder: Path) -> LiveText:
-    """The newest requests first until MAX_CHARS, each text once. What a model wrote itself is never among them."""
+    """The newest requests first until MAX_CHARS, texts of the same words once: a copy on the other side of the split
+    would flatter the challenger. What a model wrote itself is never among them.
+    """
     seen: set[str] = set()
     kept = LiveText([], [])
     for record in reversed(read_all(folder)):
         text = clean(str(record["text"]))
-        name = hashlib.sha256(text.encode()).hexdigest()
+        name = hashlib.sha256((" ".join(plain_words(text)) or text).encode()).hexdigest()
         if not text or name in seen:
             continue
         seen.add(name)
@@ -77,8 +83,17 @@ def live_text(folder: Path) -> LiveText:
     return kept
 
 
-def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Trains and judges one challenger. Returns the decision's numbers with `verdict`. Raises OliveiraError."""
+def update(
+    home: Path,
+    ledger: Ledger,
+    trigger: str,
+    should_stop: Callable[[], bool] = lambda: False,
+    wish: int | None = None,
+) -> dict[str, Any]:
+    """Trains and judges one challenger. Returns the decision's numbers with `verdict`. Raises OliveiraError.
+
+    `wish`: whose it is; withdrawn before the decision, nothing is promoted.
+    """
     world = World.model_validate_json((home / "world.json").read_bytes())
     champion_digest = ledger.alias("champion")
     row = ledger.artifact(champion_digest) if champion_digest else None
@@ -104,7 +119,8 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
             dequantise_model(challenger)
         try:
             _train(challenger, world, live, data, tokenizer, folder, ledger, should_stop)
-            passed, numbers, made = _judge(champion, challenger, world, live, data, tokenizer, home, ledger, row, name)
+            _say(ledger, phase="gate")
+            passed, numbers, made = _judge(opened, champion, challenger, world, live, data, tokenizer, ledger, name)
         except TrainingError as error:
             passed, made = False, None
             numbers = {"reasons": [str(error)], "thresholds": world.gate.model_dump()}
@@ -118,7 +134,9 @@ def update(home: Path, ledger: Ledger, trigger: str, should_stop: Callable[[], b
         {"passed": passed} | {k: numbers[k] for k in ("gain", "forgetting") if k in numbers},
     )
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return _decide(ledger, world, row, made, passed, numbers)
+    if should_stop():
+        raise Interrupted("stopped before the decision; the next retraining starts from what was learnt.")
+    return _decide(ledger, world, row, made, passed, numbers, wish)
 
 
 def _train(
@@ -144,13 +162,15 @@ def _train(
     )
     seed_everything(world.seed)  # A is random
     add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
-    last = time.monotonic()
+    last, eta = time.monotonic(), Eta()
 
     def show(progress: Progress) -> None:
         nonlocal last
+        left = eta.update(progress.step / progress.steps)
         if time.monotonic() - last >= 1.0:
             last = time.monotonic()
             ledger.set_gauges({("train_step", ()): float(progress.step), ("train_loss", ()): progress.loss})
+            _say(ledger, phase="train", step=progress.step, steps=progress.steps, loss=progress.loss, eta=left)
 
     job = Job(
         batch=batches,
@@ -171,16 +191,21 @@ def _train(
     model.eval()
 
 
+def _say(ledger: Ledger, **what: Any) -> None:
+    """How far it is, for `oliveira status`. The loop takes it away when it ends."""
+    known = ledger.setting(RETRAINING) or {"started": ledger.clock()}
+    ledger.set_setting(RETRAINING, {"started": known["started"], "trigger": known.get("trigger"), **what})
+
+
 def _judge(
+    opened: artifact.Artifact,
     champion: nn.Module,
     challenger: nn.Module,
     world: World,
     live: LiveText,
     data: Path,
     tokenizer: Tokenizer,
-    home: Path,
     ledger: Ledger,
-    row: ArtifactRow,
     name: str,
 ) -> tuple[bool, dict[str, Any], ArtifactRow]:
     weights = world.compress.serve
@@ -193,30 +218,31 @@ def _judge(
         return bits_per_byte(model, held_out, n_bytes, end_of_text=tokenizer.end_of_text, max_len=max_len)
 
     with torch.no_grad():
-        latency = _latencies(champion, challenger)
+        assert isinstance(champion, GPT) and isinstance(challenger, GPT)  # `model.name` allows nothing else
+        folder = free_folder(ledger, ledger.home / "artifacts" / f"update-{name}")
+        # As it would be served: not compiled yet, at the place where it will stand.
+        unmade = dataclasses.replace(opened, path=folder, digest=name)
         measured = Measured(
             base_before=score(champion, data, "validation", tokenizer),
             base_after=score(challenger, data, "validation", tokenizer),
             new_before=new(champion),
             new_after=new(challenger),
-            champion_latency=latency[0],
-            challenger_latency=latency[1],
+            latency=measure((opened, champion), (unmade, challenger), world.serve),
             smoke=smoke(challenger, tokenizer, max_len),
         )
         passed, numbers = judge(measured, world.gate)
         samples = held_out_samples(challenger, tokenizer, data, world)
         samples += score_texts(challenger, tokenizer, live.held_out, max_len)
     reference = build_reference(samples, window=world.monitor.window, alpha=world.monitor.alpha, seed=world.seed)
-    folder = free_folder(ledger, home / "artifacts" / f"update-{name}")
     made = artifact.write(
         folder,
         model=challenger,
         name=world.model.name,
         weights=weights,
-        tokenizer=row.path / "tokenizer.json",
+        tokenizer=opened.path / "tokenizer.json",
         reference=reference,
         metrics=numbers,
-        lineage={"stage": "update", "parent": row.digest, "world": world.name, "key": name},
+        lineage={"stage": "update", "parent": opened.digest, "world": world.name, "key": name},
     )
     ledger.add_artifact(made.digest, "challenger", folder, made.lineage, made.metrics)
     ledger.set_challenger(made.digest)
@@ -233,17 +259,6 @@ def free_folder(ledger: Ledger, folder: Path) -> Path:
         number += 1
         free = folder.with_name(f"{folder.name}-{number}")
     return free
-
-
-def _latencies(champion: nn.Module, challenger: nn.Module, rounds: int = 9, n_tokens: int = 16) -> tuple[float, float]:
-    """Median seconds a decoded token of both, in turn."""
-    spent: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for model, times in zip((champion, challenger), spent, strict=True):
-            started = time.perf_counter()
-            generate(model, [1, 2, 3, 4], n_tokens, max_len=int(model.config.max_len))  # type: ignore[union-attr,arg-type]
-            times.append((time.perf_counter() - started) / n_tokens)
-    return float(np.median(spent[0])), float(np.median(spent[1]))
 
 
 def smoke(model: nn.Module, tokenizer: Tokenizer, max_len: int) -> bool:
@@ -264,14 +279,18 @@ def _decide(
     made: ArtifactRow | None,
     passed: bool,
     numbers: dict[str, Any],
+    wish: int | None,
 ) -> dict[str, Any]:
     digest = made.digest if made else None
-    if passed and made and not world.gate.require_approval:
-        ledger.promote(made.digest, actor="gate", numbers=numbers)
-        verdict = "promoted"
-    else:
-        verdict = "awaiting approval" if passed else "rejected"
-        ledger.decide("gate", verdict, digest=digest, actor="gate", numbers=numbers)
+    with ledger.transaction():
+        if wish is not None and not ledger.is_pending(wish):
+            raise Interrupted("the wish for it was withdrawn.")
+        if passed and made and not world.gate.require_approval:
+            ledger.promote(made.digest, actor="gate", numbers=numbers)
+            verdict = "promoted"
+        else:
+            verdict = "awaiting approval" if passed else "rejected"
+            ledger.decide("gate", verdict, digest=digest, actor="gate", numbers=numbers)
     ledger.event("update", {"verdict": verdict, "digest": digest, "champion_before": champion.digest})
     return {"verdict": verdict, "digest": digest} | numbers
 
@@ -279,15 +298,20 @@ def _decide(
 def main() -> None:
     import argparse
 
+    terminal.set_up()
     parser = argparse.ArgumentParser(description="One retraining; started by the loop.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--trigger", required=True)
+    parser.add_argument("--wish", type=int, help="of the ledger, if a person or an alert asked for it")
     given = parser.parse_args()
     low_priority()  # serving keeps its latency while this runs
     stop = Stop(watch_parent=True)
     with holder(given.home, "update", patience=15), Ledger(given.home) as ledger:
         try:
-            print(json.dumps(update(given.home, ledger, given.trigger, stop)))
+            print(json.dumps(update(given.home, ledger, given.trigger, stop, given.wish)))
+        except Interrupted as error:
+            ledger.event("update_stopped", {"trigger": given.trigger, "reason": str(error)})
+            raise SystemExit(error.exit_code) from None
         except OliveiraError as error:
             ledger.event("update_failed", {"trigger": given.trigger, "reason": str(error)})
             raise SystemExit(error.exit_code) from None

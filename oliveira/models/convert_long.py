@@ -238,6 +238,7 @@ def reformer_weights(module: nn.Module) -> Converted:
             "n_hashes": config.num_hashes,
             "n_buckets": config.num_buckets or 0,
             "across_rounds": True,
+            "strict": False,
             "norm_eps": config.layer_norm_eps,
         },
         state,

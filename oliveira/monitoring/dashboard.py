@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from oliveira import terminal
+
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
@@ -90,4 +92,5 @@ def dashboard() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    terminal.set_up()
     print(json.dumps(dashboard(), indent=2, ensure_ascii=False))

@@ -49,6 +49,8 @@ class DriftMonitor:
             raise UserError(f"monitor.alpha = {alpha} is not a probability. Use 0.0001.")
         self.window, self.alpha, self.confirm = window, alpha, confirm
         self.thresholds = thresholds(reference, alpha, confirm)
+        if not np.isfinite(self.thresholds).all():
+            raise UserError("the drift reference holds a threshold that is not a number: blind. Make it again.")
         self._tails = [Tail.from_json(tail) for tail in reference["tails"]]
         self._bins = TokenBins(reference["top"])
         self._reference = np.array(reference["histogram"]), np.array(reference["losses"])

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oliveira import terminal
 from oliveira.data import sources
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
@@ -150,6 +151,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    terminal.set_up()
     parser = argparse.ArgumentParser(prog="oliveira.monitoring.drift_report", description=__doc__)
     parser.add_argument("--windows", type=int, default=30_000, help="windows without drift to look at, a row")
     parser.add_argument("--window", type=int, nargs="+", default=[400, 2000], help="tokens a window")

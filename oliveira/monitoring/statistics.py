@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN, PageHinkley
-from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
 
 from oliveira.errors import UserError
 
@@ -65,6 +65,20 @@ class TokenBins:
         # Knuth's multiplicative hash: neighbouring ids (often inflections) land in different bins.
         bins = [self._bin.get(t, TOP_TOKENS + (t * 2654435761 & 0xFFFFFFFF) * HASHED_BINS // 2**32) for t in tokens]
         return np.bincount(bins, minlength=BINS).astype(float)
+
+
+def js_distance(reference: Floats, window: Floats) -> float:
+    """Jensen–Shannon distance in bits of two histograms, 0 to 1. Without a count on one side nothing is known: 0.
+
+    The divergence of nearly equal histograms rounds to below 0, whose root is NaN (so it is in scipy 1.17), and a NaN
+    is above no threshold: clamped.
+    """
+    if not (reference.sum() > 0 and window.sum() > 0):
+        return 0.0
+    p, q = reference / reference.sum(), window / window.sum()
+    middle = (p + q) / 2
+    divergence = float(rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / (2 * math.log(2))
+    return math.sqrt(min(1.0, max(0.0, divergence)))
 
 
 def ks_distance(reference: Floats, window: Floats) -> float:
@@ -134,7 +148,7 @@ class WindowStatistics:
 
     def __init__(self, histogram: Floats, losses: Floats, window: int) -> None:
         self.window = window
-        self.histogram = histogram / histogram.sum()
+        self.histogram = histogram / max(1.0, histogram.sum())
         self.sorted_losses = np.sort(losses)
         self.stream = LossStream(losses)
         self._clear()
@@ -152,7 +166,7 @@ class WindowStatistics:
         self.losses.append(loss)
         if self.tokens < self.window:
             return None
-        js = float(jensenshannon(self.counts, self.histogram, base=2))
+        js = js_distance(self.histogram, self.counts)
         ks = ks_distance(self.sorted_losses, np.sort(np.array(self.losses)))
         self._clear()
         return np.array([js, ks, *self.stream.scores()])

@@ -6,11 +6,13 @@ Paper: Kitaev et al. 2020, arXiv:2001.04451, §2; the hash: Andoni et al. 2015, 
     k_j = q_j / ‖q_j‖                              queries and keys are one projection
     o_i = Σ_r Σ_{j ∈ P_i^r} exp(q_i·k_j − z_i) v_j,   z_i = log Σ_r Σ_{j ∈ P_i^r} exp(q_i·k_j)            (eq. 3–6)
 
-P_i^r: the steps before i in its chunk of round r and in the chunk before; i itself only where there is no other.
+P_i^r: the steps before i in its chunk of round r and in the chunk before; i itself only where there is no other. Which
+these are depends on the hashes of later steps too: they move the borders of chunks. `strict`: of the chunk_len steps
+before i in the order those of its own bucket. No later step can change them, so a likelihood is one.
 
 Shapes: qk, v (B, H, T, K) → (B, H, T, K). R rounds, C chunks of M = chunk_len steps a round.
 Mask: (B, T), True = a real step. Padding sorts behind everything else, so that it changes nothing.
-Causal in what is attended to; but which earlier steps share a chunk with i depends on the hashes of all steps.
+Causal in what is attended to; with `strict` also in how it is chosen.
 Complexity: O(R·T·(log T + M·K)) time and O(R·T·(M + K)) memory; a dense attention has T in the place of R·M.
 Deviations from the paper: chunks attend across bucket borders, as in its own code; `across_rounds` lets the first chunk
 of a round look at the last one of the round before, as that code and transformers do by rolling over everything.
@@ -50,17 +52,27 @@ def hash_buckets(qk: Tensor, rotations: Tensor) -> Tensor:
     return torch.cat([turned, -turned], dim=-1).argmax(dim=-1)
 
 
-def sort_by_bucket(buckets: Tensor, real: Tensor, n_buckets: int) -> Tensor:
-    """(B, H, R, T) int64: the steps by bucket, then by place; padding (`real` (B or 1, T) is False) last."""
+def sort_by_bucket(buckets: Tensor, real: Tensor, n_buckets: int) -> tuple[Tensor, Tensor]:
+    """The steps by bucket, then by place, and the bucket of each: (B, H, R, T) int64. Padding (`real` (B or 1, T) is
+    False) comes last.
+    """
     place = torch.arange(buckets.shape[-1], device=buckets.device)
     buckets = torch.where(real[:, None, None, :], buckets, n_buckets)
-    return (buckets * PLACES + place).sort(dim=-1)[0] % PLACES
+    both = (buckets * PLACES + place).sort(dim=-1)[0]
+    return both % PLACES, both // PLACES
 
 
 def chunked_attention(
-    qk: Tensor, v: Tensor, order: Tensor, real: Tensor, chunk_len: int, across_rounds: bool = False
+    qk: Tensor,
+    v: Tensor,
+    order: Tensor,
+    real: Tensor,
+    chunk_len: int,
+    across_rounds: bool = False,
+    within: Tensor | None = None,
 ) -> Tensor:
-    """Attention of each step within its chunks of `order` (B, H, R, T), T a multiple of `chunk_len`.
+    """Attention of each step within its chunks of `order` (B, H, R, T), T a multiple of `chunk_len`; with `within`,
+    the buckets in that order, strictly.
 
     The rounds together are one softmax: each gives its sums below its own maximum, and they are added at a common one.
     """
@@ -82,8 +94,10 @@ def chunked_attention(
 
     # 0 for the past, −1 for itself, less for the future: one term for both rules.
     place = ids.to(q.dtype)[..., :, None] - 1
-    later = (place - seen.to(q.dtype)[..., None, :]).clamp_(max=0).flatten(0, 2)
-    scores = torch.baddbmm(later, q, k.transpose(1, 2), beta=OWN)
+    later = (place - seen.to(q.dtype)[..., None, :]).clamp_(max=0)
+    if within is not None:
+        later = later.masked_fill(~_own_bucket(within.reshape(ids.shape), seen.shape[-1]), -2)
+    scores = torch.baddbmm(later.flatten(0, 2), q, k.transpose(1, 2), beta=OWN)
     peak = scores.detach().amax(dim=-1, keepdim=True)
     sums = scores.sub_(peak).exp_() @ v_and_one  # numerator, and in the last column the denominator
 
@@ -93,6 +107,15 @@ def chunked_attention(
     peak = peak.view(n_batch, n_heads, -1).gather(2, back).view(n_batch, n_heads, n_rounds, length, 1)
     sums = (sums * (peak - peak.amax(dim=2, keepdim=True)).exp()).sum(dim=2)
     return sums[..., :width] / sums[..., width:]
+
+
+def _own_bucket(buckets: Tensor, n_keys: int) -> Tensor:
+    """(B, H, C, M, n_keys): keys of the query's bucket at most M places before it; buckets (B, H, C, M)."""
+    size = buckets.shape[-1]
+    step = torch.arange(size, device=buckets.device)
+    back = step[:, None] + n_keys - size - torch.arange(n_keys, device=buckets.device)  # places before the query
+    keys = buckets if n_keys == size else torch.cat([buckets.roll(1, dims=2), buckets], dim=-1)
+    return (buckets[..., None] == keys[..., None, :]) & (back >= 0) & (back <= size)
 
 
 def _rows(x: Tensor, ids: Tensor) -> Tensor:
@@ -117,7 +140,8 @@ def _real(length: int, mask: Tensor | None, chunk_len: int, device: torch.device
 class LSHAttention(nn.Module):
     """Causal hashed self-attention. The rotations are drawn once, from `seed`, and saved with the weights.
 
-    More rounds from the same seed begin with the same ones. The plan is the order that the steps were sorted to.
+    More rounds from the same seed begin with the same ones. The plan is the order that the steps were sorted to, and
+    with `strict` their buckets: (B, H, R, T), or two of them.
     """
 
     rotations: Tensor
@@ -132,9 +156,11 @@ class LSHAttention(nn.Module):
         *,
         seed: int,
         across_rounds: bool,
+        strict: bool,
     ) -> None:
         super().__init__()
         self.n_heads, self.chunk_len, self.n_buckets, self.across_rounds = n_heads, chunk_len, n_buckets, across_rounds
+        self.strict = strict
         self.query_key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
@@ -146,6 +172,7 @@ class LSHAttention(nn.Module):
     def forward(self, x_BTD: Tensor, mask: Tensor | None, plan: Tensor | None) -> tuple[Tensor, Tensor]:
         length, chunk_len = x_BTD.shape[1], self.chunk_len
         qk, v = (p(x_BTD).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for p in (self.query_key, self.value))
+        within = None
         if not torch.compiler.is_exporting() and length <= chunk_len:
             # All in one chunk: every round would be the same.
             chunk_len, real = length, _real(length, mask, length, x_BTD.device)
@@ -155,12 +182,14 @@ class LSHAttention(nn.Module):
             qk, v = _padded(qk, chunk_len), _padded(v, chunk_len)
             if plan is None:
                 with torch.no_grad():
-                    order = sort_by_bucket(hash_buckets(qk.detach(), self.rotations), real, self.n_buckets)
+                    order, buckets = sort_by_bucket(hash_buckets(qk.detach(), self.rotations), real, self.n_buckets)
+                within = buckets if self.strict else None
             else:
-                order = plan.long()
-        y_BHTK = chunked_attention(qk, v, order, real, chunk_len, self.across_rounds)[:, :, :length]
+                order, within = plan.long().unbind() if self.strict else (plan.long(), None)
+        y_BHTK = chunked_attention(qk, v, order, real, chunk_len, self.across_rounds, within)[:, :, :length]
+        plan = order if within is None else torch.stack([order, within])
         small = torch.int16 if length < 2**15 - chunk_len else torch.int32
-        return self.output(y_BHTK.transpose(1, 2).flatten(2)), order.to(small)
+        return self.output(y_BHTK.transpose(1, 2).flatten(2)), plan.to(small)
 
 
 class LocalAttention(nn.Module):

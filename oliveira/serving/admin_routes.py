@@ -53,8 +53,9 @@ def make_admin_router(service: Service) -> APIRouter:
 
     @router.post("/approve", status_code=202)
     async def approve(request: Request, body: ChallengerBody | None = None) -> dict[str, int]:
-        """Promote the challenger."""
-        return await wish(request, "approve", {"digest": whole(body.digest)} if body and body.digest else {})
+        """Promote the challenger; one that the gate rejected needs `override`, a reason."""
+        args = {"digest": whole(body.digest)} if body and body.digest else {}
+        return await wish(request, "approve", args | ({"override": body.override} if body and body.override else {}))
 
     @router.post("/reject", status_code=202)
     async def reject(request: Request, body: ChallengerBody | None = None) -> dict[str, int]:

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from oliveira import terminal
 from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
-from oliveira.files import sha256_file
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
@@ -82,7 +82,7 @@ class Engine:
         self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
-            self.adapters = Adapters(settings.home, model.config, sha256_file(artifact.path / WEIGHTS))
+            self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
         if not isinstance(decoder, TorchDecoder):
             del self.model  # the decoder has its own copy of the weights
 
@@ -127,6 +127,7 @@ class Engine:
             "vocab_size": self.tokenizer.vocab_size,
             "max_len": self.max_len,
             "decoder": self.decoder,
+            "base": self.artifact.files[WEIGHTS],
         }
 
     def handle(self, message: Message) -> list[Message]:
@@ -273,6 +274,7 @@ def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -
 
 
 def main() -> int:
+    terminal.set_up()
     parser = argparse.ArgumentParser(prog="oliveira.serving.engine", description=__doc__)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--digest", required=True)

@@ -19,6 +19,7 @@ import sys
 import threading
 from pathlib import Path
 
+from oliveira import terminal
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import write_json_atomic
 from oliveira.serving import logs
@@ -61,6 +62,7 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    terminal.set_up()
     parser = argparse.ArgumentParser(prog="oliveira.serving.front", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--host", help="serve.host of the world if left out")
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"serve.host = {host} is open to the network without a key. Make one with `oliveira keys`.")
         asyncio.run(serve(service, opened, die_with_parent=given.die_with_parent))
     except OliveiraError as error:
-        print(f"oliveira: {error}", file=sys.stderr)
+        terminal.say_error(str(error))
         return error.exit_code
     return 0
 

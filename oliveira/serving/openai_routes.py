@@ -78,7 +78,7 @@ def make_openai_router(service: Service) -> APIRouter:
 
         def check(engine: EngineProcess) -> None:
             if adapter is None:
-                check_model(body.model, engine, adapter_names(service.home))
+                check_model(body.model, engine, fitting(engine))
 
         handed_over = False
         try:
@@ -183,17 +183,21 @@ def make_openai_router(service: Service) -> APIRouter:
         engine, [found] = await while_connected(request, limits.deadline, ask_all(MODEL, [message]))
         return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
 
+    def fitting(engine: EngineProcess) -> list[str]:
+        """Adapters that were trained on what this engine serves."""
+        return adapter_names(service.home, engine.described.get("base", ""))
+
     @router.get("/v1/models")
     async def models() -> Response:
         """The served model under both of its names, `oliveira` and the beginning of its digest, and its adapters."""
         engine = await service.fleet.engine()
-        known = (*names(engine), *adapter_names(service.home))
+        known = (*names(engine), *fitting(engine))
         return JSONResponse({"object": "list", "data": [describe(name, engine) for name in known]})
 
     @router.get("/v1/models/{model}")
     async def model(model: str) -> Response:
         engine = await service.fleet.engine()
-        known = adapter_names(service.home)
+        known = fitting(engine)
         if model not in known:
             check_model(model, engine, known)
         return JSONResponse(describe(model, engine))

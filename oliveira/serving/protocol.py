@@ -9,7 +9,8 @@ Front → engine, `op`:
     detokenize id, tokens
     cancel     id
 Engine → front, `type`:
-    ready      digest, weights, vocab_size, max_len, decoder   once, after the smoke prompts
+    ready      digest, weights, vocab_size, max_len, decoder,
+               base (SHA-256 of the weights)                   once, after the smoke prompts
     failed     reason                                          once, instead of `ready`; the process ends
     accepted   id, prompt_tokens                               the request fits and waits for a slot
     token      id, index, text, logprobs            text is empty while a character or stop string is open

@@ -159,6 +159,9 @@ class DigestBody(BaseModel):
 
 class ChallengerBody(BaseModel):
     digest: Digest | None = Field(None, description="the challenger if left out")
+    override: str | None = Field(
+        None, max_length=500, description="approve: why one that the gate rejected is taken all the same; kept"
+    )
 
 
 class RetrainBody(BaseModel):

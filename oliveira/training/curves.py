@@ -10,10 +10,16 @@ from oliveira.files import write_atomic
 
 
 class Curve:
-    """Append-only JSON lines. Lines after `resume_at` are dropped, so a resumed curve has no doubles."""
+    """Append-only JSON lines. Lines after `resume_at` are dropped, so a resumed curve has no doubles; `drop_looks`:
+    also what was measured at that step, since it is measured again.
+    """
 
-    def __init__(self, path: Path, resume_at: int = 0) -> None:
-        kept = [row for row in read_curve(path) if row["step"] <= resume_at]
+    def __init__(self, path: Path, resume_at: int = 0, *, drop_looks: bool = False) -> None:
+        kept = [
+            row
+            for row in read_curve(path)
+            if row["step"] < resume_at or (row["step"] == resume_at and ("loss" in row or not drop_looks))
+        ]
         write_atomic(path, "".join(_line(row) for row in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 

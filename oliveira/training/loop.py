@@ -1,7 +1,8 @@
 """The one training loop: any model, any batch, any loss.
 
 Bit-identical resume: batch `i` is a function of the seed and of `i`, the checkpoint holds model, optimiser, random
-state and step, and it is written before the evaluation, so that a slow or failing evaluation cannot cost it.
+state and step, and it is written before the evaluation, so that a slow or failing evaluation cannot cost it. A run that
+ended between the two looks first: no evaluation is lost, and no older one stands for it.
 """
 
 from __future__ import annotations
@@ -38,10 +39,6 @@ class Progress:
     tokens_per_second: float
     seconds: float
 
-    @property
-    def eta(self) -> float:
-        return self.seconds / max(1, self.step) * (self.steps - self.step)
-
 
 @dataclass
 class Job(Generic[Batch]):
@@ -70,13 +67,14 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         weight_decay=config.weight_decay,
     )
     checkpoint = folder / CHECKPOINT
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "metrics": {}}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "metrics": {}, "looked": 0}
     seed_everything(seed)
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, model, optimizer)
-    curve = Curve(folder / "curve.jsonl", resume_at=state["step"])
+    begun, unseen = state["step"], state.get("looked", 0) < state["step"]
+    curve = Curve(folder / "curve.jsonl", resume_at=begun, drop_looks=unseen)
     started = time.monotonic() - state["seconds"]
-    saved = state["step"]
+    saved = begun
 
     def save_now(step: int) -> None:
         nonlocal saved
@@ -84,13 +82,25 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
             checkpoint,
             model,
             optimizer,
-            {"step": step, "seconds": time.monotonic() - started, "metrics": state["metrics"]},
+            {**state, "step": step, "seconds": time.monotonic() - started},
         )
         saved = step
 
+    def look(step: int) -> None:
+        """What is due after this step: the metrics, a sample."""
+        last, at = step == config.steps, dict(step=step, seconds=round(time.monotonic() - started, 3))
+        if job.evaluate and (step % config.evaluate_every == 0 or last):
+            state["metrics"] = _evaluating(model, job.evaluate)
+            curve.add({**at, **state["metrics"]})
+        if job.sample and (step % config.sample_every == 0 or last):
+            curve.add({**at, "sample": _evaluating(model, job.sample)})
+        state["looked"] = step
+
     with fast_layers(model), contextlib.closing(curve):
         model.train()
-        for step in range(state["step"] + 1, config.steps + 1):
+        if unseen:
+            look(begun)
+        for step in range(begun + 1, config.steps + 1):
             loss, norm, lr = one_step(model, job, config, optimizer, step)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 where = (
@@ -107,16 +117,10 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
             last = step == config.steps
             if step % config.checkpoint_every == 0 or last:
                 save_now(step)
-            if job.evaluate and (step % config.evaluate_every == 0 or last):
-                state["metrics"] = _evaluating(model, job.evaluate)
-                curve.add(dict(step=step, seconds=round(seconds, 3), **state["metrics"]))
-            if job.sample and (step % config.sample_every == 0 or last):
-                curve.add(dict(step=step, seconds=round(seconds, 3), sample=_evaluating(model, job.sample)))
+            look(step)
             if job.should_stop() and not last:
                 save_now(step)
                 raise Interrupted(f"stopped at step {step} of {config.steps}; start again to go on from there.")
-        if job.evaluate and not state["metrics"]:
-            state["metrics"] = _evaluating(model, job.evaluate)
     return state["metrics"]
 
 

@@ -375,7 +375,7 @@ def test_a_refused_challenger_is_approved_only_after_a_question(page: Page, fron
     expect(dialog).to_contain_text("Approve what the gate refused?")
     assert front.life.ledger.pending_wishes() == []
     dialog.get_by_role("button", name="Approve").press("Enter")
-    assert wish(front, "approve") == {"digest": digest("challenger-1")}
+    assert wish(front, "approve") == {"digest": digest("challenger-1"), "override": "confirmed in the console"}
 
 
 def test_chat_streams_the_answer(page: Page) -> None:

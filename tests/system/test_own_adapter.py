@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
-from serving_helpers import TEXTS, Home, Server
+from click.testing import Result
+from serving_helpers import TEXTS, Home, Server, wait_for
+from typer.testing import CliRunner
 
+from oliveira.adaptation.lora import layers
+from oliveira.artifact import open_artifact
+from oliveira.cli import app
+from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import sha256_file
+from oliveira.lifecycle import own_adapter
+from oliveira.lifecycle.own_adapter import make_adapter
+from oliveira.serving.adapter_names import adapter_names
+from oliveira.world import AdaptSection
 
 pytestmark = pytest.mark.slow
 
 
 def texts(folder: Path) -> Path:
+    """Of one kind, none a part of another: the same words in ever new order."""
     folder.mkdir()
+    words = " ".join(TEXTS).split()
     for number in range(6):
-        text = "\n\n".join(TEXTS[number % 3 :: 3] * 4) + f"\n{number}\n"
+        text = " ".join(random.Random(number).choices(words, k=300))
         (folder / f"{number}.txt").write_text(text, encoding="utf-8")
     return folder
 
@@ -28,6 +43,17 @@ def texts(folder: Path) -> Path:
 def oliveira(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "oliveira", *words, "--home", str(home.path), "--threads", "1"]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def typed(home: Home, *words: str) -> Result:
+    """The same in this process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        return CliRunner().invoke(app, [*words, "--home", str(home.path)], env={"COLUMNS": "80"})
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("weights", ["fp32", "nf4", "int8"])
@@ -61,12 +87,95 @@ def test_what_will_not_do_is_one_sentence(make_home: Callable[..., Home], tmp_pa
     single = tmp_path / "single"
     single.mkdir()
     (single / "a.txt").write_text("curto")
+    learned, same = str(texts(tmp_path / "texts")), tmp_path / "same"
+    same.mkdir()
+    for name in ("a.txt", "b.txt"):  # 3.06 → 1.32 bits per byte was told of a text that had been learned
+        (same / name).write_text(" ".join(TEXTS))
     for words, reason in (
-        (("adapt", "../ana", str(texts(tmp_path / "texts"))), "name"),
+        (("adapt", "oliveira", learned), "means the served model"),
+        (("adapt", "ana", learned, "--rank", "17"), "adapt.rank = 17 is above 16"),
+        (("adapt", "ana", learned, "--max-len", "257"), "--max-len 257"),
+        (("adapt", "ana", str(same)), "1 text beside 1 that repeat"),
+        (("adapt", "../ana", learned), "name"),
         (("adapt", "ana", str(tmp_path / "nowhere")), "does not exist"),
         (("adapt", "ana", str(single)), "held out"),
-        (("adapt", "ana", str(tmp_path / "texts"), "--artifact", "previous"), "previous"),
+        (("adapt", "ana", learned, "--artifact", "previous"), "previous"),
     ):
-        found = oliveira(home, *words)
-        assert found.returncode != 0 and reason in found.stderr and "Traceback" not in found.stderr, found.stderr
+        found = typed(home, *words)
+        assert isinstance(found.exception, UserError) and reason in str(found.exception), found
     assert not (home.path / "adapters").exists()
+
+
+def made(home: Home, folder: Path, **changes: Any) -> dict[str, Any]:
+    row = home.ledger.artifact(home.ledger.alias("champion") or "")
+    assert row is not None
+    section = AdaptSection(rank=4, steps=changes.pop("steps", 20), lr=changes.pop("lr", 0.01), batch_size=2)
+    name = changes.pop("name", "ana")
+    return make_adapter(home.path, open_artifact(row.path), name, folder, section, n_threads=1, **changes)
+
+
+def test_a_worse_adapter_is_not_taken_unless_asked_for(
+    make_home: Callable[..., Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, folder = make_home(), texts(tmp_path / "texts")
+    home.promote(home.make())
+    with monkeypatch.context() as patched:
+        patched.setattr(own_adapter, "_measure", lambda model, *_: 4.0 if layers(model) else 3.0)
+        told = typed(home, "adapt", "ana", str(folder), "--steps", "4", "--threads", "1").exception
+        assert isinstance(told, OliveiraError) and "worse than the model without it: 3.000 → 4.000" in str(told)
+        assert not (home.path / "adapters").exists()
+        found = made(home, folder, steps=4)
+        assert not found["active"] and not (home.path / "adapters").exists()
+        kept = made(home, folder, steps=4, keep=True, on_progress=lambda _: pytest.fail("trained twice"))
+        assert kept["active"] and adapter_names(home.path) == ["ana"]
+    with pytest.raises(UserError, match="taken"):
+        made(home, folder)
+    better = made(home, folder, replace=True, max_len=32)
+    assert better["active"] and better["max_len"] == 32 and better["leakage"] <= 0.05
+    assert json.loads((home.path / "adapters" / "ana" / "made.json").read_bytes()) == better
+
+
+def test_stopped_it_says_what_is_kept_and_goes_on(make_home: Callable[..., Home], tmp_path: Path) -> None:
+    home, folder = make_home(), texts(tmp_path / "texts")
+    home.promote(home.make())
+
+    def late(_: object) -> None:
+        raise Interrupted("stopped at once")
+
+    with pytest.raises(Interrupted, match="nothing is kept"):
+        made(home, folder, on_progress=late)
+    with pytest.raises(Interrupted, match="stopped at step 1 of 20"):
+        made(home, folder, should_stop=lambda: True)
+    with pytest.raises(Interrupted, match="stopped at once"):
+        made(home, folder, on_progress=late)
+    steps: list[int] = []
+    assert made(home, folder, on_progress=lambda progress: steps.append(progress.step))["active"]
+    assert steps == list(range(2, 21))
+
+
+def test_a_signal_ends_it_with_a_sentence(make_home: Callable[..., Home], tmp_path: Path) -> None:
+    home, folder = make_home(), texts(tmp_path / "texts")
+    home.promote(home.make())
+    command = [sys.executable, "-m", "oliveira", "adapt", "ana", str(folder), "--steps", "1000000", "--max-len", "64"]
+    process = subprocess.Popen(
+        [*command, "--home", str(home.path), "--threads", "1", "--quiet"], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list((home.path / "runs").glob("adapter-*/checkpoint.safetensors")) or process.poll())
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "start again to go on" in said and "Traceback" not in said, said
+
+
+def test_the_commands_about_adapters(make_home: Callable[..., Home], tmp_path: Path) -> None:
+    home = make_home()
+    home.promote(home.make())
+    found = made(home, texts(tmp_path / "texts"))
+    home.promote(home.make(seed=5))  # what it was trained on is served no more
+    listed = json.loads(typed(home, "adapters", "list", "--json").stdout)
+    assert [(row["name"], row["fits"]) for row in listed] == [("ana", False)]
+    assert "ana" in typed(home, "adapters", "list").stdout
+    shown = typed(home, "adapters", "show", "ana").stdout
+    assert f"{found['bits_per_byte']['after']}" in shown and "rank           4" in shown
+    assert isinstance(typed(home, "adapters", "show", "eva").exception, UserError)
+    assert "removed" in typed(home, "adapters", "remove", "ana").stdout
+    assert json.loads(typed(home, "adapters", "list", "--json").stdout) == []

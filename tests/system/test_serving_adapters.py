@@ -100,3 +100,26 @@ def test_an_adapter_that_does_not_fit_is_one_sentence(make_home: Callable[..., H
             with pytest.raises(openai.BadRequestError, match=word):
                 client.completions.create(model=name, prompt=PROMPT, max_tokens=1)
         assert client.completions.create(model="oliveira", prompt=PROMPT, max_tokens=1).choices
+        assert [model.id for model in client.models.list()] == ["oliveira", made.digest[:12], "broken"]
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("foreign")
+
+
+@pytest.mark.slow
+def test_the_model_itself_wins_over_an_adapter_of_its_name(make_home: Callable[..., Home]) -> None:
+    """A folder adapters/oliveira took every client's requests and ended the recording of traffic."""
+    home = make_home()
+    made = home.make()
+    home.promote(made)
+    with Server(home) as server:
+        server.ready()
+        client = server.openai()
+
+        def ask() -> str:
+            return (
+                client.completions.create(model="oliveira", prompt=PROMPT, max_tokens=20, temperature=0).choices[0].text
+            )
+
+        before = ask()
+        train(home, made, "oliveira", 0)
+        assert ask() == before and [model.id for model in client.models.list()] == ["oliveira", made.digest[:12]]

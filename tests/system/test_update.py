@@ -17,6 +17,7 @@ from oliveira.adaptation.lora import merge
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.lifecycle import update as room
+from oliveira.lifecycle.latency import Latency
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import Pipeline
@@ -163,7 +164,7 @@ def test_the_same_text_judged_again_overwrites_nothing(home: Path, monkeypatch: 
     with Ledger(home) as ledger:
         first = room.update(home, ledger, "test")
         ledger.rollback(actor="test", reason="test")
-        monkeypatch.setattr(room, "_latencies", lambda *_: (0.01, 1.0))
+        monkeypatch.setattr(room, "measure", lambda *_: Latency(0.01, 1.0, 100.0, 90.0, 110.0))
         monkeypatch.setattr(room, "merge", merge_otherwise)
         again = room.update(home, ledger, "test")
         assert (first["verdict"], again["verdict"]) == ("promoted", "rejected")

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from river.drift import PageHinkley
-from scipy.stats import ks_2samp
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import chi2, ks_2samp
 
 from oliveira.errors import UserError
-from oliveira.monitoring import statistics
+from oliveira.monitoring import calibration, statistics
 from oliveira.monitoring.calibration import Tail, resample, split_blocks
 from oliveira.monitoring.drift import (
     DriftMonitor,
@@ -77,6 +80,47 @@ def test_ks_distance_is_scipys() -> None:
     for n, m in ((5, 9), (40, 600), (1, 1), (33, 33)):
         a, b = np.round(rng.normal(size=n), 1), np.round(rng.normal(0.5, size=m), 1)  # rounded: with ties
         assert ks_distance(np.sort(a), np.sort(b)) == pytest.approx(ks_2samp(a, b).statistic, abs=1e-12)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 50), st.integers(0, 3))
+def test_distances_are_never_nan(counts: list[int], times: int, shift: int) -> None:
+    """Equal, proportional, nearly equal, one-bin and empty histograms: scipy's distance of some is NaN."""
+    a = np.array(counts, dtype=float)
+    b = np.roll(a * times, shift)
+    for p, q in ((a, a), (a, b), (b, a), (a, np.zeros_like(a)), (a / 3, b / 7)):
+        distance = statistics.js_distance(p, q)
+        assert 0 <= distance <= 1
+        assert shift or distance < 1e-7, "proportional histograms do not differ"
+    losses = np.sort(a)
+    assert ks_distance(losses, losses) == 0
+
+
+def test_js_distance_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.poisson(2, 50).astype(float), rng.poisson(2, 50).astype(float)
+        assert statistics.js_distance(a, b) == pytest.approx(jensenshannon(a, b, base=2), abs=1e-12)
+    assert statistics.js_distance(np.array([1.0, 0.0]), np.array([0.0, 5.0])) == 1
+
+
+def test_a_window_equal_to_the_reference_is_the_opposite_of_drift() -> None:
+    """Every window has the histogram of the reference; the monitor sees the drift that comes after."""
+    samples = [Sample([number % 5, number % 10], 2.0 + 0.01 * (number % 5)) for number in range(400)]
+    monitor = DriftMonitor(build_reference(samples, window=100, alpha=1e-2), window=100, alpha=1e-2, confirm=2)
+    for sample in samples * 2:
+        monitor.update(sample)
+    json.dumps(monitor.to_json(), allow_nan=False)
+    for _ in range(200):
+        monitor.update(Sample([99, 98], 9.0))
+    assert monitor.alarm
+
+
+def test_a_blind_reference_is_refused(reference: dict[str, Any]) -> None:
+    blind = json.loads(json.dumps(reference))
+    for run in blind["runs"]:
+        run["tests"][0]["scale"] = math.nan
+    with pytest.raises(UserError, match="not a number"):
+        DriftMonitor(blind, **RULE)
 
 
 def test_page_hinkley_statistic_crosses_where_river_raises_its_flag() -> None:
@@ -146,6 +190,25 @@ def test_halves_are_disjoint_and_blocks_stay_together() -> None:
 def test_upper_bound_is_exact() -> None:
     assert upper_bound(0, 30_000) == pytest.approx(1 - 0.05 ** (1 / 30_000), rel=1e-9)  # about 3 / n
     assert upper_bound(5, 5) == 1.0
+
+
+def test_few_blocks_widen_what_no_drift_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spread known from n blocks may be too small by √((n − 1) / χ²(5 %, n − 1)): every tail is moved out by that."""
+    scores = np.random.default_rng(0).gamma(2.0, size=(60, calibration.ROUND_WINDOWS, len(statistics.TESTS)))
+    monkeypatch.setattr(calibration, "_null_scores", lambda *args: scores)
+    samples = [Sample([i % 7, i % 5, i % 3] * 10, 2.0 + i % 2) for i in range(40)]
+    found = build_reference(samples, window=100, alpha=ALPHA, block=4)
+    factor = math.sqrt(9 / chi2.ppf(0.05, 9))  # 40 samples in blocks of 4
+    assert factor > 1.6
+    for number, tail in enumerate(found["tails"]):
+        own, middle = scores[:, :, number], np.median(scores[:, :, number])
+        wanted = middle + factor * (np.quantile(own, np.linspace(0, 0.99, 100)) - middle)
+        np.testing.assert_allclose(tail["quantiles"], wanted, rtol=1e-9)
+    monkeypatch.setattr(calibration, "_widen", lambda scores, blocks: scores)
+    narrow = build_reference(samples, window=100, alpha=ALPHA, block=4)
+    for confirm in (1, 2):  # and the thresholds with them
+        wide, bare = (calibration.thresholds(reference, ALPHA, confirm) for reference in (found, narrow))
+        assert (wide > bare).all()
 
 
 # The rule --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from oliveira.errors import CorruptError, DiskError, OliveiraError, UserError
-from oliveira.lifecycle import ledger as ledger_module
+from oliveira.lifecycle import store
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.schema import SCHEMA_VERSION
 
@@ -91,10 +91,10 @@ def test_a_home_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 def test_a_locked_ledger_is_a_sentence_and_nothing_is_half_written(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(store, "_PATIENCE", 0.05)
     with Ledger(ledger.home) as other:
         with (
-            ledger._transaction(),
+            ledger.transaction(),
             pytest.raises(DiskError, match=r"another process has kept .* locked for 0.05 s"),
         ):
             other.event("late", {})
@@ -265,12 +265,36 @@ def test_promote_and_roll_back(ledger: Ledger) -> None:
     ledger.promote("b", actor="gate", numbers={})
     assert ledger.alias("previous") == "a", "promoting the champion again keeps the way back"
     assert ledger.rollback(actor="operator", reason="worse") == "a"
-    assert ledger.aliases() == {"champion": "a", "previous": "b"}
-    assert ledger.rollback(actor="operator", reason="no, better") == "b"
+    assert ledger.aliases() == {"champion": "a"}, "what was rolled back is not previous"
     newest = ledger.decisions()[0]
-    assert (newest.kind, newest.digest, newest.previous, newest.actor) == ("rollback", "b", "a", "operator")
-    assert newest.numbers == {"reason": "no, better"}
-    assert [decision.kind for decision in ledger.decisions(limit=3)] == ["rollback", "rollback", "promote"]
+    assert (newest.kind, newest.digest, newest.previous, newest.actor) == ("rollback", "a", "b", "operator")
+    assert newest.numbers == {"reason": "worse"}
+    assert [decision.kind for decision in ledger.decisions(limit=2)] == ["rollback", "promote"]
+    with pytest.raises(UserError, match="nothing older was served"):
+        ledger.rollback(actor="operator", reason="once more")
+
+
+@pytest.mark.parametrize(
+    ("moves", "served"),
+    [
+        ("+a +b +c - -", "a"),
+        ("+a +b +c - +d - -", "a"),  # c is never served again
+        ("+a +b +a", "a < b"),
+        ("+a +b +a +b -", "a"),  # `up --once`: swapped back and forward, then rolled back
+        ("+a +b - +b", "b < a"),  # wanted again by hand
+        ("+a +b +c +b -", "c < a"),
+        ("+a +a", "a"),
+    ],
+)
+def test_the_way_back(ledger: Ledger, moves: str, served: str) -> None:
+    add(ledger, "a", "b", "c", "d")
+    for move in moves.split():
+        if move == "-":
+            ledger.rollback(actor="me", reason="worse")
+        else:
+            ledger.promote(move[1], actor="me", numbers={})
+    champion, _, previous = served.partition(" < ")
+    assert (ledger.alias("champion"), ledger.alias("previous") or "") == (champion, previous)
 
 
 def test_decisions_that_move_nothing(ledger: Ledger) -> None:
@@ -283,7 +307,7 @@ def test_decisions_that_move_nothing(ledger: Ledger) -> None:
 
 
 def test_an_alias_names_an_artifact_that_is_there(ledger: Ledger) -> None:
-    with pytest.raises(UserError, match=r"there is no previous model to roll back to\. `oliveira history`"):
+    with pytest.raises(UserError, match=r"there is no previous model to roll back to: .*`oliveira history`"):
         ledger.rollback(actor="me", reason="-")
     for point in (lambda: ledger.promote("x", actor="me", numbers={}), lambda: ledger.set_challenger("x")):
         with pytest.raises(UserError, match=r"artifact x is not in the ledger\. `oliveira history` lists"):
@@ -341,6 +365,35 @@ def test_wishes_are_worked_off_in_order(ledger: Ledger) -> None:
     assert ledger.get_wish(99) is None
     with pytest.raises(OliveiraError, match="wish 99"):
         ledger.finish_wish(99, "done", {})
+
+
+def test_a_wish_that_was_withdrawn_is_nobodys(ledger: Ledger) -> None:
+    waits, runs = ledger.wish("swap", {}, "me"), ledger.wish("retrain", {}, "me")
+    assert ledger.begin_wish(runs, {"running": True})
+    assert [wish.runs for wish in ledger.pending_wishes()] == [False, True]
+    for number in (waits, runs):
+        gone = ledger.withdraw_wish(number, "refused")
+        assert (gone.state, gone.result) == ("failed", {"error": "refused", "withdrawn": True})
+        assert not ledger.is_pending(number) and not ledger.begin_wish(number, {})
+        assert not ledger.finish_wish(number, "done", {}), "the word was given already"
+    assert ledger.pending_wishes() == []
+    done = ledger.wish("swap", {}, "me")
+    assert ledger.finish_wish(done, "done", {"champion": "a"})
+    assert ledger.withdraw_wish(done, "too late").result == {"champion": "a"}
+
+
+def test_a_transaction_in_another_is_a_part_of_it(ledger: Ledger) -> None:
+    number = ledger.wish("swap", {}, "me")
+
+    def act() -> None:
+        with ledger.transaction():
+            ledger.finish_wish(number, "done", {})
+            ledger.set_setting("x", 1)
+            raise RuntimeError("killed between the effect and the word of it")
+
+    with pytest.raises(RuntimeError):
+        act()
+    assert ledger.is_pending(number) and ledger.setting("x") is None
 
 
 def test_a_key_opens_only_with_its_secret(ledger: Ledger) -> None:

@@ -35,6 +35,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.artifacts: set[str] = set()
         self.aliases: dict[str, str] = {}
         self.decisions: list[tuple[str, str | None, str | None]] = []
+        self.served: list[str] = []  # the way back: the last is the champion
         self.wishes: dict[int, str] = {}
         self.secrets: dict[str, bool] = {}
 
@@ -99,12 +100,17 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.ledger.promote(digest, actor="me", numbers={})
         old = self.aliases.get("champion")
-        if old not in (None, digest):
-            self.aliases["previous"] = str(old)
+        self.served = [*(other for other in self.served if other != digest), digest]
+        self._point_previous()
         if self.aliases.get("challenger") == digest:
             del self.aliases["challenger"]
         self.aliases["champion"] = digest
         self.decisions.append(("promote", digest, old))
+
+    def _point_previous(self) -> None:
+        self.aliases.pop("previous", None)
+        if len(self.served) > 1:
+            self.aliases["previous"] = self.served[-2]
 
     @rule()
     def rollback(self) -> None:
@@ -114,7 +120,9 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         champion, previous = self.aliases["champion"], self.aliases["previous"]
         assert self.ledger.rollback(actor="me", reason="-") == previous
-        self.aliases |= {"champion": previous, "previous": champion}
+        self.aliases["champion"] = previous
+        self.served.pop()
+        self._point_previous()
         self.decisions.append(("rollback", previous, champion))
 
     @rule()
@@ -125,8 +133,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def grant(self, choice: int, state: str) -> None:
         if self.wishes:
             number = sorted(self.wishes)[choice % len(self.wishes)]
-            self.ledger.finish_wish(number, state, {})
-            self.wishes[number] = state
+            assert self.ledger.finish_wish(number, state, {}) == (self.wishes[number] == "pending")
+            if self.wishes[number] == "pending":
+                self.wishes[number] = state
 
     @rule()
     def add_key(self) -> None:

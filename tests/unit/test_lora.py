@@ -191,3 +191,11 @@ def test_learns_a_new_domain_with_few_numbers() -> None:
     assert fully > 2 and by_lora > 0.8 * fully
     with torch.no_grad():
         assert loss_on(merge(adapted), -1).item() == pytest.approx(before - by_lora, abs=0.1)
+
+
+def test_a_rank_above_the_narrowest_side_is_refused() -> None:
+    narrow = GPT(GPTConfig(vocab_size=20, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=24, max_len=8))
+    add_lora(copy.deepcopy(narrow), 8, 8.0, ["key"])
+    with pytest.raises(UserError, match=r"adapt.rank = 9 is above 8, the narrower side of layer 'key' \(16 → 8\)"):
+        add_lora(narrow, 9, 8.0, ["key"])
+    assert not layers(narrow)

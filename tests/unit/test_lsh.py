@@ -28,8 +28,12 @@ def qkv(length: int, batch: int = 2, heads: int = 2, width: int = 4) -> tuple[Te
     return torch.randn(batch, heads, length, width), torch.randn(batch, heads, length, width)
 
 
-def by_loops(qk: Tensor, v: Tensor, order: Tensor, real: Tensor, size: int, across: bool) -> Tensor:
-    """Equations 3 to 6, step by step: for each round the chunk of i and the one before, then one softmax over all."""
+def by_loops(
+    qk: Tensor, v: Tensor, order: Tensor, real: Tensor, size: int, across: bool, buckets: Tensor | None = None
+) -> Tensor:
+    """Equations 3 to 6, step by step: for each round the chunk of i and the one before, then one softmax over all.
+    With `buckets`, of each step, the nearest `size` steps before i of its own bucket instead.
+    """
     out, keys = torch.zeros_like(v), unit(qk)
     n_rounds, length = order.shape[2:]
     for b in range(qk.shape[0]):
@@ -39,6 +43,10 @@ def by_loops(qk: Tensor, v: Tensor, order: Tensor, real: Tensor, size: int, acro
             for i in range(length):
                 found: list[int] = []
                 for r in range(n_rounds):
+                    if buckets is not None:
+                        mates = [j for j in range(i) if buckets[b, h, r, j] == buckets[b, h, r, i]]
+                        found += [j for j in mates if real[min(b, len(real) - 1), j]][-size:]
+                        continue
                     number = next(n for n in range(r * length // size, (r + 1) * length // size) if i in chunks[n])
                     looks_back = across or number % (length // size) > 0
                     found += (chunks[number - 1] if looks_back else []) + chunks[number]
@@ -48,16 +56,18 @@ def by_loops(qk: Tensor, v: Tensor, order: Tensor, real: Tensor, size: int, acro
     return out
 
 
-@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("kind", ["chunks", "across", "strict"])
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("padded", [False, True])
-def test_is_the_loop_over_steps(rounds: int, across: bool, padded: bool) -> None:
+@pytest.mark.parametrize("n_buckets", [2, 6])
+def test_is_the_loop_over_steps(rounds: int, kind: str, padded: bool, n_buckets: int) -> None:
     (qk, v), size = qkv(16), 4
     real = torch.arange(16) < torch.tensor([[16], [11]]) if padded else torch.ones(1, 16, dtype=torch.bool)
-    buckets = hash_buckets(qk, torch.randn(rounds, 2, 4, 3))
-    order = sort_by_bucket(buckets, real, 6)
-    got = chunked_attention(qk, v, order, real, size, across)
-    expected = by_loops(qk, v, order, real, size, across)
+    buckets = hash_buckets(qk, torch.randn(rounds, 2, 4, n_buckets // 2))
+    order, within = sort_by_bucket(buckets, real, n_buckets)
+    strict = kind == "strict"
+    got = chunked_attention(qk, v, order, real, size, kind == "across", within if strict else None)
+    expected = by_loops(qk, v, order, real, size, kind == "across", buckets if strict else None)
     rows = real[:, None, :, None].expand(2, 2, 16, 4)
     torch.testing.assert_close(got[rows], expected[rows], atol=1e-6, rtol=1e-5)
 
@@ -65,14 +75,15 @@ def test_is_the_loop_over_steps(rounds: int, across: bool, padded: bool) -> None
 def test_the_order_is_by_bucket_then_place() -> None:
     buckets = torch.tensor([[[[1, 0, 1, 0, 2, 0]]]])
     real = torch.tensor([[True, True, True, False, True, True]])
-    assert sort_by_bucket(buckets, real, 3).tolist() == [[[[1, 5, 0, 2, 4, 3]]]]
+    order, within = sort_by_bucket(buckets, real, 3)
+    assert order.tolist() == [[[[1, 5, 0, 2, 4, 3]]]] and within.tolist() == [[[[0, 0, 1, 1, 2, 3]]]]
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
 def test_one_bucket_in_one_chunk_is_full_attention(rounds: int) -> None:
     qk, v = qkv(12)
     real = torch.ones(1, 12, dtype=torch.bool)
-    order = sort_by_bucket(torch.zeros(2, 2, rounds, 12, dtype=torch.int64), real, 2)
+    order, _ = sort_by_bucket(torch.zeros(2, 2, rounds, 12, dtype=torch.int64), real, 2)
     expected = shared_qk_attention(qk, v)
     torch.testing.assert_close(chunked_attention(qk, v, order, real, 12), expected, atol=1e-6, rtol=1e-5)
     # In chunks, one bucket means: the neighbours. The last chunk but one of six is no longer seen by the last.
@@ -89,7 +100,7 @@ def test_more_rounds_come_nearer_to_full_attention() -> None:
     rotations = torch.randn(16, 2, 16, 8)
     errors = []
     for rounds in (1, 2, 4, 8, 16):
-        order = sort_by_bucket(hash_buckets(qk, rotations[:rounds]), real, 16)
+        order, _ = sort_by_bucket(hash_buckets(qk, rotations[:rounds]), real, 16)
         errors.append(float((chunked_attention(qk, v, order, real, 16) - expected).norm() / expected.norm()))
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0], errors
 
@@ -127,22 +138,37 @@ def test_only_the_choice_of_chunks_looks_ahead() -> None:
     """Sorted in the same order, later steps change no bit of earlier ones."""
     (qk, v), place = qkv(32), 20
     real = torch.ones(1, 32, dtype=torch.bool)
-    order = sort_by_bucket(hash_buckets(qk, torch.randn(2, 2, 4, 4)), real, 8)
+    order, _ = sort_by_bucket(hash_buckets(qk, torch.randn(2, 2, 4, 4)), real, 8)
     before = chunked_attention(qk, v, order, real, 4)
     qk[:, :, place:], v[:, :, place:] = torch.randn(2, 2, 12, 4), torch.randn(2, 2, 12, 4)
     after = chunked_attention(qk, v, order, real, 4)
     assert torch.equal(after[:, :, :place], before[:, :, :place])
 
 
-def test_padding_is_invisible_at_any_length() -> None:
-    ours, tokens = model(), torch.randint(11, (1, 61))
+@pytest.mark.parametrize(("strict", "must"), [(True, "keep"), (False, "change")])
+def test_what_comes_later_changes_nothing_where_hashing_is_strict(strict: bool, must: str) -> None:
+    """Likelihoods multiply only if each is of the past alone. The paper's chunks are the twin that must fail."""
+    ours = model(strict=strict, n_layers=3, n_heads=4, attention="local-lsh").double()
+    tokens = torch.randint(11, (4, 64))
+    before, moved = ours(tokens), 0.0
+    for place in range(1, 64, 7):
+        changed = tokens.clone()
+        changed[:, place:] = torch.randint(11, (4, 64 - place))
+        moved = max(moved, (ours(changed) - before)[:, :place].abs().max().item())
+    assert moved < 1e-12 if must == "keep" else moved > 1e-3, moved
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_padding_is_invisible_at_any_length(strict: bool) -> None:
+    ours, tokens = model(strict=strict), torch.randint(11, (1, 61))
     mask = (torch.arange(61) < 23)[None]
     torch.testing.assert_close(ours(tokens, mask)[:, :23], ours(tokens[:, :23]), atol=1e-6, rtol=1e-5)
 
 
-def test_the_reversible_stack_is_the_ordinary_one() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_reversible_stack_is_the_ordinary_one(strict: bool) -> None:
     """Hashing included: the order of the first run is used again in the backward pass."""
-    ours, tokens = model(n_layers=6, n_heads=4).double().train(), torch.randint(11, (2, 61))
+    ours, tokens = model(strict=strict, n_layers=6, n_heads=4).double().train(), torch.randint(11, (2, 61))
     direction = torch.randn(2, 61, 11, dtype=torch.float64)
     gradients = []
     for run in (None, ordinary):
@@ -187,6 +213,7 @@ def test_bad_sizes_are_refused(changes: dict[str, int]) -> None:
 
 
 def test_an_order_is_kept_small() -> None:
-    layer = LSHAttention(16, 2, 4, 2, 4, seed=0, across_rounds=False)
-    _, plan = layer(torch.randn(1, 10, 16), None, None)
-    assert plan.dtype == torch.int16 and plan.shape == (1, 2, 2, 12)
+    for strict, shape in ((False, (1, 2, 2, 12)), (True, (2, 1, 2, 2, 12))):
+        layer = LSHAttention(16, 2, 4, 2, 4, seed=0, across_rounds=False, strict=strict)
+        _, plan = layer(torch.randn(1, 10, 16), None, None)
+        assert plan.dtype == torch.int16 and plan.shape == shape

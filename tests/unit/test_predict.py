@@ -78,6 +78,24 @@ def test_unknown_runs_are_named(tmp_path: Path, run: Run) -> None:
         find_run(run.folder.parents[3], "probe/adding/lstm")
 
 
+def test_the_newest_run_is_the_newest_that_kept_its_weights(tmp_path: Path) -> None:
+    """`compare` measures and keeps nothing: its runs are newer and hold no artifact."""
+
+    def measured(model: str, *, package: bool) -> Path:
+        settings = {"budget": "steps=1", "home": tmp_path, "d_model": 8, "batch_size": 2, "package": package}
+        return fit("probe/adding", model=model, seed=0 if package else 1, **settings).folder
+
+    trained, newer, only = (
+        measured("gru", package=True),
+        measured("gru", package=False),
+        measured("lstm", package=False),
+    )
+    assert find_run(tmp_path, "probe/adding/gru") == trained
+    for name, model in ((str(newer), "gru"), (str(only), "lstm"), ("probe/adding/lstm", "lstm")):
+        with pytest.raises(UserError, match=f"no weights.*oliveira train probe/adding {model}"):
+            find_run(tmp_path, name)
+
+
 def test_over_http(run: Run) -> None:
     predictor = Predictor(run.folder)
     with TestClient(predict_app(predictor, {"task": predictor.task.name, "example": predictor.example})) as client:

@@ -37,11 +37,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def send(home: Path, found: list[Sample]) -> None:
+def send(home: Path, found: list[Sample], digest: str = "one") -> None:
     log = TrafficLog(home / "traffic", 8)
     for sample in found:
         log.append(
-            {"id": "1", "time": 0.0, "digest": "one", "text": "x" * 100, "tokens": sample.tokens, "loss": sample.loss}
+            {"id": "1", "time": 0.0, "digest": digest, "text": "x" * 100, "tokens": sample.tokens, "loss": sample.loss}
         )
     log.close()
 
@@ -72,3 +72,24 @@ def test_a_restart_goes_on_and_a_swap_starts_afresh(home: Path) -> None:
         assert not again.look()
         assert "drift_pvalue" not in {name for name, *_ in ledger.gauges()}, "scores against the old reference are gone"
         assert not Watch(home, WORLD, ledger).look()
+
+
+@pytest.mark.parametrize("other", ["two", "", "an adapter's"])
+def test_what_another_model_answered_is_not_this_ones_drift(home: Path, other: str) -> None:
+    """Its losses were measured by other weights. As new text it counts all the same."""
+    with Ledger(home) as ledger:
+        watch = Watch(home, WORLD, ledger)
+        send(home, samples(2, 60, 400, 6.0), digest=other)
+        assert not watch.look() and drifts(ledger) == 0
+        assert watch.monitor is not None and watch.monitor.samples == 0 and watch.characters == 6000
+        send(home, samples(2, 60, 400, 6.0))
+        assert watch.look(), "the same traffic of its own is drift"
+
+
+def test_a_request_whose_loss_was_not_measured_is_no_sample(home: Path) -> None:
+    with Ledger(home) as ledger:
+        watch = Watch(home, WORLD, ledger)
+        log = TrafficLog(home / "traffic", 8)
+        log.append({"id": "1", "time": 0.0, "digest": "one", "text": "x" * 100, "tokens": [1, 2], "loss": None})
+        log.close()
+        assert not watch.look() and watch.monitor is not None and watch.monitor.samples == 0

@@ -1,0 +1,1 @@
+"""One-line mutations of the program, and the tests that must notice each: `python -m mutations`."""

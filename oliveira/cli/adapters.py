@@ -1,0 +1,85 @@
+"""`oliveira adapters`: what `oliveira adapt` has made in a home."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.serving import adapter_names
+
+app = typer.Typer(
+    help="LoRA adapters of a home: list, show, remove.\n\n  oliveira adapters list\n\n  oliveira adapters show ana",
+    no_args_is_help=True,
+)
+Name = Annotated[str, typer.Argument(help="As `oliveira adapters list` shows it.")]
+
+
+@app.command("list")
+def list_adapters(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Lists the adapters, what they gained, and whether they fit the champion.
+
+    oliveira adapters list
+
+    oliveira adapters list --json
+    """
+    champion = _champion(home)
+    rows = [_told(home, name, champion) for name in adapter_names.adapter_names(home.absolute())]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "fits the champion", "bits per byte", "rank", "MB")
+    for row in rows:
+        bits = row.get("bits_per_byte")
+        gain = f"{bits['before']:.3f} → {bits['after']:.3f}" if bits else "–"
+        size = f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "–"
+        table.add_row(row["name"], "yes" if row["fits"] else "no", gain, str(row.get("rank", "–")), size)
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def show(name: Name, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Shows how an adapter was made, on what, and what it gained.
+
+    oliveira adapters show ana
+
+    oliveira adapters show ana --json
+    """
+    found = _told(home, name, _champion(home))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = ", ".join(map(str, value)) if isinstance(value, list) else text
+        Console(highlight=False, soft_wrap=True).print(f"{key.replace('_', ' '):<14} {text}", markup=False)
+
+
+@app.command()
+def remove(name: Name, home: Home = DEFAULT_HOME) -> None:
+    """Removes an adapter; a running server stops answering to its name at once.
+
+    oliveira adapters remove ana
+
+    oliveira adapters list
+    """
+    adapter_names.remove(home.absolute(), name)
+    print(f"adapter {name} is removed")
+
+
+def _champion(home: Path) -> str:
+    """SHA-256 of the champion's weights; "" before there is one."""
+    with open_ledger(home) as ledger:
+        digest = ledger.alias("champion")
+        row = ledger.artifact(digest) if digest else None
+    return adapter_names.weights_digest(row.path) if row else ""
+
+
+def _told(home: Path, name: str, champion: str) -> dict[str, Any]:
+    found = adapter_names.describe(home.absolute(), name)
+    return {**found, "fits": bool(champion) and found["base"] == champion}

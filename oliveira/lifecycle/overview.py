@@ -1,0 +1,102 @@
+"""What `oliveira status` says: stages, what is served and where, what waits, what runs and for how long still."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from oliveira.lifecycle.asking import describe
+from oliveira.lifecycle.eta import duration
+from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
+from oliveira.lifecycle.process import is_held
+
+
+def overview(ledger: Ledger) -> dict[str, Any]:
+    """Ready for JSON."""
+    home, running = ledger.home, is_held(ledger.home, "up")
+    rows = {row.name: row for row in ledger.life()}
+    stages = {name: _stage(row, running) for name, row in rows.items()}
+    return {
+        "running": running,
+        "address": ledger.setting(ADDRESS) if running else None,
+        "paused": bool(ledger.setting(PAUSED, False)),
+        "stages": stages,
+        "progress": _progress(ledger) if any(row["state"] == "running" for row in stages.values()) else None,
+        "aliases": ledger.aliases(),
+        "challenger": _challenger(ledger),
+        "serving": ledger.setting("serving") if running else None,
+        "adapters": _adapters(home),
+        "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
+        "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
+    }
+
+
+def _stage(row: StageRow, running: bool) -> dict[str, Any]:
+    state = "stopped" if row.state == "running" and not running else row.state  # killed in the middle of it
+    return {"state": state, "seconds": row.seconds, "message": row.message, "outputs": row.outputs, **row.outputs}
+
+
+def _progress(ledger: Ledger) -> dict[str, float]:
+    wanted = ("train_step", "train_steps", "train_loss", "train_eta_seconds")
+    return {name: value for name, labels, value, _ in ledger.gauges() if name in wanted and not labels}
+
+
+def _challenger(ledger: Ledger) -> dict[str, Any] | None:
+    """The one that waits for a person, and what the gate said of it."""
+    digest = ledger.alias("challenger")
+    if digest is None:
+        return None
+    decision = ledger.gate_verdict(digest)
+    verdict = decision.verdict if decision else "not judged"
+    return {"digest": digest, "verdict": verdict, "reasons": decision.numbers.get("reasons", []) if decision else []}
+
+
+def _adapters(home: Path) -> list[str]:
+    folder = home / "adapters"
+    return sorted(path.name for path in folder.iterdir() if (path / "made.json").exists()) if folder.is_dir() else []
+
+
+def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same below the table of stages, a line each."""
+    aliases = {name: digest[:12] for name, digest in found["aliases"].items()}
+    for name in ("champion", "previous"):
+        if name in aliases:
+            yield name, aliases[name]
+    if challenger := found["challenger"]:
+        yield "challenger", f"{challenger['digest'][:12]} {challenger['verdict']}: {'; '.join(challenger['reasons'])}"
+    if found["adapters"]:
+        yield "adapters", ", ".join(found["adapters"])
+    yield (
+        "program",
+        f"running at {found['address']}" if found["address"] else "running" if found["running"] else "stopped",
+    )
+    if found["paused"]:
+        yield "paused", "no retraining until `oliveira resume`"
+    if progress := found["progress"]:
+        yield "training", _shown(
+            progress.get("train_step"), progress.get("train_steps"), progress.get("train_loss"),
+            progress.get("train_eta_seconds"),
+        )  # fmt: skip
+    if running := found["retraining"]:
+        far = _shown(running.get("step"), running.get("steps"), running.get("loss"), running.get("eta"))
+        yield (
+            "retraining",
+            f"since {_clock(running['started'])} ({running['trigger']}), {running['phase']}{far and ', '}{far}",
+        )
+    for wish in found["wishes"]:
+        args = " ".join(str(value)[:12] for key, value in wish["args"].items() if key == "digest")
+        when = "" if found["running"] else ", acted upon at the next start"
+        yield wish["state"], f"{wish['kind']} {args}".strip() + f" by {wish['by']} since {_clock(wish['since'])}{when}"
+
+
+def _shown(step: float | None, steps: float | None, loss: float | None, left: float | None) -> str:
+    if step is None or not steps:
+        return ""
+    text = f"step {step:.0f} of {steps:.0f}, loss {loss or 0.0:.3f}"
+    return text + (f", {duration(left)} left" if left is not None else "")
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))

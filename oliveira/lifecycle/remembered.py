@@ -1,0 +1,180 @@
+"""The world a home was made with: a start without flags goes on with it, another text or world is asked for first.
+
+    in force = remembered world + what changed in the world's file + environment + --text + --set
+
+Remembered from the moment that something was learnt. `--set` and the environment name the field they change; what
+--world and --text would change besides is shown, and done when a person at a terminal says yes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oliveira.data.sources import PATH
+from oliveira.errors import UserError
+from oliveira.files import write_json_atomic
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
+
+if TYPE_CHECKING:
+    from oliveira.lifecycle.plan import Plan
+
+MEMORY = "remembered.json"
+IN_FORCE = "world.json"  # what the running processes read: with what was planned for the text and this one start
+SHOWN = 4  # changed fields named in a sentence
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a start asks for; `world` and `text` empty where no flag was given."""
+
+    world: str = ""
+    text: str = ""
+    overrides: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    world: World
+    name: str  # of the world's file
+    explicit: frozenset[str]  # dotted fields that a person set, now or before: no plan changes them
+
+
+def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = None) -> Chosen:
+    """The world for this start. Raises `UserError` naming what differs from the home's own, before any work.
+
+    `confirm` asks the person at the terminal; None where there is nobody.
+    """
+    own_sets = dict(asked.overrides or {})
+    sets = dict(own_sets)
+    if asked.text:
+        sets.setdefault("data.base", json.dumps(f"path:{Path(asked.text).expanduser().absolute()}"))
+    environment = dict(os.environ if asked.environment is None else asked.environment)
+    known = _recall(home)
+    name = asked.world or (known["name"] if known else DEFAULT)
+    explicit = frozenset([*(known["explicit"] if known else ()), *_explicit(asked.world, own_sets, environment)])
+    if known is None:
+        return Chosen(load_world(name, sets, environment), name, explicit)
+    tree = known["world"]
+    if asked.world:
+        now = load_world(asked.world, None, {}).model_dump()
+        tree = _merged(tree, known["file"], now) if known["file"] else now
+    wanted = load_world(home / IN_FORCE, sets, environment, tree=tree)
+    consented = load_world(home / IN_FORCE, own_sets, environment, tree=known["world"])
+    if surprises := _differences(consented, wanted):
+        _ask(home, asked, World.model_validate(known["world"]), surprises, confirm)
+    return Chosen(wanted, name, explicit)
+
+
+def fitted(chosen: Chosen) -> Plan:
+    """Its windows and budgets made to fit a text of the person's own. Raises `UserError` if that is too little."""
+    from oliveira.data.folder import list_folder, read_folder
+    from oliveira.lifecycle.plan import Plan, lengths_of, plan
+
+    base = chosen.world.data.base
+    lengths = None
+    if base.startswith(PATH):
+        folder = Path(base.removeprefix(PATH)).expanduser().absolute()
+        lengths = lengths_of(read_folder(folder, list_folder(folder).files), chosen.world.data.max_chars)
+    return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
+
+
+def remember(home: Path, chosen: Chosen) -> None:
+    """For the next start: what was chosen, without what is planned for the text or meant for one start."""
+    try:
+        file = load_world(chosen.name, None, {}).model_dump()
+    except UserError:  # the file of its first start is gone: the world itself is here
+        file = None
+    memory = {
+        "name": chosen.name,
+        "file": file,
+        "world": chosen.world.model_dump(),
+        "explicit": sorted(chosen.explicit),
+    }
+    write_json_atomic(home / MEMORY, memory)
+
+
+def _explicit(world: str, sets: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[str]:
+    """Fields named by --set, by the environment, and in a world file of the person's own."""
+    yield from sets
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            yield name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+    if world.endswith(".toml"):
+        with contextlib.suppress(OSError, ValueError):  # `load_world` says what is wrong with it
+            yield from _flat(tomllib.loads(Path(world).read_text(encoding="utf-8")))
+
+
+def _recall(home: Path) -> dict[str, Any] | None:
+    """What `remember` wrote; None for a home in which nothing was learnt yet."""
+    if not (home / "ledger.sqlite").is_file():
+        return None
+    with Ledger(home) as ledger:
+        if not any(row.name == "train" for row in ledger.stages()):
+            return None
+    for path in (home / MEMORY, home / IN_FORCE):  # a home of an older version has the second alone
+        if not path.exists():
+            continue
+        try:
+            found = json.loads(path.read_bytes())
+            if path.name == IN_FORCE:
+                found = {"name": DEFAULT, "file": None, "world": found, "explicit": []}
+            return found | {"world": World.model_validate(found["world"]).model_dump()}
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path} is not a world that this version reads ({reason}). Use the version of Oliveira that wrote it, "
+                "or another --home."
+            ) from None
+    return None
+
+
+def _merged(mine: dict[str, Any], then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """`mine` with what changed in the file between then and now."""
+    result = dict(mine)
+    for key, value in now.items():
+        if isinstance(value, dict):
+            result[key] = _merged(mine[key], then.get(key, {}), value)
+        elif value != then.get(key):
+            result[key] = value
+    return result
+
+
+def _differences(before: World, after: World) -> dict[str, tuple[Any, Any]]:
+    old, new = _flat(before.model_dump()), _flat(after.model_dump())
+    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value and name != "name"}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _ask(
+    home: Path,
+    asked: Asked,
+    made_with: World,
+    surprises: dict[str, tuple[Any, Any]],
+    confirm: Callable[[str], bool] | None,
+) -> None:
+    shown = [f"{name} = {old} → {new}" for name, (old, new) in surprises.items()]
+    text = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    flags = " and ".join(flag for flag, given in (("--world", asked.world), ("--text", asked.text)) if given)
+    if confirm is not None and confirm(f"home {home} was made otherwise: {text}. Learn anew in this home?"):
+        return
+    name, (_, new) = next(iter(surprises.items()))
+    raise UserError(
+        f"home {home} was made with another world ({made_with.data.base}): {flags} would change {text}. Leave {flags} "
+        f"out to go on with its own, change it on purpose (--set {name}={new}), or give another --home."
+    )

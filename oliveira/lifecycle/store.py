@@ -1,0 +1,139 @@
+"""The file under the ledger: SQLite through apsw in WAL mode with `synchronous=FULL`.
+
+What a method returned survives `kill -9` and power loss. The SQLite that Python links has the WAL-reset race before
+3.51.3 (sqlite.org/changes), so an old library is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import apsw
+
+from oliveira.errors import CorruptError, DiskError, UserError
+from oliveira.files import explain_disk, make_folder
+from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
+
+FIRST_SAFE_SQLITE = (3, 51, 3)
+_PATIENCE = 30  # seconds a writer waits for another
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What SQLite reports about the disk, as a sentence."""
+    try:
+        yield
+    except apsw.FullError as error:
+        raise DiskError(
+            f"no space left for {path}. Free some space and start again: what was acknowledged is kept."
+        ) from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError, apsw.IOError) as error:
+        raise DiskError(
+            f"cannot write to {path}: {error}. Mend the disk, or choose a folder you may write to with --home."
+        ) from error
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise CorruptError(
+            f"{path} is damaged ({error}). Restore a backup of it, or start with another --home."
+        ) from error
+    except apsw.BusyError as error:
+        raise DiskError(
+            f"another process has kept {path} locked for {_PATIENCE} s. "
+            "Stop it (`oliveira status` names it) and try again."
+        ) from error
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+class Store:
+    """One connection, safe to share between threads. Every process opens its own.
+
+    `home` is the folder of the ledger; artifact paths are stored relative to it, so that a home can be moved.
+    """
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+        if version < FIRST_SAFE_SQLITE:
+            raise UserError(
+                f"SQLite {apsw.sqlite_lib_version()} can lose committed pages in WAL mode. Install apsw >= 3.53."
+            )
+        self.home = home
+        self.clock = clock
+        self._lock = threading.RLock()
+        self.path = home / "ledger.sqlite"
+        with explain_disk(home):
+            make_folder(home)
+        with _explained(self.path):
+            self._connection = apsw.Connection(str(self.path))
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._connection.set_busy_timeout(int(_PATIENCE * 1000))
+        # One by one: of several statements in one `execute`, those after the first that gives a row do not run.
+        for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+            self._connection.pragma(name, value)
+            if self._connection.pragma(name) != value:
+                raise DiskError(f"{self.path} refuses {name} = {value}. Put --home on a local disk.")
+        self._connection.pragma("journal_size_limit", 64 << 20)
+        with self.transaction():
+            found = self._connection.pragma("user_version")
+            if found == 0:
+                self._connection.execute(TABLES)
+                self._connection.pragma("user_version", SCHEMA_VERSION)
+            elif found != SCHEMA_VERSION:
+                raise UserError(
+                    f"{self.path} has schema {found}, this program knows {SCHEMA_VERSION}. "
+                    "Use the version of Oliveira that wrote it, or another --home."
+                )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and alone among the writers. Inside another one it is a part of that."""
+        with self._lock, _explained(self.path):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, _explained(self.path):
+            return list(self._connection.execute(sql, values))
+
+    def version(self) -> int:
+        """Changes whenever another process has committed."""
+        with self._lock, _explained(self.path):
+            return int(self._connection.pragma("data_version"))
+
+    def check(self) -> bool:
+        """Whether every page of the file is what SQLite wrote."""
+        try:
+            return self._rows("PRAGMA quick_check")[0][0] == "ok"
+        except CorruptError:
+            return False

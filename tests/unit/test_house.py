@@ -1,0 +1,66 @@
+"""The house: a front that returns keeps its port, printed keys live until they are revoked, children end in time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oliveira.lifecycle import up
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.process import end
+from oliveira.lifecycle.up import Child, House
+from oliveira.world import World
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+
+
+def test_a_front_that_returns_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    class Process:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(list(command))
+
+        def poll(self) -> int | None:
+            return -9 if len(started) == 1 else None
+
+    monkeypatch.setattr(up.subprocess, "Popen", Process)
+    monkeypatch.setattr(up.time, "sleep", lambda seconds: None)
+    front = Child("oliveira.serving.front", "--home", "h", "--port", "0")
+    front.again_with("--port", "8421")
+    front.check()
+    assert started[0][started[0].index("--port") + 1] == "0"
+    assert started[1][started[1].index("--port") + 1] == "8421"
+
+
+def house(home: Path, ledger: Ledger) -> House:
+    found = House(home, World(), port=0, quiet=True)
+    found.ledger = ledger
+    return found
+
+
+def test_printed_keys_live_until_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "TERMINAL_KEYS", 3)
+    with Ledger(tmp_path) as ledger:
+        other = ledger.add_key("ana", ("use",))
+        printed = [house(tmp_path, ledger)._fresh_key() for _ in range(3)]
+        assert len(set(printed)) == 3 and all(ledger.verify_key(key) for key in printed)
+        ledger.revoke_key(printed[1].split("-")[2])
+        assert [ledger.verify_key(key) is not None for key in printed] == [True, False, True]
+        printed += [house(tmp_path, ledger)._fresh_key() for _ in range(2)]
+        alive = [ledger.verify_key(key) is not None for key in printed]
+        assert alive == [False, False, True, True, True], "the oldest goes when there are too many"
+        assert ledger.verify_key(other), "a key that a person made is nobody else's to revoke"
+
+
+def test_a_child_that_does_not_listen_is_killed_in_time() -> None:
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"deaf\n"
+        begun = time.monotonic()
+        end(process, 0.2)
+        assert process.returncode == -9 and time.monotonic() - begun < 20

@@ -1,0 +1,126 @@
+"""Every stored result is of the code at hand, and its verdicts follow from its figures.
+
+Where the digests in a result agree with the files here, nothing is trained. Where one differs, its first losses are
+trained again from scratch: other losses mean a stale number. Data come from the cache of a home, from installed
+packages or from OLIVEIRA_DATA, never from the network.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from oliveira import recipes
+from oliveira.data import routes
+from oliveira.errors import UserError
+from oliveira.files import sha256_file
+from oliveira.provenance import ROOT, is_clean
+from oliveira.reproduction import LOSSES, disagreement, replay
+
+# Measured before results carried digests. The list may only become shorter: `oliveira reproduce NAME --write`.
+UNVERIFIED = {
+    "adding-lstm",
+    "adding-rnn",
+    "bncc-bigru",
+    "classify-bert",
+    "digits-cnn",
+    "digits-deq",
+    "digits-hypernetwork",
+    "digits-mlp",
+    "digits-vit",
+    "duplication-reformer",
+    "fashion-cnn",
+    "fashion-mlp",
+    "fashion-vit",
+    "forecast-deq",
+    "forecast-gru",
+    "forecast-hyperlstm",
+    "forecast-lstm",
+    "forecast-mamba",
+    "forecast-mlp",
+    "forecast-rnn",
+    "forecast-s4d",
+    "forecast-transformer",
+    "functions-mlp",
+    "g2p-seq2seq",
+    "listops-linformer",
+    "lm-gpt",
+    "lm-mamba",
+    "lm-moe",
+    "lm-reformer",
+    "machado-gpt",
+    "next-larger-bilstm",
+    "next-larger-lstm",
+    "pretrain-bert",
+    "probe-mamba",
+    "told-br-bigbird",
+    "told-br-bilstm",
+    "told-br-linformer",
+    "translate-seq2seq",
+    "translate-transformer",
+}
+STORED = [name for name in recipes.names() if recipes.stored(name)]
+
+
+def result(name: str) -> dict:  # type: ignore[type-arg]
+    found = recipes.stored(name)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where data may lie already: the home that `reproduce` uses here, else a new one."""
+    used = Path(os.environ.get("OLIVEIRA_HOME", ROOT / ".oliveira")) / "recipes"
+    return used if (used / "cache").is_dir() else tmp_path_factory.mktemp("recipes")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **named: object) -> None:
+        raise routes.RouteFailed("a test does not use the network")
+
+    monkeypatch.setattr(routes, "_pip_download", refused)
+    monkeypatch.setattr(routes, "_fetch", refused)
+
+
+def test_the_list_of_unverified_results_only_shrinks() -> None:
+    unverified = {name for name in STORED if not recipes.is_verified(result(name))}
+    assert unverified - UNVERIFIED == set(), "a result without a clean commit, digests or losses was stored"
+    assert UNVERIFIED - unverified == set(), "these have digests by now, or are gone: take them off the list"
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if name not in UNVERIFIED] or ["none yet"])
+def test_a_result_is_of_the_code_at_hand(name: str, data_home: Path, offline: None) -> None:
+    if name == "none yet":
+        return
+    kept = result(name)
+    assert is_clean(kept["commit"]) and len(kept["losses"]) == LOSSES and kept["train"]["threads"] > 0
+    assert kept["pictures"] == {file: sha256_file(recipes.RESULTS / file) for file in kept["pictures"]}
+    if not (changed := recipes.changes(name)):
+        return
+    try:
+        losses = replay(name, data_home)
+    except UserError as error:
+        if "cannot be had" not in str(error):
+            raise
+        pytest.xfail(f"{name} is not replayed ({', '.join(changed)} changed): {error}")  # CI may lack the data
+    assert not (said := disagreement(name, kept["losses"], losses)), f"{said} Changed: {', '.join(changed)}."
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if name not in UNVERIFIED] or ["none yet"])
+def test_the_verdicts_follow_from_the_figures(name: str) -> None:
+    if name == "none yet":
+        return
+    kept = result(name)
+    metric, recipe = kept["metric"], recipes.load(name)
+    assert metric == metric | recipes.measured(metric["values"]) and metric["value"] == metric["mean"]
+    assert kept["test"][metric["name"]] == metric["mean"] and len(metric["values"]) == len(kept["seeds"])
+    met, beats = recipes.verdicts(
+        metric["mean"], higher=metric["better"] == "higher", expect=kept["expect"], baselines=kept["baselines"]
+    )
+    assert (kept["met"], kept["beats"]) == (met, beats)
+    if "world" not in recipe:
+        assert kept["expect"] == recipe.get("expect", {}), f"run `oliveira reproduce {name} --write`"
