@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import typer
 
 from oliveira import __version__, terminal
 from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
+from oliveira.files import explain_disk
+from oliveira.processors import limit_threads
+from oliveira.world import forget_injected
 
 app = typer.Typer(
     name="oliveira",
@@ -58,8 +64,10 @@ def _options(
 def main() -> None:
     """Runs a command. What a user can cause is one sentence on stderr and an exit code, never a traceback."""
     terminal.set_up()
+    forget_injected(os.environ)
+    limit_threads()
     try:
-        with terminal.checked_output():
+        with terminal.checked_output(), explain_disk(Path()):  # what no command foresaw
             app()
     except OliveiraError as error:
         if str(error):

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oliveira.errors import OliveiraError, UserError
+from oliveira.processors import processors
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,14 @@ def _compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
+    """Raises `BuildError` for a user without a home folder."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "oliveira" / "kernels"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "oliveira" / "kernels"
+    except RuntimeError:
+        raise BuildError(
+            "this user has no home folder for the compiled kernels: torch does their work, slower. Set XDG_CACHE_HOME."
+        ) from None
 
 
 def build() -> Path:
@@ -99,7 +106,7 @@ def _compile(compiler: list[str], library: Path) -> None:
                 raise BuildError(f"{compiler[0]} could not build the kernels: {reason.strip()}. Torch does their work.")
             return target
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(processors()) as threads:
             objects = list(threads.map(lambda part: make(f"{part[0]}.o", ["-c", *part[1]]), _parts()))
         make("whole.so", ["-shared", "-pthread", *map(str, objects)]).replace(library)
 

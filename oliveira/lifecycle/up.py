@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
-from oliveira.files import write_json_atomic
+from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
@@ -174,7 +174,7 @@ print(client.completions.create(model="oliveira", prompt="No princípio", max_to
 
 
 def check_home(home: Path) -> Path:
-    home = home.expanduser().absolute()
+    home = expand(home).absolute()
     if home.exists() and not home.is_dir():
         raise UserError(f"--home {home} is a file. Give a folder.")
     return home

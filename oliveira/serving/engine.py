@@ -34,6 +34,7 @@ from oliveira.errors import CorruptError, OliveiraError
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.processors import processors
 from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
@@ -293,7 +294,7 @@ def main() -> int:
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
-    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    torch.set_num_threads(given.threads or processors())
     connection = socket.socket(fileno=given.socket)
     try:
         settings = Settings(
