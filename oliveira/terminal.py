@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import unicodedata
@@ -29,6 +30,8 @@ def set_up() -> None:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors=PLAIN)
+    if "--quiet" in sys.argv:  # of whatever command: no notes by the way, such as that kernels are compiled
+        logging.getLogger("oliveira").setLevel(logging.ERROR)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

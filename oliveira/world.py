@@ -179,6 +179,7 @@ class ServeSection(Section):
     max_messages: int = Field(256, ge=1)
     deadline: float = Field(120.0, gt=0, description="seconds a request may take")
     drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
+    silence: float = Field(30.0, ge=2, description="seconds without a sign of life after which an engine is replaced")
     threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
     cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
     activations: Literal["fp32", "int8"] = Field(

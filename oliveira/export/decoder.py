@@ -44,7 +44,7 @@ def _place(run: Run) -> int:
 class OnnxDecoder(Decoder):
     """A graph that `oliveira.export.decode` wrote, run by onnxruntime. Not thread-safe: one call at a time."""
 
-    adapts = exact = False
+    adapts = exact = has_states = False
     cache_dtype = torch.float32
 
     def __init__(self, path: Path, config: GPTConfig, *, provider: str = "auto", threads: int = 0) -> None:

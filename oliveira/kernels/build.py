@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.processors import processors
@@ -32,6 +33,7 @@ VARIABLE = "OLIVEIRA_KERNEL"
 PATHS = ("avx512vnni", "avx512", "avx2", "scalar")  # best first
 _COMPILERS = ("g++", "clang++", "c++")
 _BUILDING = ".build-"
+_SAYING = "compiling the C++ kernels for this processor, once: half a minute on two free cores, up to two on busy ones."
 # No contraction: a sum must be rounded in the same way in every copy of a loop (docs/kernels.md).
 _FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -40,6 +42,10 @@ _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
 class BuildError(OliveiraError):
     """The library cannot be had on this machine. The torch twins do the same work, slower."""
+
+
+class KernelError(OliveiraError):
+    """A call of the library that did nothing. The process and the library's threads go on."""
 
 
 def _parts() -> list[tuple[str, list[str]]]:
@@ -73,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def build() -> Path:
-    """The library's file, compiled if it is not there yet (about 25 seconds on two cores). Raises `BuildError`."""
+    """The library's file, compiled, with a word, if it is not there (25 seconds on two free cores). Or `BuildError`."""
     compiler = _compiler()
     digest = hashlib.sha256()
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
@@ -88,6 +94,7 @@ def build() -> Path:
                 if not library.exists():  # another process may have built it while we waited
                     for left in library.parent.glob(f"{_BUILDING}*"):  # by a build that was killed
                         shutil.rmtree(left, ignore_errors=True)
+                    log.warning(_SAYING)
                     _compile(compiler, library)
         except OSError as error:
             raise BuildError(f"{cache_folder()} cannot be written ({error.strerror}). Set XDG_CACHE_HOME.") from None
@@ -149,6 +156,23 @@ def _load() -> ctypes.CDLL | str:
     return library
 
 
+# Codes of source/api.cpp.
+_FEWER_THREADS, _NO_MEMORY = 1, 2
+
+
+class _Code(ctypes.c_int32):
+    """What a call that may fail returns."""
+
+
+def _checked(code: _Code, function: Any, _: object) -> None:
+    """Raises `KernelError` for work that was not done."""
+    if code.value == _FEWER_THREADS:  # said once by the library
+        log.warning("the system refuses more threads: the kernels go on with those they have, slower")
+    elif code.value:
+        reason = "there is not enough memory" if code.value == _NO_MEMORY else f"code {code.value}"
+        raise KernelError(f"{function.__name__} could not be computed: {reason}. Ask for less at once, or free memory.")
+
+
 def _declare(library: ctypes.CDLL) -> None:
     pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     for name, result, arguments in (
@@ -158,15 +182,17 @@ def _declare(library: ctypes.CDLL) -> None:
         ("huge_pages", None, [pointer, long]),
         ("pack", None, [pointer, pointer, pointer, pointer, integer, integer, integer]),
         ("unpack", None, [pointer, pointer, integer, integer, integer]),
-        ("linear", None, [pointer, pointer, pointer, long, integer, integer]),
-        ("read", None, [pointer, pointer, integer, integer]),
-        ("expand", None, [pointer, pointer, pointer, pointer, integer, pointer, integer, integer]),
-        ("gated", None, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
-        ("causal", None, [pointer, integer]),
-        ("decode", None, [pointer, pointer]),
+        ("linear", _Code, [pointer, pointer, pointer, long, integer, integer]),
+        ("read", _Code, [pointer, pointer, integer, integer]),
+        ("expand", _Code, [pointer, pointer, pointer, pointer, integer, pointer, integer, integer]),
+        ("gated", _Code, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
+        ("causal", _Code, [pointer, integer]),
+        ("decode", _Code, [pointer, pointer]),
     ):
         function = getattr(library, f"oliveira_{name}")
         function.restype, function.argtypes = result, arguments
+        if result is _Code:
+            function.errcheck = _checked
 
 
 def unavailable() -> str | None:

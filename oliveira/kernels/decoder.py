@@ -76,8 +76,11 @@ class _Batch(ctypes.Structure):
         ("n_runs", ctypes.c_int32),
         ("unused", ctypes.c_int32),
         *(
-            (n, ctypes.c_void_p)
-            for n in ("length", "position", "slot", "wanted", "table", "blocks", "tokens", "logits", "adapter")
+            (name, ctypes.c_void_p)
+            for name in (
+                *("length", "position", "slot", "wanted", "table", "blocks", "tokens"),
+                *("logits", "adapter", "states"),
+            )
         ),
     )
 
@@ -150,6 +153,7 @@ class Decoder(ABC):
     adapts: bool  # takes `Run.adapter`
     # The same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks.
     exact: bool
+    has_states: bool  # can be asked for `states`
 
     _pool: BlockPool | None = None
 
@@ -180,11 +184,19 @@ class Decoder(ABC):
     def step(self, runs: Sequence[Run]) -> Tensor:
         """New tokens of any streams, at most 256 in all and each stream once: logits (sum of `wanted`, V) in order."""
 
+    def states(self, runs: Sequence[Run]) -> Tensor:
+        """As `step`, but the last layer's normalised states (tokens, d_model) of all tokens. See `has_states`."""
+        raise UserError(f"{type(self).__name__} gives logits only: ask a NativeDecoder or a TorchDecoder.")
+
+    def blank(self, blocks: Sequence[int], used: int) -> None:
+        """Zeros where nothing of the stream stands in its `blocks`: after the first `used` positions of them."""
+        raise UserError(f"{type(self).__name__} does not say how its blocks are laid out.")
+
 
 class NativeDecoder(Decoder):
     """Keeps its own packed copy of the weights. Not thread-safe: one call at a time."""
 
-    adapts = exact = True
+    adapts = exact = has_states = True
 
     def __init__(
         self,
@@ -303,7 +315,25 @@ class NativeDecoder(Decoder):
         self._library.oliveira_huge_pages(pool.blocks.data_ptr(), pool.blocks.nbytes)
         self._struct.pool, self._struct.n_blocks = pool.blocks.data_ptr(), pool.blocks.shape[0]
 
+    def blank(self, blocks: Sequence[int], used: int) -> None:
+        whole, inside = divmod(used, POSITIONS)
+        self.pool.blocks[list(blocks[whole + bool(inside) :])] = 0
+        if inside:
+            keys, values = self.pool.blocks[blocks[whole]].view(-1, 2, POSITIONS * self.d_head).unbind(1)
+            keys.view(-1, self.d_head, POSITIONS)[:, :, inside:] = 0
+            values.view(-1, POSITIONS, self.d_head)[:, inside:] = 0
+
     def step(self, runs: Sequence[Run]) -> Tensor:
+        logits = torch.empty(sum([run.wanted for run in runs]), self.config.vocab_size)
+        self._call(runs, logits=logits)
+        return logits
+
+    def states(self, runs: Sequence[Run]) -> Tensor:
+        states = torch.empty(sum([len(run.tokens) for run in runs]), self.config.d_model)
+        self._call([run._replace(wanted=len(run.tokens)) for run in runs], states=states)
+        return states
+
+    def _call(self, runs: Sequence[Run], *, logits: Tensor | None = None, states: Tensor | None = None) -> None:
         n_blocks = self.pool.blocks.shape[0]
         # C trusts its arguments.
         check_runs(runs, context=self.context, vocab_size=self.config.vocab_size, n_blocks=n_blocks)
@@ -314,7 +344,6 @@ class NativeDecoder(Decoder):
             starts.append(len(blocks))
             tokens += run.tokens
             blocks += run.table
-        logits = torch.empty(sum([run.wanted for run in runs]), self.config.vocab_size)
         i32, i64 = ctypes.c_int32, ctypes.c_int64
         arrays = (
             (i32 * len(runs))(*[len(run.tokens) for run in runs]),
@@ -333,11 +362,11 @@ class NativeDecoder(Decoder):
             len(runs),
             0,
             *(ctypes.addressof(array) for array in arrays),
-            logits.data_ptr(),
+            None if logits is None else logits.data_ptr(),
             None if adapters is None else ctypes.addressof(adapters),
+            None if states is None else states.data_ptr(),
         )
         self._library.oliveira_decode(ctypes.byref(self._struct), ctypes.byref(batch))
-        return logits
 
 
 def check_runs(runs: Sequence[Run], *, context: int, vocab_size: int, n_blocks: int) -> None:
@@ -376,9 +405,13 @@ class BlockPool:
             raise UserError(f"n_blocks = {n_blocks}: a pool needs at least one block.")
         self.blocks = torch.empty(n_blocks, decoder.block_size, dtype=decoder.cache_dtype)
         decoder.attach(self)
+        self.clear()
+
+    def clear(self) -> None:
+        """All blocks are free, whoever had them, and hold zeros."""
         self.blocks.zero_()
-        self.free = list(range(n_blocks - 1, -1, -1))
-        self._owners = [0] * n_blocks
+        self.free = list(range(len(self.blocks) - 1, -1, -1))
+        self._owners = [0] * len(self.blocks)
 
     def take(self, n: int) -> list[int]:
         """Raises `UserError` if there are not so many; then none is taken."""

@@ -21,7 +21,8 @@ from oliveira.models.gpt import GPT
 class TorchDecoder(Decoder):
     """Computes runs of equal length together. Not exact: a matmul rounds differently for other shapes."""
 
-    adapts, exact = True, False
+    adapts = has_states = True
+    exact = False
     cache_dtype = torch.float32
 
     def __init__(self, model: GPT, *, context: int | None = None) -> None:
@@ -35,14 +36,30 @@ class TorchDecoder(Decoder):
 
     @torch.inference_mode()
     def step(self, runs: Sequence[Run]) -> Tensor:
-        return torch.cat([logits_TV for group in self._groups(runs) for logits_TV in self._together(group)])
+        return torch.cat(
+            [
+                self.model.head(hidden_TD[len(run.tokens) - run.wanted :])
+                for group in self._groups(runs)
+                for run, hidden_TD in zip(group, self._together(group), strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def states(self, runs: Sequence[Run]) -> Tensor:
+        return torch.cat([hidden_TD for group in self._groups(runs) for hidden_TD in self._together(group)])
+
+    def blank(self, blocks: Sequence[int], used: int) -> None:
+        for number, block in enumerate(blocks):
+            first = min(max(used - number * POSITIONS, 0), POSITIONS)
+            self.pool.blocks[block].view(self._block)[..., first:, :] = 0
 
     @staticmethod
     def _groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
         for _, group in groupby(runs, key=lambda run: (len(run.tokens), id(run.adapter))):
             yield list(group)
 
-    def _together(self, runs: list[Run]) -> Iterator[Tensor]:
+    def _together(self, runs: list[Run]) -> Tensor:
+        """States (B, T, D) of runs of the same length and adapter."""
         n = len(runs[0].tokens)
         positions_BT = torch.tensor([range(run.position, run.position + n) for run in runs])
         slots_BT = torch.tensor(
@@ -55,9 +72,7 @@ class TorchDecoder(Decoder):
         mask = (torch.arange(reach * POSITIONS) <= slots_BT[..., None])[:, None]
         tokens_BT = torch.tensor([list(run.tokens) for run in runs])
         with _adapted(self.model, runs[0].adapter):
-            hidden_BTD = self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
-        for run, hidden_TD in zip(runs, hidden_BTD, strict=True):
-            yield self.model.head(hidden_TD[n - run.wanted :])
+            return self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
 
 
 @contextlib.contextmanager
@@ -80,6 +95,7 @@ class _Blocks:
         self.blocks, self.table_BN, self.slots_BT = blocks, table_BN, slots_BT
         self.into_BT = table_BN.gather(1, slots_BT // POSITIONS)
         self.offset_BT = slots_BT % POSITIONS
+        self.ends = (slots_BT[:, -1] + 1).tolist()
 
     def length(self) -> int:
         return int(self.slots_BT.min())
@@ -88,4 +104,6 @@ class _Blocks:
         for part, new in enumerate((k_BHTK, v_BHTK)):
             self.blocks[self.into_BT, layer, part, :, self.offset_BT] = new.transpose(1, 2)
         both = self.blocks[self.table_BN, layer].permute(2, 0, 3, 1, 4, 5).flatten(3, 4)  # (2, B, H_kv, N · 16, K)
+        for row, end in enumerate(self.ends):  # 0 · NaN is NaN: what an earlier owner left is not read
+            both[:, row, :, end:] = 0
         return both[0], both[1]

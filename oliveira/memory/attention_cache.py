@@ -50,13 +50,17 @@ from oliveira.memory import chunk_file
 from oliveira.memory.chunk_file import CHUNK
 from oliveira.memory.tenant import tenant_salt
 
-__all__ = ["CHUNK", "AttentionCache", "tenant_salt"]
+__all__ = ["CHUNK", "AttentionCache", "CacheBusyError", "tenant_salt"]
 
 _VERSION = b"1"  # of the key
 _QUEUE_BYTES = 64 << 20  # copies that wait for the disk
 _TEMPORARY = "unfinished.tmp"  # one name is enough: one thread writes
 _FOLDER = re.compile(r"[0-9a-f]{16}(\.\d+\.old)?")
 _NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class CacheBusyError(UserError):
+    """Another process holds the folder: it lets go when it ends."""
 
 
 class _Job(NamedTuple):
@@ -120,6 +124,7 @@ class AttentionCache:
         self._work = threading.Condition()  # guards everything above and below
         self._jobs: deque[_Job] = deque()
         self._waiting: set[bytes] = set()  # keys of jobs, the one being written included
+        self._unwanted: set[bytes] = set()  # dropped while it was being written
         self._spare: list[bytearray] = []  # images to use again: fresh memory costs more than the copy
         self._closed = False
         self._lock = self._open()
@@ -232,18 +237,26 @@ class AttentionCache:
     # Writing ----------------------------------------------------------------------------------------------------
 
     def store(
-        self, key: bytes, index: int, tokens: Sequence[int], buffers: Sequence[memoryview], parents: Sequence[bytes]
+        self,
+        key: bytes,
+        index: int,
+        tokens: Sequence[int],
+        buffers: Sequence[memoryview],
+        parents: Sequence[bytes],
+        *,
+        again: bool = False,
     ) -> None:
         """Copies chunk `index` of a text now, writes it soon. `parents`: keys of the chunks before it.
 
-        There already: counts as a use. More than 64 MiB waiting for the disk: dropped and counted.
+        There already: counts as a use, and is written `again` if that is asked for. More than 64 MiB waiting for the
+        disk: dropped and counted.
         """
         self._check(tokens, buffers)
         if index != len(parents):
             raise UserError(f"index = {index}, but {len(parents)} parents: give the keys of all chunks before it.")
         path = [parents[i] for i in self.needed(index)]
         with self._work:
-            known, waiting = key in self._index, key in self._waiting
+            known, waiting = key in self._index and not again, key in self._waiting
             full = len(self._jobs) * self.file_bytes >= max(_QUEUE_BYTES, 2 * self.file_bytes)
             if not known and not waiting and (full or self._closed or self._lock is None):
                 self._counts["dropped"] += 1
@@ -260,6 +273,19 @@ class AttentionCache:
             self._jobs.append(_Job(key, image, path, outdated))
             self._work.notify_all()
 
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Chunks that are not to be found again: their files go, and what of them still waits is not written."""
+        with self._work:
+            wanted = set(keys)
+            gone = {job.key for job in self._jobs if job.key in wanted}
+            self._jobs = deque(job for job in self._jobs if job.key not in gone)
+            self._waiting -= gone
+            self._unwanted |= wanted & self._waiting  # the one that is being written
+            known = [key for key in wanted if key in self._index]
+            self._work.notify_all()
+        for key in known:
+            self._delete(key)
+
     def _write_all(self) -> None:
         while True:
             with self._work:
@@ -267,8 +293,15 @@ class AttentionCache:
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()
-            stored = self._write(job)
+            try:
+                stored = self._write(job)
+            except Exception as error:  # the thread must live: the next chunk may be written
+                stored = False
+                self._complain(OSError(None, str(error)))
+            if job.key in self._unwanted:
+                self._delete(job.key)
             with self._work:
+                self._unwanted.discard(job.key)
                 self._counts["stored" if stored else "dropped"] += 1
                 self._waiting.discard(job.key)
                 if len(self._spare) < 2:
@@ -376,7 +409,7 @@ class AttentionCache:
             self._complain(error)
             return None
         if lock is None:
-            raise UserError(
+            raise CacheBusyError(
                 f"another process uses the attention cache in {self.folder}. Stop it, or choose another folder."
             )
         try:

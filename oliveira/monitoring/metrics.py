@@ -107,6 +107,10 @@ class Metrics:
         self.queue_capacity = self._gauge("queue_capacity", "Requests that may wait; the next one gets 429.")
         self.kv_cache_usage_perc = self._gauge("kv_cache_usage_perc", "Share of the KV cache in use.", start=0)
 
+        self.attention_cache_on = self._gauge(
+            "attention_cache_on", "0 once the attention cache has broken; NaN where there is none."
+        )
+
         # Requests.
         self.time_to_first_token_seconds = self._histogram(
             "time_to_first_token_seconds", "From the arrival of a request to its first token.", FIRST_TOKEN

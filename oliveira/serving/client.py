@@ -17,7 +17,7 @@ from typing import Any
 
 from oliveira.errors import OliveiraError
 from oliveira.serving.errors import ApiError, EngineDied, too_far_behind
-from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
+from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, pack, unpack
 
 # An engine that is not ready by then has failed. Long, as waiting costs nothing while the old one serves and giving up
 # refuses a good model: on a starved machine the import of torch alone took 99 s.
@@ -91,11 +91,15 @@ class EngineProcess:
         self.max_len = 0
         self.started = int(time.time())
         self.described: dict[str, Any] = {}
-        self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0}
+        self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        self.silence = 30.0  # seconds without a sign of life, after which it hangs
+        self.hung = False
+        self._heard = True  # since the last look
         self.gone = asyncio.Event()
         self.retired = False
         self._jobs: dict[str, Job] = {}
         self._listener: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, path: Path, digest: str, options: Sequence[str]) -> EngineProcess:
@@ -132,6 +136,7 @@ class EngineProcess:
         engine.described = message
         engine.digest, engine.max_len = str(message["digest"]), int(message["max_len"])
         engine._listener = asyncio.create_task(engine._listen())
+        engine._watcher = asyncio.create_task(engine._watch())
         return engine
 
     @property
@@ -171,8 +176,11 @@ class EngineProcess:
         try:
             while line := await self._reader.readline():
                 message = unpack(line)
+                self._heard = True
                 if message["type"] == "stats":
                     self.stats = message
+                elif message["type"] == "beat":
+                    pass
                 elif (job := self._jobs.get(message["id"])) is not None:
                     job.put(message["id"], message, len(line))
         except (OSError, ValueError, OliveiraError) as error:
@@ -180,6 +188,21 @@ class EngineProcess:
         self.gone.set()
         self._writer.close()
         self.fail_all(lambda: EngineDied("the engine is gone"))
+
+    async def _watch(self) -> None:
+        """Kills the process when it has been silent for too long: then it is gone, as if it had died by itself.
+
+        Beats are counted, not seconds: a front that was stopped along with its engine must not blame it.
+        """
+        missed = 0
+        while missed * BEAT_SECONDS < self.silence:
+            await asyncio.sleep(BEAT_SECONDS)
+            missed = 0 if self._heard else missed + 1
+            self._heard = False
+        self.hung = True
+        log.error("engine hangs", extra={"digest": self.digest[:12], "seconds": self.silence})
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
     async def close(self) -> None:
         """Ends the process: its socket closes, it exits; killed if it does not."""
@@ -191,6 +214,8 @@ class EngineProcess:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             await self.process.wait()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._listener is not None:
             await self._listener
         self.gone.set()

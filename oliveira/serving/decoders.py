@@ -17,7 +17,7 @@ from oliveira.files import sha256_file
 from oliveira.kernels.build import digest_in_use, path_in_use
 from oliveira.kernels.decoder import BlockPool, Decoder, NativeDecoder, not_covered
 from oliveira.kernels.twin import TorchDecoder
-from oliveira.memory.attention_cache import AttentionCache
+from oliveira.memory.attention_cache import AttentionCache, CacheBusyError
 from oliveira.models.gpt import GPT
 from oliveira.serving.prefixes import Prefixes, chunk_bytes
 from oliveira.serving.speculation import DraftModel, LookUp, Speculator, cost_of_a_guess, step_seconds
@@ -74,7 +74,7 @@ def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, set
     if settings.draft is None:
         return Speculator(LookUp(), cost)
     draft = _draft(settings.draft, tokenizer)
-    guesser = DraftModel(draft, slots=settings.slots)
+    guesser = DraftModel(draft, slots=settings.slots, n_tokens=tokenizer.vocab_size)
     share = step_seconds(draft, guesser.pool, 1)[0] / step_seconds(decoder, pool, 1)[0]
     speculator = Speculator(guesser, cost, draft=share)
     if (price := speculator.price(1)) >= 1:
@@ -85,6 +85,7 @@ def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, set
 
 
 def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, settings: Settings) -> Prefixes | None:
+    """Raises `CacheBusyError` while another engine holds the cache."""
     if settings.home is None or settings.cache_megabytes == 0:
         return None
     if not decoder.exact:
@@ -106,10 +107,12 @@ def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, setting
             capacity_bytes=settings.cache_megabytes << 20,
             window=settings.window.size if settings.window else None,
         )
-    except UserError as error:  # the engine that this one replaces still ends its streams
+    except CacheBusyError:
+        raise
+    except Exception as error:  # serving does not hang on it
         log.warning("no attention cache", extra={"reason": str(error)})
         return None
-    return Prefixes(cache, pool, settings.window)
+    return Prefixes(cache, decoder, settings.window)
 
 
 def _draft(path: Path, tokenizer: Tokenizer) -> Decoder:

@@ -3,8 +3,8 @@
 `python -m oliveira.serving.engine --artifact DIR --digest D --threads N --slots N --socket FD [--home DIR …]`
 
 It verifies every byte, loads, runs the smoke prompts and says `ready`; then it decodes. A reader thread takes
-messages from the socket, the main thread alone touches the model. A crash is left to the front, which starts
-another engine.
+messages from the socket, the main thread alone touches the model and says every second that it is alive. An exception
+ends the request that it belongs to. A crash, or silence, is left to the front, which starts another engine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import logging
 import os
 import queue
 import secrets
@@ -20,26 +21,32 @@ import socket
 import sys
 import threading
 import time
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from oliveira import terminal
 from oliveira.artifact import WEIGHTS, Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
+from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.twin import TorchDecoder
-from oliveira.memory.attention_cache import tenant_salt
+from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
 from oliveira.processors import processors
+from oliveira.serving import logs
 from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
-from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
+from oliveira.serving.embedding import Embedder, Text, blocks_for
+from oliveira.serving.failures import Failures, error
+from oliveira.serving.prefixes import Prefixes
+from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, Refused, pack, unpack
+from oliveira.serving.request import Request
 from oliveira.serving.sampling import Sampling
-from oliveira.serving.scheduler import Request, Scheduler
+from oliveira.serving.scheduler import Scheduler
 from oliveira.serving.window import Window
 
 SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
@@ -47,12 +54,11 @@ SMOKE_TOKENS = 8
 STATS_SECONDS = 0.1
 
 
-class Refused(OliveiraError):
-    """A request that this model cannot serve."""
+AT_ONCE = 16  # messages between two steps
+MAX_CHOICES = 64  # of a request; the front allows fewer
+CACHE_AGAIN_SECONDS = 0.5  # from one attempt to have the attention cache to the next
 
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -60,6 +66,7 @@ class Engine:
 
     def __init__(self, artifact: Artifact, settings: Settings) -> None:
         self.artifact, self.settings = artifact, settings
+        self.failures = Failures(artifact.digest)
         model = self.model
         self.tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
         if self.tokenizer.vocab_size > model.config.vocab_size:
@@ -70,7 +77,7 @@ class Engine:
         self.pieces = [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
         self.longest = max(len(piece) for piece in self.pieces)
         decoder, self.decoder = make_decoder(artifact, model, settings)
-        self.max_len = decoder.context
+        self.max_len, self.trained_len = decoder.context, decoder.config.max_len
         self.scheduler = Scheduler(
             decoder,
             slots=settings.slots,
@@ -78,18 +85,37 @@ class Engine:
             end_of_text=self.tokenizer.end_of_text,
             n_tokens=self.tokenizer.vocab_size,
             window=settings.window,
+            failures=self.failures,
         )
         self.scheduler.speculator = make_speculator(decoder, self.scheduler.pool, self.tokenizer, settings)
-        self.scheduler.prefixes = make_prefixes(decoder, self.scheduler.pool, artifact, settings)
+        self._cache_found: Prefixes | None = None  # by the thread that waited for it
+        make = partial(make_prefixes, decoder, self.scheduler.pool, artifact, settings)
+        try:
+            self.scheduler.prefixes = make()
+        except CacheBusyError as busy:
+            log.warning("the attention cache is awaited: serving begins without it", extra={"reason": str(busy)})
+            threading.Thread(target=self._await_cache, args=(make,), daemon=True).start()
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
             self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
-        if not isinstance(decoder, TorchDecoder):
+        if self.scheduler.embedder is None:  # a graph gives no states
+            twin = TorchDecoder(model)
+            BlockPool(twin, blocks_for(model.config.max_len))
+            self.scheduler.embedder = Embedder(twin, twin.pool, self.failures)
+        elif not isinstance(decoder, TorchDecoder):
             del self.model  # the decoder has its own copy of the weights
+
+    def _await_cache(self, make: Callable[[], Prefixes | None]) -> None:
+        """The engine that this one replaces holds the cache until its streams have ended."""
+        while True:
+            time.sleep(CACHE_AGAIN_SECONDS)
+            with contextlib.suppress(CacheBusyError):
+                self._cache_found = make()
+                return
 
     @cached_property
     def model(self) -> GPT:
-        """The model in torch: for embeddings, and where no faster decoder covers it."""
+        """The model in torch: kept where no faster decoder covers it."""
         model = self.artifact.load_model()
         if not isinstance(model, GPT):
             raise CorruptError(
@@ -117,7 +143,8 @@ class Engine:
             for message in self.scheduler.step():
                 if message["type"] == "error":
                     raise CorruptError(
-                        f"artifact {self.artifact.digest[:12]} fails the smoke prompts: {message['message']}"
+                        f"artifact {self.artifact.digest[:12]} fails the smoke prompts: "
+                        f"{self.failures.last or message['message']}"
                     )
 
     def ready(self) -> Message:
@@ -131,6 +158,28 @@ class Engine:
             "base": self.artifact.files[WEIGHTS],
         }
 
+    def turn(self, messages: Iterable[Message]) -> list[Message]:
+        """Acts on messages and advances everyone by a step. Raises nothing: what goes wrong ends requests."""
+        if self._cache_found is not None:
+            self.scheduler.prefixes, self._cache_found = self._cache_found, None
+            log.info("the attention cache is there")
+        out: list[Message] = []
+        for message in messages:
+            out += self.answer(message)
+        try:
+            return out + self.scheduler.step()
+        except Exception as found:
+            return out + self.scheduler.drop_all(found)
+
+    def answer(self, message: Message) -> list[Message]:
+        """As `handle`; an exception ends the request of this message."""
+        try:
+            return self.handle(message)
+        except Exception as found:
+            number = str(message.get("id"))
+            self.scheduler.cancel(number)
+            return [self.failures.message(number, str(message.get("request", "")), found)]
+
     def handle(self, message: Message) -> list[Message]:
         """Acts on one message of the front; returns what there is to say at once."""
         number = str(message["id"])
@@ -142,15 +191,16 @@ class Engine:
                     self.scheduler.cancel(number)
                     return []
                 case "embed":
-                    tokens = self._tokens(message)
-                    return [
-                        {
-                            "type": "result",
-                            "id": number,
-                            "embedding": self.embed(tokens),
-                            "prompt_tokens": len(tokens),
-                        }
-                    ]
+                    assert self.scheduler.embedder is not None
+                    self.scheduler.embedder.add(
+                        Text(
+                            id=number,
+                            name=str(message.get("request", "")),
+                            tenant=str(message.get("tenant", "")),
+                            read=lambda: self._tokens(message, self.trained_len),
+                        )
+                    )
+                    return []
                 case "tokenize":
                     tokens = self.tokenizer.encode(message["text"])
                     return [{"type": "result", "id": number, "tokens": tokens, "max_len": self.max_len}]
@@ -162,12 +212,13 @@ class Engine:
                             "text": self.tokenizer.decode(self._known(message["tokens"])),
                         }
                     ]
-        except Refused as error:
-            return [{"type": "error", "id": number, "status": 400, "message": str(error), "code": error.code}]
+        except Refused as refused:
+            return [error(number, 400, str(refused), refused.code)]
         raise OliveiraError(f"message {message['op']!r} is unknown")
 
     def _generate(self, message: Message) -> Message:
-        prompt = self._tokens(message)
+        check_numbers(message)
+        prompt = self._tokens(message, self.max_len)
         room = self.max_len - len(prompt)
         wanted = message["max_tokens"]
         if room < 1 or (wanted is not None and wanted > room):
@@ -178,7 +229,9 @@ class Engine:
                 "context_length_exceeded",
             )
         request = Request(
-            id=message["id"],
+            id=str(message["id"]),
+            name=str(message.get("request", "")),
+            tenant=message["tenant"],
             prompt=prompt,
             n=message["n"],
             max_tokens=room if wanted is None else wanted,
@@ -196,7 +249,7 @@ class Engine:
     def _adapted(self, message: Message) -> dict[str, Any]:
         """The adapter, and what keeps its prefixes and those of the tenant apart from others. Raises `Refused`."""
         home, name = self.settings.home, message["adapter"]
-        salt = b"" if home is None or self.scheduler.prefixes is None else tenant_salt(home, message["tenant"])
+        salt = self._salt(message["tenant"])
         if name is None:
             return {"salt": salt}
         if self.adapters is None:
@@ -206,24 +259,37 @@ class Engine:
             found = self.adapters.get(name)
         except OliveiraError as error:
             raise Refused(str(error), "adapter_unusable") from None
-        return {"adapter": found.adapter, "salt": hashlib.sha256(salt + bytes.fromhex(found.digest)).digest()}
+        if salt is not None:
+            salt = hashlib.sha256(salt + bytes.fromhex(found.digest)).digest()
+        return {"adapter": found.adapter, "salt": salt}
 
-    def _tokens(self, message: Message) -> list[int]:
+    def _salt(self, tenant: str) -> bytes | None:
+        """None: without the cache. A secret that cannot be had turns it off."""
+        prefixes, home = self.scheduler.prefixes, self.settings.home
+        if prefixes is None or prefixes.broken or home is None:
+            return None
+        try:
+            return tenant_salt(home, tenant)
+        except Exception as found:
+            prefixes.give_up(found)
+            return None
+
+    def _tokens(self, message: Message, longest: int) -> list[int]:
         """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""
         if message.get("tokens") is not None:
             tokens = self._known(message["tokens"])
         else:
             size = len(message["text"].encode())
-            if size > self.longest * self.max_len:  # cannot fit: spare the tokenizer a megabyte
+            if size > self.longest * longest:  # cannot fit: spare the tokenizer a megabyte
                 raise Refused(
-                    f"the context of this model is {self.max_len} tokens; {size} bytes of text are at least "
+                    f"the context of this model is {longest} tokens; {size} bytes of text are at least "
                     f"{size // self.longest} tokens. Shorten the text.",
                     "context_length_exceeded",
                 )
             tokens = self.tokenizer.encode(message["text"])
-        if len(tokens) > self.max_len:
+        if len(tokens) > longest:
             raise Refused(
-                f"the text has {len(tokens)} tokens, the context of this model {self.max_len}. Shorten it.",
+                f"the text has {len(tokens)} tokens, the context of this model {longest}. Shorten it.",
                 "context_length_exceeded",
             )
         return tokens or [self.tokenizer.end_of_text]
@@ -234,34 +300,68 @@ class Engine:
             raise Refused(f"token {unknown} is not in the vocabulary of {len(self.pieces)} tokens.", "invalid_token")
         return tokens
 
-    @torch.inference_mode()
-    def embed(self, tokens: list[int]) -> list[float]:
-        """Mean of the last layer's states over the tokens, scaled to length 1."""
-        hidden_1TD = self.model.hidden(torch.tensor([tokens]))
-        return F.normalize(hidden_1TD[0].mean(dim=0), dim=0).tolist()
+
+def check_numbers(message: Message) -> None:
+    """The front has looked at them; a number that it let through must not harm the others. Raises `Refused`."""
+    for name, low, high in (
+        ("n", 1, MAX_CHOICES), ("max_tokens", 1, 2**31 - 1), ("top_k", 0, 2**31 - 1), ("logprobs", 0, 64),
+        ("seed", -(2**63), 2**63 - 1), ("temperature", 0, 1e6), ("top_p", 0, 1),
+    ):  # fmt: skip
+        value = message[name]
+        if value is None and name in ("max_tokens", "logprobs", "seed"):
+            continue
+        kinds = (int, float) if name in ("temperature", "top_p") else int
+        if not isinstance(value, kinds) or not low <= value <= high:  # NaN is not either
+            raise Refused(f"{name} is not a number from {low:g} to {high:g}. Correct it.", "invalid_value")
 
 
 def run(engine: Engine, connection: socket.socket) -> None:
     """Serves until the front closes its end."""
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    stats, told = engine.scheduler.stats(), -STATS_SECONDS
+    stats, told, beaten = engine.scheduler.stats(), -STATS_SECONDS, -BEAT_SECONDS
     while True:
-        messages = [] if engine.scheduler.busy else [inbox.get()]
-        while not inbox.empty():
-            messages.append(inbox.get())
-        out: list[Message] = []
-        for message in messages:
-            if message is None:
-                return
-            out += engine.handle(message)
-        out += engine.scheduler.step()
-        due = time.monotonic() - told >= STATS_SECONDS or not engine.scheduler.busy
-        if due and (now := engine.scheduler.stats()) != stats:
-            stats, told = now, time.monotonic()
-            out.append(now)
+        messages = _take(inbox, wait=not engine.scheduler.busy)
+        out = engine.turn([message for message in messages if message is not None])
+        if None in messages:
+            return
+        now = time.monotonic()
+        due = now - told >= STATS_SECONDS or not engine.scheduler.busy
+        if due and (found := engine.scheduler.stats()) != stats:
+            stats, told = found, now
+            out.append(found)
+        if now - beaten >= BEAT_SECONDS:
+            beaten = now
+            out.append({"type": "beat"})
         if out:
-            connection.sendall(pack(out))
+            connection.sendall(_packed(engine, out))
+
+
+def _take(inbox: queue.SimpleQueue[Message | None], *, wait: bool) -> list[Message | None]:
+    """A few of the messages that are there: the streams wait while they are looked at."""
+    messages: list[Message | None] = []
+    with contextlib.suppress(queue.Empty):
+        if wait:
+            messages.append(inbox.get(timeout=BEAT_SECONDS))
+        while len(messages) < AT_ONCE:
+            messages.append(inbox.get_nowait())
+    return messages
+
+
+def _packed(engine: Engine, messages: list[Message]) -> bytes:
+    """A message that cannot be written ends its request."""
+    try:
+        return pack(messages)
+    except Exception:
+        lines = []
+        for message in messages:
+            try:
+                lines.append(pack([message]))
+            except Exception as found:
+                number = str(message.get("id"))
+                engine.scheduler.cancel(number)
+                lines.append(pack([engine.failures.message(number, "", found)]))
+        return b"".join(lines)
 
 
 def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -> None:
@@ -293,6 +393,7 @@ def main() -> int:
     )
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
+    logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
     torch.set_num_threads(given.threads or processors())
     connection = socket.socket(fileno=given.socket)

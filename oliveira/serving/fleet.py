@@ -34,12 +34,14 @@ Write = Callable[[Callable[[Ledger], Any]], Coroutine[Any, Any, None]]
 class Fleet:
     """One engine takes new requests; older ones end their streams. `ledger` is read in the event loop.
 
-    `options`: of every engine's command line.
+    `options`: of every engine's command line. `silence`: seconds after which an engine that says nothing is replaced.
     """
 
-    def __init__(self, ledger: Ledger, write: Write, metrics: Metrics, options: Sequence[str]) -> None:
+    def __init__(
+        self, ledger: Ledger, write: Write, metrics: Metrics, options: Sequence[str], *, silence: float = 30.0
+    ) -> None:
         self._ledger, self._write, self._metrics = ledger, write, metrics
-        self._options = options
+        self._options, self._silence = options, silence
         self.current: EngineProcess | None = None
         self.old: list[EngineProcess] = []
         self.promoted: float | None = None  # when the champion became it, by the ledger's clock
@@ -73,11 +75,11 @@ class Fleet:
     def state(self) -> dict[str, Any]:
         engine = self.alive
         described = engine.described if engine else {}
-        stats = engine.stats if engine else {"running": 0, "waiting": 0, "kv_usage": 0.0}
+        stats = engine.stats if engine else {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
         return {
             "digest": engine.digest if engine else None,
             **{key: described.get(key) for key in ("weights", "vocab_size", "max_len")},
-            **{key: stats[key] for key in ("running", "waiting", "kv_usage")},
+            **{key: stats[key] for key in ("running", "waiting", "kv_usage", "attention_cache")},
             "ending": [old.digest for old in self.old],
             "failure": self.failure,
         }
@@ -139,6 +141,7 @@ class Fleet:
             if row is None:
                 raise EngineFailed(f"artifact {digest[:12]} is not in the ledger")
             engine = await EngineProcess.start(row.path, digest, self._options)
+            engine.silence = self._silence
         except (EngineFailed, OSError) as error:
             await self._refuse(digest, str(error))
             return
@@ -183,9 +186,9 @@ class Fleet:
         self._spawn(engine.close())
         log.error(
             "engine died",
-            extra={"digest": engine.digest[:12], "lived": round(lived, 1), "deaths": self._deaths},
+            extra={"digest": engine.digest[:12], "lived": round(lived, 1), "deaths": self._deaths, "hung": engine.hung},
         )
-        self._record("engine_died", {"digest": engine.digest, "lived": round(lived, 3)})
+        self._record("engine_died", {"digest": engine.digest, "lived": round(lived, 3), "hung": engine.hung})
 
     async def _retire(self, engine: EngineProcess) -> None:
         while engine.jobs and not engine.gone.is_set():

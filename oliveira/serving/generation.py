@@ -46,11 +46,13 @@ class Generation:
         self.service, self.request_id = service, request_id
         self.n = int(messages[0]["n"])
         self._observe = observe and service.traffic is not None
-        common = {"op": "generate", "observe": self._observe, "tenant": tenant, "adapter": adapter}
+        common = {
+            "op": "generate", "request": request_id, "observe": self._observe, "tenant": tenant, "adapter": adapter,
+        }  # fmt: skip
         self._messages = [{**message, **common} for message in messages]
         self.arrived = self._last = time.monotonic()
         self.prompt_tokens = self.cached_tokens = self.tokens = 0
-        self._permit: Permit | None = service.admission.take(self.choices)
+        self._permit: Permit | None = service.admission.take(self.choices, tenant)
         self._job: Job | None = None
         self._to_end = len(messages)
 

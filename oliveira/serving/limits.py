@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 from starlette.types import Message, Receive, Scope
@@ -76,27 +77,43 @@ def check_content_type(scope: Scope) -> None:
 
 
 class Admission:
-    """Counts the choices in work. `slots + queue` may be there at once; the next request gets 429."""
+    """Counts the answers in work. `slots + queue` may be there at once, and half of the queue for one key beside the
+    slots, so that others always find room; the next request gets 429."""
 
     def __init__(self, *, slots: int, queue: int) -> None:
         self.slots, self.queue = slots, queue
+        self.own = slots + (queue + 1) // 2
         self.taken = 0
+        self._of: Counter[str] = Counter()
 
-    def take(self, n: int) -> Permit:
-        """Raises `ApiError` 429 when the queue is full."""
+    def take(self, n: int, key: str) -> Permit:
+        """Raises `ApiError` 429 when the queue is full, or this key's share of it."""
         if self.taken and self.taken + n > self.slots + self.queue:
             message = f"{self.taken} answers are in work (serve.queue = {self.queue}). Try again in a moment."
             raise ApiError(429, message, code="queue_full", retry_after=1)
+        if self._of[key] and self._of[key] + n > self.own:
+            message = (
+                f"{self._of[key]} answers of this key are in work; a key may have {self.own} (serve.slots and half of "
+                f"serve.queue = {self.queue}). Wait for some of them to end."
+            )
+            raise ApiError(429, message, code="queue_share", retry_after=1)
         self.taken += n
-        return Permit(self, n)
+        self._of[key] += n
+        return Permit(self, n, key)
+
+    def release(self, n: int, key: str) -> None:
+        self.taken -= n
+        self._of[key] -= n
+        if not self._of[key]:
+            del self._of[key]
 
 
 class Permit:
     """Places in the queue. `release` may be called again."""
 
-    def __init__(self, admission: Admission, n: int) -> None:
-        self._admission, self._n = admission, n
+    def __init__(self, admission: Admission, n: int, key: str) -> None:
+        self._admission, self._n, self._key = admission, n, key
 
     def release(self) -> None:
-        self._admission.taken -= self._n
+        self._admission.release(self._n, self._key)
         self._n = 0

@@ -132,8 +132,12 @@ def make_openai_router(service: Service) -> APIRouter:
     async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         """The mean of the last layer's states of each text, of length 1."""
         service.check_open()
-        messages = messages_for(body.inputs(), "input", {"op": "embed"})
-        permit = service.admission.take(1)
+        key = request.state.key.id
+        common = {"op": "embed", "request": request.state.id, "tenant": key}
+        messages = messages_for(body.inputs(), "input", common)
+        # As much text as one message may have counts as one answer.
+        size = sum(len(m["text"].encode()) if m["text"] else 4 * len(m["tokens"]) for m in messages)
+        permit = service.admission.take(-(-size // limits.max_message), key)
         try:
             engine, answers = await while_connected(request, limits.deadline, ask_all(body.model, messages))
         finally:

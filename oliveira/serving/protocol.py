@@ -1,10 +1,10 @@
 """How front and engine talk: one JSON object a line over a socket pair. Nothing executable or unbounded.
 
 Front → engine, `op`:
-    generate   id, text | tokens, n, max_tokens | null, temperature, top_k, top_p, stop, seed | null,
+    generate   id, request, text | tokens, n, max_tokens | null, temperature, top_k, top_p, stop, seed | null,
                logprobs | null, observe, adapter | null,
                tenant                                      prefixes are found again for the same tenant only
-    embed      id, text | tokens
+    embed      id, request, tenant, text | tokens              read in pieces between the steps of the streams
     tokenize   id, text
     detokenize id, tokens
     cancel     id
@@ -19,7 +19,9 @@ Engine → front, `type`:
                accepted_tokens                             every choice has ended
     result     id, …                                           answer of embed, tokenize, detokenize
     error      id, status, message, code                       the request has ended
-    stats      running, waiting, kv_usage                      when one of them changed
+    stats      running, waiting, kv_usage, attention_cache     when one of them changed; the last: on, or null = none
+    beat                                                       every second: the thread that decodes is alive
+`request` is the front's name of a request, for the log. Tenants take turns.
 End of file on either side ends the conversation: the engine exits, the front starts another.
 """
 
@@ -32,8 +34,17 @@ from typing import Any
 from oliveira.errors import OliveiraError
 
 MAX_LINE = 16 << 20  # bytes; the front admits bodies far below this
+BEAT_SECONDS = 1.0
 
 Message = dict[str, Any]
+
+
+class Refused(OliveiraError):
+    """A request that this model cannot serve."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def pack(messages: Iterable[Message]) -> bytes:

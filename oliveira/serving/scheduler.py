@@ -2,7 +2,10 @@
 
 A step is one token for every stream that decodes (more, where a guess proves right) and at most one piece of one
 prompt (64 tokens while others decode), in one call of the decoder. A long prompt therefore delays the others by a
-piece, never by all of it.
+piece, never by all of it. Texts to be embedded are read in pieces too; where a prompt waits as well they take turns.
+Requests wait in the order of their coming, the keys of the API in turn.
+
+An exception ends the request that it belongs to, and nothing of that request is found again.
 
 Keys and values stand in blocks of 16 positions (PagedAttention, Kwon et al., SOSP 2023). A stream joins when all blocks
 that it can ever need are free, so no stream is put out again; they are free at once when it ends or is cancelled. The
@@ -13,119 +16,29 @@ Shapes: logits (sum of the tokens asked for, V).
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
 from oliveira.memory.attention_cache import CHUNK
+from oliveira.serving.embedding import Embedder, blocks_for
+from oliveira.serving.failures import Failures, each, not_finite
 from oliveira.serving.prefixes import Prefixes
 from oliveira.serving.protocol import Message
-from oliveira.serving.sampling import Sampling, draw, log_probabilities, mix
+from oliveira.serving.request import Request, Stream
+from oliveira.serving.sampling import draw, log_probabilities
 from oliveira.serving.speculation import Speculator
-from oliveira.serving.text import TextStream
+from oliveira.serving.turns import Turns
 from oliveira.serving.window import BLOCKS, Window
 
-
-@dataclass(kw_only=True)
-class Request:
-    """What a client asked for once; `n` choices are decoded as `n` streams."""
-
-    id: str
-    prompt: list[int]
-    n: int
-    max_tokens: int
-    sampling: Sampling
-    stop: list[str]
-    logprobs: int | None  # how many alternatives to report, None = no log-probabilities
-    observe: bool  # measure the loss of the prompt
-    arrived: float
-    adapter: Adapter | None = None
-    salt: bytes = b""  # prefixes are found again among requests of the same salt only
-    open: int = field(init=False)
-    started: float = math.nan
-    first_token: float = math.nan
-    loss: float | None = None
-    cached: int = 0  # tokens of the prompt that were not computed again
-    guessed: int = 0  # tokens, for all choices
-    accepted: int = 0  # guesses that were right
-    read: tuple[list[int], Tensor] | None = None  # the prompt's blocks and last logits, for the choices still to come
-
-    def __post_init__(self) -> None:
-        self.open = self.n
-
-
-class Stream:
-    """One choice of a request."""
-
-    def __init__(self, request: Request, index: int, seed: int) -> None:
-        self.request, self.index = request, index
-        self.generator = torch.Generator().manual_seed(mix(seed, index))
-        self.text = TextStream(request.stop)
-        self.tokens = list(request.prompt)  # and what was sampled
-        self.table: list[int] = []
-        self.position = 0  # tokens whose keys and values are in the blocks
-        self.generated = 0
-        self.dropped = 0  # chunks that fell out of the window
-        self.stored = 0  # chunks that the attention cache has
-        self.loss = 0.0  # of the tokens so far, each given those before it
-        self.loss_kept = 0.0  # of those in the blocks
-        self.loss_after: dict[int, float] = {}  # the same, at the end of each chunk
-        self.guessing: Any = None  # the guesser's
-        self._entries: deque[tuple[int, int, Message]] = deque()
-
-    @property
-    def observed(self) -> bool:
-        """Only the first choice measures the loss of the prompt: the others read the same one."""
-        return self.request.observe and self.index == 0 and len(self.request.prompt) > 1
-
-    @property
-    def salt(self) -> bytes:
-        return self.request.salt
-
-    @property
-    def slot(self) -> int:
-        """Where the next token stands in the blocks."""
-        return self.position - self.dropped * CHUNK
-
-    def run(self, tokens: list[int], wanted: int) -> Run:
-        return Run(tokens, self.position, self.table, wanted, self.request.adapter, self.slot)
-
-    def lose(self, first: int, logits_TV: Tensor, tokens: list[int]) -> None:
-        """Adds the losses of `tokens`, which stand at position `first` and after it."""
-        each = (
-            F.cross_entropy(logits_TV[: len(tokens)], torch.tensor(tokens, dtype=torch.long), reduction="none")
-            .double()
-            .tolist()
-        )
-        for place, loss in enumerate(each, first):
-            self.loss += loss
-            if place % CHUNK == CHUNK - 1:
-                self.loss_after[place // CHUNK] = self.loss
-
-    def remember(self, start: int, entry: Message) -> None:
-        self._entries.append((start, self.text.length, {**entry, "offset": start}))
-
-    def entries(self, *, final: bool) -> list[Message]:
-        """Log-probabilities of the tokens whose text has been handed out."""
-        out = []
-        while self._entries:
-            start, end, entry = self._entries[0]
-            if not (end <= self.text.released or (final and (start < self.text.released or not self.text.stopped))):
-                break
-            out.append(entry)
-            self._entries.popleft()
-        if final:
-            self._entries.clear()
-        return out
+log = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -142,51 +55,96 @@ class Scheduler:
         prefixes: Prefixes | None = None,
         speculator: Speculator | None = None,
         window: Window | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self.decoder, self.slots = decoder, slots
+        self.failures = failures or Failures()
         self.token_bytes, self.end_of_text = token_bytes, end_of_text
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
-        # One more for a prompt whose last block is kept until the request's other choices have copied it.
         self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
-        self.pool = BlockPool(decoder, slots * -(-self.reach // CHUNK) * BLOCKS + 1)
+        # One more for a prompt whose last block is kept until the request's other choices have copied it.
+        self.capacity = slots * -(-self.reach // CHUNK) * BLOCKS + 1  # blocks for streams; the rest is the embedder's
+        set_aside = blocks_for(decoder.config.max_len) if decoder.has_states else 0
+        self.pool = BlockPool(decoder, self.capacity + set_aside)
+        self.embedder = Embedder(decoder, self.pool, self.failures) if decoder.has_states else None
         self.window = window
         self.prefixes = prefixes
         self.speculator = speculator
-        self.waiting: deque[Stream] = deque()
+        self.waiting: Turns[list[Stream]] = Turns()  # the choices of each request
+        self.following: deque[Stream] = deque()  # the further choices of the request that was admitted last
         self.reading: Stream | None = None
         self.decoding: list[Stream] = []
+        self._embeds = False  # in the next step, where a prompt is read as well
 
     # Requests come and go -----------------------------------------------------------------------------------
 
     def add(self, request: Request, seed: int) -> None:
-        self.waiting.extend(Stream(request, index, seed) for index in range(request.n))
+        self.waiting.add(request.tenant, [Stream(request, index, seed) for index in range(request.n)])
 
     def cancel(self, request_id: str) -> None:
         """Forgets the request; its blocks are free at once. Unknown ids are requests that have just ended."""
-        self.waiting, waited = deque(), self.waiting
-        for stream in waited:
-            if stream.request.id != request_id:
-                self.waiting.append(stream)
-            else:
-                self._forget_prompt(stream.request)
+        if self.embedder is not None:
+            self.embedder.cancel(request_id)
+        self.waiting.remove(lambda choices: choices[0].request.id == request_id)
+        for stream in [stream for stream in self.following if stream.request.id == request_id]:
+            self.following.remove(stream)
+            self._forget_prompt(stream.request)
         if self.reading is not None and self.reading.request.id == request_id:
             self.pool.give_back(self.reading.table)
             self.reading = None
         for stream in [stream for stream in self.decoding if stream.request.id == request_id]:
             self._leave(stream)
+            self._forget_prompt(stream.request)
+
+    def drop_all(self, found: Exception) -> list[Message]:
+        """Ends every request: after an exception that is nobody's, nobody knows what state they are in."""
+        requests = [choices[0].request for choices in self.waiting]
+        requests += [stream.request for stream in self._at_work()]
+        self.waiting, self.following, self.reading, self.decoding = Turns(), deque(), None, []
+        self.speculator = None  # it knows streams that are gone
+        self.pool.clear()
+        texts = self.embedder.drop_all() if self.embedder is not None else []
+        names = {request.id: request.name for request in requests} | {text.id: text.name for text in texts}
+        return [self.failures.message(number, name, found) for number, name in names.items()]
+
+    def _at_work(self) -> list[Stream]:
+        return [*self.following, *([self.reading] if self.reading else []), *self.decoding]
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self.reading or self.decoding)
+        embeds = self.embedder is not None and self.embedder.busy
+        return bool(self.waiting or self.following or self.reading or self.decoding or embeds)
 
     def stats(self) -> Message:
-        used = len(self.pool.blocks) - len(self.pool.free)
         return {
             "type": "stats",
             "running": len(self.decoding) + (self.reading is not None),
-            "waiting": len(self.waiting),
-            "kv_usage": round(used / len(self.pool.blocks), 3),
+            "waiting": sum(len(choices) for choices in self.waiting) + len(self.following),
+            "kv_usage": round(1 - len(self.pool.free) / self.capacity, 3),
+            "attention_cache": None if self.prefixes is None else not self.prefixes.broken,
         }
+
+    @contextlib.contextmanager
+    def _boundary(self, request: Request, messages: list[Message]) -> Iterator[None]:
+        """An exception inside ends the request."""
+        try:
+            yield
+        except Exception as found:
+            self._fail(request, found, messages)
+
+    def _fail(self, request: Request, found: Exception, messages: list[Message]) -> None:
+        messages.append(self.failures.message(request.id, request.name, found))
+        self._spoil(request)
+
+    def _spoil(self, request: Request) -> None:
+        """Ends a request whose numbers may be wrong: no later one finds them, in the blocks or in the cache."""
+        for stream in [stream for stream in self._at_work() if stream.request.id == request.id]:
+            if self.prefixes is not None:
+                self.prefixes.drop(stream)
+            self.pool.blocks[stream.table] = 0.0
+        if request.read is not None:
+            self.pool.blocks[request.read[0]] = 0.0
+        self.cancel(request.id)
 
     # One step -----------------------------------------------------------------------------------------------
 
@@ -195,42 +153,59 @@ class Scheduler:
         """Advances everyone. Returns what the front has to know."""
         messages: list[Message] = []
         self._admit(messages)
-        streams, reading = list(self.decoding), self.reading
-        for stream in [*streams, *([reading] if reading else [])]:
-            self._slide(stream)
-        guesses = self._guess(streams)
-        runs = [
-            stream.run([stream.tokens[-1], *guess], 1 + len(guess))
-            for stream, guess in zip(streams, guesses, strict=True)
-        ]
+        embeds = self.embedder is not None and self.embedder.busy and (self._embeds or self.reading is None)
+        self._embeds = not embeds
+        for stream in [*self.decoding, *([self.reading] if self.reading and not embeds else [])]:
+            with self._boundary(stream.request, messages):
+                self._slide(stream)
+        streams, reading = list(self.decoding), None if embeds else self.reading
+        work: list[tuple[Stream, Run]] = []
+        for stream, guess in zip(streams, self._guess(streams), strict=True):
+            work.append((stream, stream.run([stream.tokens[-1], *guess], 1 + len(guess))))
         if reading is not None:
-            runs.append(self._piece(reading))
-        logits = self._compute(runs)
-        if reading is not None:
-            self._have_read(reading, runs[-1], logits[-1], messages)
-        for stream, run, logits_TV in zip(streams, runs, logits, strict=False):
-            if stream in self.decoding:  # a sibling that failed takes its whole request along
-                self._decoded(stream, run, logits_TV, messages)
+            work.append((reading, self._piece(reading)))
+        for (stream, run), found in zip(work, self._compute([run for _, run in work]), strict=True):
+            if stream is not self.reading and stream not in self.decoding:
+                continue  # a sibling that failed took its whole request along
+            if isinstance(found, Exception):
+                self._fail(stream.request, found, messages)
+                continue
+            with self._boundary(stream.request, messages):
+                (self._have_read if stream is reading else self._decoded)(stream, run, found, messages)
+        if embeds and self.embedder is not None:
+            messages += self.embedder.piece(CHUNK if self.decoding else MAX_TOKENS)
         return messages
 
     def _admit(self, messages: list[Message]) -> None:
-        """First come, first served: the next prompt, if there are a slot and blocks for all that it may become."""
-        while self.reading is None and self.waiting and len(self.decoding) < self.slots:
-            stream, request = self.waiting[0], self.waiting[0].request
+        """The next prompt, if there are a slot and blocks for all that it may become."""
+        while self.reading is None and len(self.decoding) < self.slots:
+            first = [self.following[0]] if self.following else self.waiting.first
+            if first is None:
+                return
+            stream, request = first[0], first[0].request
             need = self._blocks(request)
             if need - (len(request.prompt) // POSITIONS if request.read else 0) > len(self.pool.free):
                 return
-            self.waiting.popleft()
-            if request.read is None:
-                self.reading = stream
-                if stream.index == 0:
-                    request.started = time.monotonic()
-                stream.table = self.pool.take(need)
-                if self.prefixes is not None:
-                    stream.position = self.prefixes.restore(stream)
-                    request.cached = max(request.cached, stream.position)
+            if self.following:
+                self.following.popleft()
             else:
-                self._follow(stream, *request.read, messages)
+                self.following.extend(self.waiting.take()[1:])
+            with self._boundary(request, messages):
+                if request.read is None:
+                    self._begin(stream, need)
+                else:
+                    self._follow(stream, *request.read, messages)
+
+    def _begin(self, stream: Stream, need: int) -> None:
+        """Its prompt is read from now on, after what is known of it."""
+        request = stream.request
+        self.reading = stream
+        if stream.index == 0:
+            request.started = time.monotonic()
+        stream.table = self.pool.take(need)
+        if self.prefixes is not None:
+            stream.position = self.prefixes.restore(stream)
+            request.cached = max(request.cached, stream.position)
 
     def _blocks(self, request: Request) -> int:
         """Blocks that a stream of this request can ever need, in whole chunks."""
@@ -251,13 +226,14 @@ class Scheduler:
         """A further choice of a request whose prompt has been read: whole blocks are shared, the last one is copied."""
         request = stream.request
         whole = len(request.prompt) // POSITIONS
-        stream.table = self.pool.share(blocks[:whole]) + self.pool.take(self._blocks(request) - whole)
+        self.decoding.append(stream)
+        stream.table = self.pool.take(self._blocks(request) - whole)
+        stream.table = self.pool.share(blocks[:whole]) + stream.table
         self.pool.blocks[stream.table[whole : len(blocks)]] = self.pool.blocks[blocks[whole:]]
         stream.position = len(request.prompt)
         stream.stored = stream.position // CHUNK
         if stream.index == request.n - 1:
             self._forget_prompt(request)
-        self.decoding.append(stream)
         self._choose(stream, logits_V, messages)
 
     def _forget_prompt(self, request: Request) -> None:
@@ -266,14 +242,25 @@ class Scheduler:
             request.read = None
 
     def _guess(self, streams: list[Stream]) -> list[list[int]]:
-        """What may follow the token that each stream has sampled last."""
+        """What may follow the token that each stream has sampled last. Guesses that fail are done without."""
         if self.speculator is None:
             return [[] for _ in streams]
+        try:
+            return self._guesses(self.speculator, streams)
+        except Exception as found:
+            self._stop_guessing(found)
+            return [[] for _ in streams]
+
+    def _guesses(self, speculator: Speculator, streams: list[Stream]) -> list[list[int]]:
         room = [stream.request.max_tokens - stream.generated - 1 for stream in streams]
         if self.window is not None:
             ends = [self.window.end(stream.position) - stream.position - 1 for stream in streams]
             room = [min(pair) for pair in zip(room, ends, strict=True)]
-        return self.speculator.guess(streams, room)
+        return speculator.guess(streams, room)
+
+    def _stop_guessing(self, found: Exception) -> None:
+        self.speculator = None
+        log.error("no guesses any more", exc_info=found, extra={"digest": self.failures.digest[:12]})
 
     def _piece(self, stream: Stream) -> Run:
         start, n = stream.position, len(stream.request.prompt)
@@ -283,21 +270,26 @@ class Scheduler:
         wanted = end - start if stream.observed else int(end == n)
         return stream.run(stream.request.prompt[start:end], wanted)
 
-    def _compute(self, runs: list[Run]) -> list[Tensor]:
-        """Logits (wanted, V) of each run, in as few calls as the decoder takes."""
-        logits: list[Tensor] = []
+    def _compute(self, runs: list[Run]) -> list[Tensor | Exception]:
+        """Logits (wanted, V) of each run, in as few calls as the decoder takes, or why there are none."""
+        found: list[Tensor | Exception] = []
         group: list[Run] = []
         for run in [*runs, None]:
             if group and (run is None or sum(len(r.tokens) for r in group) + len(run.tokens) > MAX_TOKENS):
-                logits += self.decoder.step(group)[:, : self.n_tokens].split([r.wanted for r in group])
+                found += each(self._logits, group, [r.wanted for r in group])
                 group = []
             if run is not None:
                 group.append(run)
-        return logits
+        return found
+
+    def _logits(self, runs: Sequence[Run]) -> Tensor:
+        return self.decoder.step(runs)[:, : self.n_tokens]
 
     def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
         """After the last piece of a prompt comes the first token."""
         request, prompt = stream.request, stream.request.prompt
+        if not self._finite(request, logits_TV[-1:], messages):
+            return
         stream.position += len(run.tokens)
         if stream.observed:  # no token of the prompt follows the last one
             stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])
@@ -331,10 +323,7 @@ class Scheduler:
     def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Message]) -> int | None:
         """Samples the next token of one stream and says so. None: the stream has ended and is gone."""
         request = stream.request
-        if not bool(torch.isfinite(logits_V).all()):
-            messages.append(_error(request.id, 500, "the model produced a number that is not finite.", "not_finite"))
-            self.pool.blocks[stream.table] = 0.0  # the next owner must not find a NaN
-            self.cancel(request.id)
+        if not self._finite(request, logits_V, messages):
             return None
         token = draw(logits_V, request.sampling, stream.generator)
         if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
@@ -401,6 +390,14 @@ class Scheduler:
             )
         return None
 
+    def _finite(self, request: Request, logits: Tensor, messages: list[Message]) -> bool:
+        """False: the request has been ended."""
+        if bool(torch.isfinite(logits).all()):
+            return True
+        messages.append(not_finite(request.id))
+        self._spoil(request)
+        return False
+
     def _describe(self, logits_V: Tensor, token: int, top: int) -> Message:
         logprob, ranked = log_probabilities(logits_V, token, min(top, self.n_tokens))
         return {
@@ -413,8 +410,7 @@ class Scheduler:
         self.decoding.remove(stream)
         self.pool.give_back(stream.table)
         if self.speculator is not None:
-            self.speculator.guesser.forget(stream)
-
-
-def _error(request_id: str, status: int, message: str, code: str) -> Message:
-    return {"type": "error", "id": request_id, "status": status, "message": message, "code": code}
+            try:
+                self.speculator.guesser.forget(stream)
+            except Exception as found:
+                self._stop_guessing(found)

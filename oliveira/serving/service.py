@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 import shutil
 import time
@@ -57,7 +58,8 @@ class Service:
         self.metrics = Metrics()
         self.traffic = TrafficLog(home / "traffic", world.serve.traffic_megabytes) if world.serve.keep_traffic else None
         self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
-        self.fleet = Fleet(self.ledger, self._note, self.metrics, engine_options(home, world.serve))
+        options = engine_options(home, world.serve)
+        self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence)
         self.draining = False
         self.requests = 0  # in work, to be waited for at the end
         self._following: asyncio.Task[None] | None = None
@@ -140,6 +142,8 @@ class Service:
         self.metrics.num_requests_running.set(state["running"])
         self.metrics.num_requests_waiting.set(state["waiting"])
         self.metrics.kv_cache_usage_perc.set(state["kv_usage"])
+        cache = state["attention_cache"]
+        self.metrics.attention_cache_on.set(math.nan if cache is None else float(cache))
         self.metrics.disk_free_bytes.set(usage.free)
         self.metrics.disk_size_bytes.set(usage.total)
         if self.fleet.promoted is not None:

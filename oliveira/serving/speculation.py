@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from oliveira.errors import UserError
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
 
+READ_AT_ONCE = 64  # tokens that a draft reads in a step before it guesses: the streams wait for it
 LONGEST, SHORTEST = 4, 2  # tokens that must have occurred before
 AT_ONCE = 8  # tokens guessed for a stream and step, at most
 AGAIN, AGAIN_DRAFT = 64, 1024  # steps without guesses before the next attempt: texts change; a draft must read first
@@ -72,15 +73,27 @@ class LookUp:
 
 
 class DraftModel:
-    """The most likely continuation by a smaller model, which keeps keys and values of its own."""
+    """The most likely continuation by a smaller model, which keeps keys and values of its own.
 
-    def __init__(self, decoder: Decoder, *, slots: int) -> None:
+    It reads a text in pieces, one in a step for all texts, and guesses nothing for those that it has not read.
+    """
+
+    def __init__(self, decoder: Decoder, *, slots: int, n_tokens: int | None = None) -> None:
+        """`n_tokens`: what the tokenizer knows, if the draft's vocabulary is larger."""
         self.decoder, self.max_len = decoder, decoder.config.max_len
+        self.n_tokens = n_tokens or decoder.config.vocab_size
         self.pool = BlockPool(decoder, slots * -(-self.max_len // POSITIONS))
 
     def guess(self, texts: Sequence[Text], at_most: Sequence[int]) -> list[list[int]]:
         guesses: list[list[int]] = [[] for _ in texts]
         room = [min(n, self.max_len - len(text.tokens)) for text, n in zip(texts, at_most, strict=True)]
+        left = READ_AT_ONCE
+        for i in sorted((i for i, n in enumerate(room) if n > 0), key=lambda i: self.unread(texts[i])):
+            unread = self.unread(texts[i])
+            if unread > left:  # later: this much of it now
+                room[i] = 0
+                self._read(texts[i], left)
+            left -= min(left, unread)
         for step in range(max(room, default=0)):
             who = [i for i, n in enumerate(room) if step < n]
             for i, token in zip(who, self._tokens([texts[i] for i in who], [guesses[i] for i in who]), strict=True):
@@ -90,25 +103,33 @@ class DraftModel:
                 text.guessing = (text.guessing[0], len(text.tokens))
         return guesses
 
+    def _table(self, text: Text) -> tuple[list[int], int]:
+        """Its blocks, and how much of it is in them."""
+        if text.guessing is None:
+            text.guessing = (self.pool.take(-(-self.max_len // POSITIONS)), 0)
+        table, position = text.guessing
+        return table, position
+
+    def _read(self, text: Text, n: int) -> None:
+        if n > 0:
+            table, position = self._table(text)
+            self.decoder.step([Run(text.tokens[position : position + n], position, table, 0)])
+            text.guessing = (table, position + n)
+
     def _tokens(self, texts: list[Text], guesses: list[list[int]]) -> list[int]:
-        """One more token for each text; what the model has not read of it yet is read first."""
+        """One more token for each text; what the model has not read of it yet, a piece at most, is read first."""
         runs = []
         for text, guess in zip(texts, guesses, strict=True):
-            if text.guessing is None:
-                text.guessing = (self.pool.take(-(-self.max_len // POSITIONS)), 0)
-            table, position = text.guessing
+            table, position = self._table(text)
             new = [*text.tokens, *guess][position:]
-            for start in range(0, max(len(new) - MAX_TOKENS, 0), MAX_TOKENS):
-                self.decoder.step([Run(new[start : start + MAX_TOKENS], position + start, table, 0)])
-            rest = len(new) % MAX_TOKENS or MAX_TOKENS
-            runs.append(Run(new[-rest:], position + len(new) - rest, table, 1))
+            runs.append(Run(new, position, table, 1))
             text.guessing = (table, position + len(new))
         tokens: list[int] = []
         while runs:
             n = 1
             while n < len(runs) and sum(len(run.tokens) for run in runs[: n + 1]) <= MAX_TOKENS:
                 n += 1
-            tokens += self.decoder.step(runs[:n]).argmax(dim=-1).tolist()
+            tokens += self.decoder.step(runs[:n])[:, : self.n_tokens].argmax(dim=-1).tolist()
             del runs[:n]
         return tokens
 
@@ -168,8 +189,10 @@ class Speculator:
             worth = self._worth(texts, room, price, self._best(price, 1.0)[1])  # if all were right
             who = [i for i, pays in enumerate(worth) if pays]
             for i in sorted(who, key=lambda i: self.guesser.unread(texts[i])):
+                unread = self.guesser.unread(texts[i])
                 [guesses[i]] = self.guesser.guess([texts[i]], [min(len(texts), self.at_once, room[i])])
-                if guesses[i]:  # else nothing was found in it, or the draft cannot hold it
+                # Else nothing was found in it, or the draft cannot hold it. A draft that reads goes on next time.
+                if guesses[i] or self.guesser.unread(texts[i]) < unread:
                     break
         return guesses
 

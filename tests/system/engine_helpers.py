@@ -47,7 +47,7 @@ def run(engine: Engine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[st
             choice["entries"] += message["logprobs"]
             if message["type"] == "done":
                 choice |= {"reason": message["reason"], "tokens": message["tokens"]}
-    assert not scheduler.busy and len(scheduler.pool.free) == len(scheduler.pool.blocks)  # none is lost
+    assert not scheduler.busy and len(scheduler.pool.free) == scheduler.capacity  # none is lost
     return out
 
 
@@ -58,3 +58,16 @@ def prompts(engine: Engine) -> list[list[int]]:
         tokens[i * 7 : i * 7 + length]
         for i, length in enumerate((1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 150, 20, 40, 128, 2))
     ]
+
+
+def embedding(engine: Engine, tokens: list[int]) -> list[float]:
+    """Of one text, while nothing else is at work."""
+    assert engine.answer({"op": "embed", "id": "e", "tokens": tokens}) == []
+    out: list[dict[str, Any]] = []
+    for _ in range(1000):
+        if not engine.scheduler.busy:
+            break
+        out += engine.turn([])
+    [answer] = out
+    assert (answer["type"], answer["prompt_tokens"]) == ("result", len(tokens)), answer
+    return answer["embedding"]

@@ -219,9 +219,9 @@ def test_choices_of_a_request_share_the_blocks_of_its_prompt(make: Make) -> None
     used = 0
     while scheduler.busy:
         scheduler.step()
-        used = max(used, len(scheduler.pool.blocks) - len(scheduler.pool.free))
+        used = max(used, scheduler.capacity - len(scheduler.pool.free))
     assert used <= 10 + 4 * 2  # a stream takes whole chunks of four: two blocks are each one's own
-    assert len(scheduler.pool.free) == len(scheduler.pool.blocks)
+    assert len(scheduler.pool.free) == scheduler.capacity
 
 
 def test_a_draft_with_another_tokenizer_is_refused(make: Make, made: list[Artifact], tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_text_without_end_is_read_through_a_window(make: Make, monkeypatch: py
     wanted = engine.tokenizer.decode(in_a_window(engine, prompt, 150))
     got = run(engine, [[(request("r", prompt, 150), 0)], [(request("beside", prompt[7:90], 100), 0)]])
     assert got["r", 0]["text"] == wanted
-    assert len(engine.scheduler.pool.blocks) == 4 * WINDOW // 16 + 1  # no more than the window for each stream
+    assert engine.scheduler.capacity == 4 * WINDOW // 16 + 1  # no more than the window for each stream
 
 
 def long_answers(engine: Engine) -> dict[tuple[str, int], dict[str, Any]]:

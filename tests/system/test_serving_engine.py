@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_helpers import prompts, request, run
+from engine_helpers import embedding, prompts, request, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -194,7 +194,7 @@ def test_logprobs_are_the_models_and_cover_the_text(engine: Engine) -> None:
 def test_embedding_is_the_normalised_mean_of_the_last_states(engine: Engine) -> None:
     tokens = prompts(engine)[6]
     mean = engine.model.hidden(torch.tensor([tokens]))[0].mean(0)
-    assert torch.allclose(torch.tensor(engine.embed(tokens)), mean / mean.norm(), atol=1e-6)
+    assert torch.allclose(torch.tensor(embedding(engine, tokens)), mean / mean.norm(), atol=1e-6)
 
 
 # Sampling -------------------------------------------------------------------------------------------------------------

@@ -332,6 +332,27 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("whole.so") == 1
 
 
+def run_module(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m oliveira.kernels`, as `make install` says it."""
+    surroundings = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **environment}
+    command = [sys.executable, "-m", "oliveira.kernels", *arguments]
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_build_says_what_it_does_and_how_long_it_may_take(tmp_path: Path, quiet: bool) -> None:
+    program = str(compiler(tmp_path))
+    first = run_module(tmp_path, *["--quiet"] * quiet, CXX=program)
+    assert first.returncode == 0 and ("compiling the C++ kernels" in first.stderr) != quiet
+    second = run_module(tmp_path, CXX=program)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
+def test_installing_goes_on_without_a_compiler(tmp_path: Path) -> None:
+    done = run_module(tmp_path, CXX="", PATH="")
+    assert done.returncode == 0 and (done.stdout + done.stderr).count("Install g++") == 1
+
+
 def test_a_compiler_that_fails(tmp_path: Path, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(compiler(tmp_path, code=1)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

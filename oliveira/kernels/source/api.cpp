@@ -1,7 +1,9 @@
-// What Python calls through ctypes. Shapes, types and contiguity are checked there.
+// What Python calls through ctypes. Shapes, types and contiguity are checked there. No exception leaves: what can fail gives a
+// code, which Python (oliveira/kernels/build.py) turns into an error.
 #include "decoder.h"
 #include "threads.h"
 #include <cstring>
+#include <stdexcept>
 #include <sys/mman.h>
 #include <vector>
 
@@ -10,8 +12,25 @@
 const Isa *isa = nullptr;
 void decode(const Decoder &d, const Batch &batch);
 
+namespace {
+enum Code { DONE = 0, FEWER_THREADS = 1, NO_MEMORY = 2, FAILED = 3 }; // FEWER_THREADS: done; said once
+
+template <class Work> int guarded(Work work) noexcept {
+    try {
+        work();
+        return fewer_threads() ? FEWER_THREADS : DONE;
+    } catch (const std::bad_alloc &) {
+        return NO_MEMORY;
+    } catch (const std::length_error &) {
+        return NO_MEMORY;
+    } catch (...) {
+        return FAILED;
+    }
+}
+} // namespace
+
 // 1 if this machine can run the path "scalar", "avx2", "avx512" or "avx512vnni".
-API int oliveira_has(const char *name) {
+API int oliveira_has(const char *name) noexcept {
     if (!std::strcmp(name, "scalar")) return 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -26,7 +45,7 @@ API int oliveira_has(const char *name) {
 }
 
 // The same, and it is used from now on.
-API int oliveira_use(const char *name) {
+API int oliveira_use(const char *name) noexcept {
     if (!oliveira_has(name)) return 0;
     isa = oliveira_scalar();
 #if defined(__x86_64__)
@@ -37,12 +56,12 @@ API int oliveira_use(const char *name) {
     return 1;
 }
 
-API int64_t oliveira_bytes(int kind, int64_t d_out, int64_t d_in) {
+API int64_t oliveira_bytes(int kind, int64_t d_out, int64_t d_in) noexcept {
     const int64_t fours = (d_out + FOUR * LANES - 1) / (FOUR * LANES);
     return fours * FOUR * groups(int(d_in)) * int64_t(TILE_BYTES[kind]);
 }
 
-API void oliveira_huge_pages(void *data, int64_t size) {
+API void oliveira_huge_pages(void *data, int64_t size) noexcept {
     constexpr uintptr_t PAGE = 2 << 20;
     const uintptr_t from = (uintptr_t(data) + PAGE - 1) / PAGE * PAGE, end = (uintptr_t(data) + size) / PAGE * PAGE;
     if (end > from) madvise((void *)from, end - from, MADV_HUGEPAGE);
@@ -51,7 +70,7 @@ API void oliveira_huge_pages(void *data, int64_t size) {
 // Puts rows of weights into the panels first, first + step, … of `target`. `codes`: fp32 weights, int8 codes (also for int6) or
 // the packed 4-bit codes (earlier weight in the high nibble); `a`, `b`: int4's fp16 minimum and step, nf4's fp32 scale, int6's
 // fp16 scale, one for 64.
-API void oliveira_pack(const Matrix *target, const void *codes, const void *a, const void *b, int d_out, int first, int step) {
+API void oliveira_pack(const Matrix *target, const void *codes, const void *a, const void *b, int d_out, int first, int step) noexcept {
     const int n_groups = groups(*target), d_in = target->d_in; // what is not written stays as it is: zero
     for (int row = 0; row < d_out; row++) {
         const int p = first + row / LANES * step, lane = row % LANES;
@@ -96,11 +115,11 @@ API void oliveira_pack(const Matrix *target, const void *codes, const void *a, c
 }
 
 // Panels first, first + step, … as fp32 weights (d_out, d_in).
-API void oliveira_unpack(const Matrix *source, float *out, int d_out, int first, int step) {
-    std::vector<float> tile(GROUP * LANES);
+API void oliveira_unpack(const Matrix *source, float *out, int d_out, int first, int step) noexcept {
+    float tile[GROUP * LANES];
     for (int i = 0; i * LANES < d_out; i++)
         for (int g = 0; g < groups(*source); g++) {
-            isa->decode(*source, first + i * step, g, tile.data());
+            isa->decode(*source, first + i * step, g, tile);
             for (int lane = 0; lane < LANES && i * LANES + lane < d_out; lane++)
                 for (int k = 0; k < GROUP && g * GROUP + k < source->d_in; k++)
                     out[int64_t(i * LANES + lane) * source->d_in + g * GROUP + k] = tile[k * LANES + lane];
@@ -151,14 +170,16 @@ void multiply_all(Worker &w, void *data) {
 } // namespace
 
 // y (m, d_out) = x (m, d_in) W^T + bias. `whole`: x is rounded to 8 bits first, if the weights are quantised.
-API void oliveira_linear(const Matrix *w, const float *x, float *y, int64_t m, int whole, int threads) {
-    static thread_local std::vector<float> packed, scales;
-    static thread_local std::vector<int8_t> q;
-    const int64_t rows = m < MAX_ROWS ? m : MAX_ROWS;
-    packed.resize(size_t(rows) * groups(*w) * GROUP);
-    if (whole) q.resize(packed.size()), scales.resize(packed.size() / GROUP * 3);
-    Product job{*w, x, y, m, packed, scales, q, whole != 0};
-    run(threads, {size_t(groups(*w)) * rows, 0, 0, 0}, multiply_all, &job);
+API int oliveira_linear(const Matrix *w, const float *x, float *y, int64_t m, int whole, int threads) noexcept {
+    return guarded([&] {
+        static thread_local std::vector<float> packed, scales;
+        static thread_local std::vector<int8_t> q;
+        const int64_t rows = m < MAX_ROWS ? m : MAX_ROWS;
+        packed.resize(size_t(rows) * groups(*w) * GROUP);
+        if (whole) q.resize(packed.size()), scales.resize(packed.size() / GROUP * 3);
+        Product job{*w, x, y, m, packed, scales, q, whole != 0};
+        run(threads, {size_t(groups(*w)) * rows, 0, 0, 0}, multiply_all, &job);
+    });
 }
 
 namespace {
@@ -176,9 +197,9 @@ void read_all(Worker &w, void *data) {
 } // namespace
 
 // Sums of `count` times 64 numbers: reads memory as fast as it can be read. For the roofline (benchmarks/q4.py).
-API void oliveira_read(const float *data, float *out, int count, int threads) {
+API int oliveira_read(const float *data, float *out, int count, int threads) noexcept {
     Read job{data, out, count};
-    run(threads, {0, 0, 0, 0}, read_all, &job);
+    return guarded([&] { run(threads, {0, 0, 0, 0}, read_all, &job); });
 }
 
 namespace {
@@ -195,10 +216,10 @@ void expand_all(Worker &w, void *data) {
 } // namespace
 
 // Stored 4-bit weights, `blocks` times 64 of them, in fp32 or bfloat16 and in their order.
-API void oliveira_expand(const uint8_t *codes, const float *table, const float *scale, const float *base, int blocks, void *out, int bf16, int threads) {
+API int oliveira_expand(const uint8_t *codes, const float *table, const float *scale, const float *base, int blocks, void *out, int bf16, int threads) noexcept {
     const Stored from{codes, table, scale, base, bf16};
     Expand job{from, out, blocks};
-    run(threads, {0, 0, 0, 0}, expand_all, &job, false);
+    return guarded([&] { run(threads, {0, 0, 0, 0}, expand_all, &job, false); });
 }
 
 namespace {
@@ -221,20 +242,24 @@ void gated_all(Worker &w, void *data) {
 } // namespace
 
 // out = silu(gate) up; or, where `d_out` is not null, out = its gradient of gate and d_up that of up. 4,096 numbers a piece.
-API void oliveira_gated(const float *d_out, const float *gate, const float *up, int pieces, float *out, float *d_up, int threads) {
+API int oliveira_gated(const float *d_out, const float *gate, const float *up, int pieces, float *out, float *d_up, int threads) noexcept {
     Gated job{d_out, gate, up, out, d_up, pieces};
-    run(threads, {0, 0, 0, 0}, gated_all, &job, false);
+    return guarded([&] { run(threads, {0, 0, 0, 0}, gated_all, &job, false); });
 }
 
 namespace {
 void causal_all(Worker &w, void *data) {
     const Causal &job = *static_cast<Causal *>(data);
     for (int from, end; w.take(job.n_batch * job.kv_heads, 1, true, from, end);)
-        for (int item = from; item < end; item++) job.d_out.data ? isa->causal_back(job, item) : isa->causal(job, item);
+        for (int item = from; item < end; item++) job.d_out.data ? isa->causal_back(job, item, w.scratch.own) : isa->causal(job, item, w.scratch.own);
 }
 } // namespace
 
 // Attention there, or, where d_out is given, back.
-API void oliveira_causal(Causal *job, int threads) { run(threads, {0, 0, 0, 0}, causal_all, job, false); }
+API int oliveira_causal(Causal *job, int threads) noexcept {
+    return guarded([&] { run(threads, {0, 0, 0, 0, causal_memory(*job)}, causal_all, job, false); });
+}
 
-API void oliveira_decode(const Decoder *d, const Batch *batch) { decode(*d, *batch); }
+API int oliveira_decode(const Decoder *d, const Batch *batch) noexcept {
+    return guarded([&] { decode(*d, *batch); });
+}

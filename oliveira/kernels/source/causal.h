@@ -3,7 +3,6 @@
 // does not change a bit.
 #pragma once
 #include "simd.h"
-#include <vector>
 
 namespace {
 
@@ -14,7 +13,6 @@ constexpr int ROWS_AT_ONCE = 2, VECTORS = 2;
 #else
 constexpr int ROWS_AT_ONCE = 2, VECTORS = 1;
 #endif
-constexpr int QUERIES = 64; // at a time
 
 // a(r, i) stands at data[r * row + i * column].
 struct Strided {
@@ -87,12 +85,10 @@ INLINE float dot(const float *a, const float *b, int d) {
     return sum(s);
 }
 
-static void causal(const Causal &t, int item) {
-    static thread_local std::vector<float> memory;
+static void causal(const Causal &t, int item, float *memory) {
     const int batch = item / t.kv_heads, kv = item % t.kv_heads, group = t.heads / t.kv_heads, d = t.d_head;
-    const int ld = whole_vectors(t.length) + LANES; // not a power of two: rows would fall on each other in the first cache
-    memory.resize(size_t(d + QUERIES) * ld);
-    float *keys = memory.data(), *scores = keys + size_t(d) * ld;
+    const int ld = causal_stride(t.length);
+    float *keys = memory, *scores = keys + size_t(d) * ld;
     transpose(t.k.at(batch, kv), t.k.position, t.length, d, keys, ld);
     for (int head = kv * group; head < (kv + 1) * group; head++)
         for (int first = 0; first < t.length; first += QUERIES) {
@@ -113,12 +109,10 @@ static void causal(const Causal &t, int item) {
 }
 
 // dV = P' dO,  dP = dO V',  dS = P (dP - rowsum(dO O)),  dQ = scale dS K,  dK = scale dS' Q   (Dao et al. 2022, appendix B.2)
-static void causal_back(const Causal &t, int item) {
-    static thread_local std::vector<float> memory;
+static void causal_back(const Causal &t, int item, float *memory) {
     const int batch = item / t.kv_heads, kv = item % t.kv_heads, group = t.heads / t.kv_heads, d = t.d_head;
-    const int ld = whole_vectors(t.length) + LANES; // not a power of two: rows would fall on each other in the first cache
-    memory.resize(size_t(2 * d + 2 * QUERIES) * ld);
-    float *keys = memory.data(), *values = keys + size_t(d) * ld, *p = values + size_t(d) * ld, *dp = p + size_t(QUERIES) * ld;
+    const int ld = causal_stride(t.length);
+    float *keys = memory, *values = keys + size_t(d) * ld, *p = values + size_t(d) * ld, *dp = p + size_t(QUERIES) * ld;
     transpose(t.k.at(batch, kv), t.k.position, t.length, d, keys, ld);
     transpose(t.v.at(batch, kv), t.v.position, t.length, d, values, ld);
     float *dk = t.d_k.at(batch, kv), *dv = t.d_v.at(batch, kv); // zero when this begins

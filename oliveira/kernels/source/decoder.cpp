@@ -204,6 +204,13 @@ void forward(Worker &w, void *data) {
     const int wanted = int(at.wanted.size());
     if (!wanted) return;
     const float *x = normalise(w, pass, d.norm, at.wanted.data(), wanted);
+    if (pass.batch.states) {
+        if (w.take(wanted, 1, false, from, end))
+            for (int row = from; row < end; row++)
+                for (int k = 0; k < d.d_model; k++)
+                    pass.batch.states[int64_t(row) * d.d_model + k] = x[(size_t(k / GROUP) * wanted + row) * GROUP + k % GROUP];
+        return;
+    }
     multiply(w, pass, d.head, x, wanted, {PLAIN, IDENTITY, pass.batch.logits, d.vocab_size, nullptr});
 }
 

@@ -39,4 +39,5 @@ struct Batch { // runs of new tokens, each of another stream
     const int64_t *tokens;   // run after run
     float *logits;           // (sum of wanted, vocab_size)
     const LowRank *const *adapter; // null, or (n_runs): null, or (n_layers, PARTS)
+    float *states;           // null, or (sum of wanted, d_model): the normalised states instead of logits
 };

@@ -1,6 +1,7 @@
 #include "threads.h"
 #include <condition_variable>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -13,6 +14,8 @@ static inline void pause_cpu() {}
 #endif
 
 namespace {
+
+std::atomic<bool> told{false}; // that a thread was refused
 
 // Short spins, then the processor is offered to others: on a busy machine the awaited thread may need it.
 template <class F> void wait_for(F ready) {
@@ -29,10 +32,13 @@ struct Arena { // grows, never shrinks: one a thread
     size_t size = 0;
     float *get(size_t n) {
         if (n > size) {
+            const size_t wanted = (n + 1023) / 1024 * 1024;
             std::free(data);
-            size = (n + 1023) / 1024 * 1024;
-            data = static_cast<float *>(std::aligned_alloc(64, size * sizeof(float)));
+            size = 0;
+            data = static_cast<float *>(std::aligned_alloc(64, wanted * sizeof(float)));
             if (!data) throw std::bad_alloc();
+            std::memset(data, 0, wanted * sizeof(float));
+            size = wanted;
         }
         return data;
     }
@@ -46,17 +52,41 @@ struct Pool {
     std::atomic<int> open{0}, sleepers{0};
     std::atomic<uint64_t> door{0}; // number of the call * 512 + 256 once it is closed + how many workers are inside
     int started = 0; // workers besides the caller
-    Arena arenas[MAX_THREADS];
+    bool refused = false; // the system gives no more
+    Arena arenas[MAX_THREADS], own[MAX_THREADS];
     Team team;
     Needs needs;
     void (*work)(Worker &, void *);
     void *data;
+    size_t sums, scores, packed, rounded; // floats of each thread
+
+    // Before the call begins: memory for n threads, so that none of them can fail. Also sets what `scratch` gives out.
+    void prepare(int n) {
+        const size_t blocks = needs.positions / POSITIONS + 1;
+        sums = (needs.sums + 15) / 16 * 16, scores = FOUR * needs.positions;
+        packed = (needs.packed + 15) / 16 * 16, rounded = (needs.rounded + 15) / 16 * 16;
+        for (int id = 0; id < n; id++) {
+            arenas[id].get(GROUP * LANES + sums + scores + packed + rounded + 2 * blocks);
+            own[id].get(needs.own);
+        }
+    }
+
+    // How many of n threads there are, this one among them; those that are missing are started.
+    int gather(int n) {
+        while (started < n - 1 && !refused) {
+            try {
+                std::thread([this, id = started + 1] { serve(id); }).detach();
+                started++;
+            } catch (const std::exception &) {
+                refused = told = true;
+            }
+        }
+        return n < started + 1 ? n : started + 1;
+    }
 
     void job(int id) {
-        const size_t tile = GROUP * LANES, blocks = needs.positions / POSITIONS + 1;
-        const size_t sums = (needs.sums + 15) / 16 * 16, scores = FOUR * needs.positions, packed = (needs.packed + 15) / 16 * 16;
-        const size_t rounded = (needs.rounded + 15) / 16 * 16;
-        float *p = arenas[id].get(tile + sums + scores + packed + rounded + 2 * blocks);
+        const size_t tile = GROUP * LANES;
+        float *p = arenas[id].data;
         Scratch scratch;
         scratch.tile = p, p += tile;
         scratch.sums = p, p += sums;
@@ -64,6 +94,7 @@ struct Pool {
         scratch.packed = p, p += packed;
         scratch.q = reinterpret_cast<int8_t *>(p), p += rounded;
         scratch.blocks = reinterpret_cast<const void **>(p);
+        scratch.own = own[id].data;
         Worker worker(team, id, scratch);
         work(worker, data);
     }
@@ -148,20 +179,22 @@ bool Worker::take(int total, int unit, bool steal, int &from, int &to) {
     return true;
 }
 
+bool fewer_threads() { return told.exchange(false); }
+
 void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data, bool all) {
     Pool &p = current();
     std::lock_guard<std::mutex> lock(p.one_call);
-    n = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
+    p.needs = needs, p.work = work, p.data = data;
+    n = p.gather(n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n);
+    p.prepare(n);
     p.team.n = n;
     p.team.arrived = 0;
     for (auto &taken : p.team.taken) taken = 0;
-    p.needs = needs, p.work = work, p.data = data;
     if (n > 1) {
         const uint64_t number = p.call.load() / 256 + 1;
         p.open = n - 1;
         p.door = number * 512;
         p.call = number * 256 + n;
-        for (; p.started < n - 1; p.started++) std::thread([&p, id = p.started + 1] { p.serve(id); }).detach();
         if (p.sleepers.load()) {
             std::lock_guard<std::mutex> asleep(p.sleep);
             p.wake.notify_all();

@@ -27,9 +27,13 @@ class Worker {
 };
 
 struct Needs {
-    size_t sums, positions, packed, rounded;
+    size_t sums, positions, packed, rounded, own = 0;
 };
 
 // Runs `work` on n threads at once, this one among them. Calls from several threads wait for each other. `all` false: a thread
-// that comes when nothing is left is not waited for; then `work` has no barrier and steals all of its pieces.
+// that comes when nothing is left is not waited for; then `work` has no barrier and steals all of its pieces. `work` must not
+// throw, so it allocates nothing: what it needs is there before it begins. Throws when memory is short; where the system refuses
+// a thread, fewer compute, from then on.
 void run(int n, const Needs &needs, void (*work)(Worker &, void *), void *data, bool all = true);
+
+bool fewer_threads(); // a thread was refused since this was last asked

@@ -88,6 +88,11 @@ struct Causal {
     float scale;
 };
 
+// How far one row of keys or scores is from the next: not a power of two, or rows would fall on each other in the first cache.
+static inline int causal_stride(int length) { return (length + LANES - 1) / LANES * LANES + LANES; }
+constexpr int QUERIES = 64; // at a time
+static inline size_t causal_memory(const Causal &t) { return size_t(2 * t.d_head + 2 * QUERIES) * causal_stride(t.length); }
+
 struct Query {
     const float *q; // (d_head), already divided by sqrt(d_head)
     int row, first; // the result goes to row `row`, features `first` … of the packed output
@@ -113,6 +118,7 @@ struct Scratch {         // of one thread
     float *scores;       // (4, positions)
     float *packed;       // a few normalised rows
     const void **blocks; // of one stream, layer and head
+    float *own;          // `Needs::own` floats, zero or what this kind of work has left there
 };
 
 struct Isa {
@@ -133,9 +139,9 @@ struct Isa {
     // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
     void (*turn)(float *head, const float *cosine, const float *sine, int d_head, float scale);
     void (*expand)(const Stored &from, int64_t first, int64_t last, void *out);
-    // One batch element and key/value head.
-    void (*causal)(const Causal &t, int item);
-    void (*causal_back)(const Causal &t, int item);
+    // One batch element and key/value head, in `causal_memory` floats.
+    void (*causal)(const Causal &t, int item, float *memory);
+    void (*causal_back)(const Causal &t, int item, float *memory);
     // silu(gate) up of n numbers, a multiple of 16, and what it gives back.
     void (*gated)(const float *gate, const float *up, int64_t n, float *out);
     void (*gated_back)(const float *out, const float *gate, const float *up, int64_t n, float *d_gate, float *d_up);
