@@ -18,6 +18,8 @@ _outcomes: dict[str, list[object]] = {}
 _began = time.time()
 _priority = os.getpriority(os.PRIO_PROCESS, 0)
 
+os.environ["OLIVEIRA_LANG"] = "en"  # the tests read English on a Portuguese machine too
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
