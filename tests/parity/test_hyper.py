@@ -16,8 +16,8 @@ from hypnettorch.hnets import HMLP, ChunkedHMLP
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.models.convert_hyper import layer_from_reference
 from oliveira.models.hyperlstm import HyperLSTM as Ours
-from oliveira.models.hyperlstm import layer_from_reference
 from oliveira.models.hypernetwork import Hypernetwork
 from oliveira.nn.hyper import ChunkedHyperMLP, HyperMLP, mlp_shapes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,13 @@ def test_steps_against_hf_mamba_cache() -> None:
     theirs = shaken(MambaForCausalLM(MambaConfig(**HF)))
     ours = Mamba.from_reference(theirs)
     tokens = torch.randint(29, (2, 10))
+    name = "cache" if "cache" in inspect.signature(theirs.forward).parameters else "cache_params"  # since 5.24, before
     state, cache = None, None
     with torch.no_grad():
         for t in range(10):
             got, state = ours.step(tokens[:, t], state)
-            output = theirs(input_ids=tokens[:, t : t + 1], cache_params=cache, use_cache=True)
-            cache = output.cache_params
+            output = theirs(input_ids=tokens[:, t : t + 1], use_cache=True, **{name: cache})
+            cache = output[name]
             torch.testing.assert_close(got, output.logits[:, 0], atol=1e-5, rtol=1e-5)
 
 
