@@ -135,8 +135,11 @@ def _states(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
     batch, real = tokens(2, ours.config.vocab_size, length, random), first_steps(length, (length + 1) // 2)
     segments = tokens(2, 2, length, random)
     given = dict(input_ids=batch, attention_mask=real.long(), token_type_ids=segments)
-    found = getattr(theirs, "bert", theirs)(**given)[0]
-    yield Pair("states", ours.hidden(batch, real, segments)[real], found[real])
+    encoder = getattr(theirs, "bert", theirs)
+    mine, found = ours.hidden(batch, real, segments), encoder(**given)
+    yield Pair("states", mine[real], found[0][real])
+    if ours.pooler is not None and encoder.pooler is not None:
+        yield Pair("pooled states", torch.tanh(ours.pooler(mine[:, 0])), found[1])
 
 
 def _outputs(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:

@@ -255,6 +255,10 @@ def _hashed(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
         if hasattr(block.f.attention, "rotations"):
             layer.attention.self_attention.hash_seed = _SEED if config.hash_seed is None else config.hash_seed
             block.f.attention.rotations = _rotations(config, config.hash_seed, dtype)
+    for part in theirs.modules():  # in a reference of half precision they have become infinite
+        for name, value in (("mask_value_float32", -1e9), ("self_mask_value_float32", -1e5)):
+            if name in part._buffers:
+                part._buffers[name] = torch.tensor(value)
     room = sizes.max_len // sizes.chunk_len * sizes.chunk_len  # the reference fills up the last chunk
     length = min(2 * sizes.chunk_len + 3, room or sizes.max_len)
     batch, real = tokens(2, sizes.vocab_size, length, random), first_steps(length, (length + 1) // 2)

@@ -121,6 +121,9 @@ def unlike(module: nn.Module, make: Callable[[], nn.Module]) -> str:
 
 
 def _settings(part: nn.Module, other: nn.Module) -> Iterator[tuple[str, Any, Any]]:
+    for name, weight in other.named_parameters(recurse=False):
+        if (found := part._parameters.get(name)) is None or found.shape != weight.shape:
+            yield name, None if found is None else tuple(found.shape), tuple(weight.shape)
     for name, wanted in vars(other).items():
         value = vars(part).get(name, wanted)
         if name.startswith("_") or name in _TRAINING or "drop" in name:

@@ -91,8 +91,8 @@ class MLP(nn.Module):
         return to_mlp(module).build(cls, MLPConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`, and for images of
-        other sides, which might have as many pixels.
+        """`mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`, and for images
+        of other sides, which might have as many pixels.
         """
         if self.embedding is not None:
             x = self.embedding(x)
