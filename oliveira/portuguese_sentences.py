@@ -169,6 +169,10 @@ SENTENCES = {
     # What commands say when all went well
     "{} parameters, {} steps in {} s": "{} parâmetros, {} passos em {} s",
     "{} serves from the engine's next start on": "{} serve a partir do próximo início do motor",
+    (
+        "it loses {} nats a token and serve.max_loss of the home is {}: "
+        "raise that, or the form that loses nothing serves"
+    ): ("perde {} nats por token e o serve.max_loss da casa é {}: aumente-o, ou serve a forma que não perde nada"),
     'next: send "model": "{}" to the server': 'a seguir: envie "model": "{}" ao servidor',
     "next: oliveira export {}/{}; oliveira predict {}/{}": "a seguir: oliveira export {}/{}; oliveira predict {}/{}",
     "{} → {} bits per byte on {} held-out document(s)": "{} → {} bits por byte em {} documento(s) separado(s)",

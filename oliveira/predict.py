@@ -24,6 +24,7 @@ from oliveira.artifact import Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, bound, export_forward
 from oliveira.language import translate
+from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import task
 
@@ -90,7 +91,13 @@ class Predictor:
         """Raises `UserError` for a request that the task refuses."""
         if not isinstance(request, dict):
             raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
-        return self.task.answer(self.state, self._run, request)
+        if not all_finite(request):
+            raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
+        with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
+            answer = self.task.answer(self.state, self._run, request)
+        if not all_finite(answer):
+            raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
+        return answer
 
 
 def torch_runner(made: Artifact) -> Run:

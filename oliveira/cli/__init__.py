@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -10,6 +12,9 @@ from oliveira import __version__, language, terminal
 from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models, speaking
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
+from oliveira.files import explain_disk
+from oliveira.processors import limit_threads
+from oliveira.world import forget_injected
 
 app = typer.Typer(
     name="oliveira",
@@ -66,9 +71,11 @@ def _options(
 def main() -> None:
     """Runs a command. What a user can cause is one sentence on stderr and an exit code, never a traceback."""
     terminal.set_up()
+    forget_injected(os.environ)
+    limit_threads()
     try:
         sys.argv[1:] = language.choose(sys.argv[1:])
-        with terminal.checked_output():
+        with terminal.checked_output(), explain_disk(Path()):  # what no command foresaw
             code = speaking.run(app)
     except OliveiraError as error:
         if str(error):

@@ -326,6 +326,7 @@ def prometheus_config(
     prometheus --config.file=prometheus/prometheus.yml
     """
     from oliveira.monitoring.prometheus import write_config
+    from oliveira.serving.address import authority
 
     try:
         front = json.loads((home / "front.json").read_bytes())
@@ -333,5 +334,5 @@ def prometheus_config(
         raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
     with open_ledger(home) as ledger:
         key = ledger.add_key("prometheus", ("use", "admin"))
-    path = write_config(folder.absolute(), address=f"{front['host']}:{front['port']}", key=key)
+    path = write_config(folder.absolute(), address=authority(front["host"], front["port"]), key=key)
     print(f"prometheus --config.file={path}")

@@ -175,11 +175,12 @@ def predict(
     oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
     """
     from oliveira.predict import Predictor, find_run
+    from oliveira.strict_json import parse
 
     predictor = Predictor(find_run(home.absolute(), run))
     try:
         text = Path(request[1:]).read_text(encoding="utf-8") if request.startswith("@") else request
-        asked = json.loads(text) if text else predictor.example
+        asked = parse(text) if text else predictor.example
     except (OSError, ValueError) as error:
         raise UserError(f"--input cannot be read as JSON: {error}. Give an object or @FILE.") from None
     answer = predictor(asked)
@@ -200,12 +201,13 @@ def serve(
 
     curl -s localhost:8421/v1/task
     """
-    import socket
-
-    import uvicorn
+    import asyncio
 
     from oliveira.predict import Predictor, find_run
-    from oliveira.serving.predict_app import predict_app
+    from oliveira.serving import logs
+    from oliveira.serving.address import authority, listen
+    from oliveira.serving.predict_app import CONNECTIONS, predict_app
+    from oliveira.serving.server import serve_until_stopped
 
     predictor = Predictor(find_run(home.absolute(), run))
     about = {
@@ -215,11 +217,8 @@ def serve(
         "engine": predictor.engine,
         "example": predictor.example,
     }
-    try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"--port {port} on {host} cannot be used: {error.strerror}. Choose another.") from None
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    logs.set_up("WARNING")
+    listener = listen(host, port)
+    address = f"http://{authority(*listener.getsockname()[:2])}"
     print(f"{address}/v1/predict  {about['task']} {about['model']} by {about['engine']}  (Ctrl-C stops)", flush=True)
-    server = uvicorn.Server(uvicorn.Config(predict_app(predictor, about), log_level="warning"))
-    server.run(sockets=[listener])
+    asyncio.run(serve_until_stopped(predict_app(predictor, about), listener, connections=CONNECTIONS))

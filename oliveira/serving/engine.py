@@ -36,6 +36,7 @@ from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.processors import processors
 from oliveira.serving import logs
 from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
@@ -390,11 +391,12 @@ def main() -> int:
     parser.add_argument(
         "--activations", choices=("fp32", "int8"), default="fp32", help="what enters a product of 4 or 8 bits"
     )
+    parser.add_argument("--max-loss", type=float, default=0.0, help="nats that the form chosen by compile may lose")
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
-    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    torch.set_num_threads(given.threads or processors())
     connection = socket.socket(fileno=given.socket)
     try:
         settings = Settings(
@@ -404,6 +406,7 @@ def main() -> int:
             guesses=not given.no_guesses,
             draft=given.draft,
             activations=given.activations,
+            max_loss=given.max_loss,
             window=Window(given.window) if given.window else None,
         )
         engine = Engine(open_artifact(given.artifact, given.digest), settings)

@@ -131,7 +131,8 @@ def test_the_commands(tmp_path: Path) -> None:
         end = time.monotonic() + 60
         while True:
             try:
-                with urllib.request.urlopen(f"{address}/v1/predict", body, timeout=10) as answer:
+                asked = urllib.request.Request(f"{address}/v1/predict", body, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(asked, timeout=10) as answer:
                     assert same(json.load(answer), json.loads(predicted.stdout)["answer"])
                 break
             except ConnectionError:
@@ -140,6 +141,7 @@ def test_the_commands(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.communicate(timeout=30)
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("words", [(), ("--tasks",), ("--task", "?"), ("--task", "lm/bncc")])

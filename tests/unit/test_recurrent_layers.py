@@ -141,6 +141,7 @@ def close(path: Path, model: nn.Module, *inputs: Tensor) -> None:
     torch.testing.assert_close(got, model(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
     """Padded rows, other lengths than those exported, in torch and in the file; also after another export."""
     model = BiLSTM(RecurrentConfig(d_in=3, d_out=5, gives="one", d_model=6, n_layers=2)).eval()
@@ -153,6 +154,7 @@ def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
             close(path, model, torch.randn(batch, steps, 3), mask)
 
 
+@pytest.mark.slow
 def test_onnx_of_the_attentive_decoder_is_a_loop(tmp_path: Path) -> None:
     """Source and target of any length in one file, int8 weights too."""
     model = Seq2Seq(Seq2SeqConfig(vocab_size=11, target_vocab_size=9, d_model=6, n_layers=2)).eval()
