@@ -104,7 +104,12 @@ SENTENCES = {
     "--input cannot be read as JSON: {}. Give an object or @FILE.": (
         "--input não pode ser lido como JSON: {}. Dê um objeto ou @ARQUIVO."
     ),
-    "--port {} on {} cannot be used: {}. Choose another.": "--port {} em {} não pode ser usada: {}. Escolha outra.",
+    "the request holds a number that is not finite or too large for any float. Correct it.": (
+        "o pedido tem um número que não é finito ou é grande demais. Corrija."
+    ),
+    "the model's answer is not a finite number: the request's numbers are too large for it.": (
+        "a resposta do modelo não é um número finito: os números do pedido são grandes demais para ele."
+    ),
     "stopped at step {} of {}; start again to go on from there.": (
         "parado no passo {} de {}; comece de novo para continuar dali."
     ),
@@ -116,6 +121,9 @@ SENTENCES = {
     ),
     "--streams {} is not a list of whole numbers. Use for example 1,8.": (
         "--streams {} não é uma lista de números inteiros. Use por exemplo 1,8."
+    ),
+    "--text {} cannot be read as UTF-8 text: {}. Give another file.": (
+        "--text {} não pode ser lido como texto UTF-8: {}. Dê outro arquivo."
     ),
     # Adapters
     "name {} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.": (
