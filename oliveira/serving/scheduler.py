@@ -100,8 +100,9 @@ class Scheduler:
         """Ends every request: after an exception that is nobody's, nobody knows what state they are in."""
         requests = [choices[0].request for choices in self.waiting]
         requests += [stream.request for stream in self._at_work()]
+        for stream in self._at_work():
+            self._forget_guesses(stream)
         self.waiting, self.following, self.reading, self.decoding = Turns(), deque(), None, []
-        self.speculator = None  # it knows streams that are gone
         self.pool.clear()
         texts = self.embedder.drop_all() if self.embedder is not None else []
         names = {request.id: request.name for request in requests} | {text.id: text.name for text in texts}
@@ -407,6 +408,9 @@ class Scheduler:
     def _leave(self, stream: Stream) -> None:
         self.decoding.remove(stream)
         self.pool.give_back(stream.table)
+        self._forget_guesses(stream)
+
+    def _forget_guesses(self, stream: Stream) -> None:
         if self.speculator is not None:
             try:
                 self.speculator.guesser.forget(stream)

@@ -115,6 +115,8 @@ def at_step(kind: str) -> Callable[[Engine, pytest.MonkeyPatch], None]:
             for part, bad in zip(logits.split([run.wanted for run in runs]), hit, strict=True):
                 if bad:
                     part[:] = math.nan
+            for table in tables if kind == "nan" else []:
+                engine.scheduler.pool.blocks[table[-1]] = math.nan
             return logits
 
         patch.setattr(engine.scheduler.decoder, "step", wrong)
@@ -181,6 +183,7 @@ def test_an_exception_ends_its_own_request(
     right = talk(plain_engine, [[conversation(plain_engine, logprobs=3)[2][0]]])["bad"]
     assert [m for m in again if m["type"] != "end"] == [m for m in right if m["type"] != "end"]
     assert engine.scheduler.stats()["attention_cache"] is True
+    assert engine.scheduler.pool.blocks.isfinite().all()
 
 
 def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., Engine]) -> None:
@@ -290,11 +293,15 @@ def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callab
     waves = conversation(engine)
     waves[3].append({"op": "embed", "id": "text", "tokens": list(range(200))})
     plain = talk(engine, [[generate("after", [5, 6, 7])]])
+    forgotten: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
+        assert engine.scheduler.speculator is not None
+        patch.setattr(engine.scheduler.speculator.guesser, "forget", forgotten.append)
         calls = iter(range(100))
         raising(lambda e: e.scheduler, "_admit", lambda messages: next(calls) == 4)(engine, patch)
         said = talk(engine, waves)
     assert set(said) == {"good0", "good1", "good2", "good3", "bad", "text"}
+    assert {stream.request.id for stream in forgotten} >= {"good0", "good1"}  # a draft has blocks for each
     assert all(messages[-1]["type"] == "error" and messages[-1]["status"] == 500 for messages in said.values())
     assert talk(engine, [[generate("after", [5, 6, 7])]]) == plain
     talk(engine, [[{"op": "embed", "id": "text", "tokens": [1]}]])
