@@ -18,7 +18,6 @@ import copy
 import ctypes
 import importlib.util
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -51,6 +50,7 @@ from oliveira.kernels.linear import Kind, PackedMatrix
 from oliveira.kernels.options import Options, native
 from oliveira.models.gguf import read_gguf
 from oliveira.models.gpt import GPT, GPTConfig
+from oliveira.processors import processors
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bench-q4.json"
@@ -441,7 +441,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"some of {PARTS}; the other rows are kept")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=RESULT, help="where the result is written")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=processors())
     given = parser.parse_args()
     if reason := unavailable():
         raise SystemExit(reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 from dataclasses import asdict
 from datetime import date
@@ -16,6 +15,7 @@ import torch
 from benchmarks.timing import Pair
 from oliveira.export.choice import machine
 from oliveira.files import write_json_atomic
+from oliveira.processors import processors
 from oliveira.provenance import commit
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -27,7 +27,7 @@ def origin(command: str, threads: int | None) -> dict[str, Any]:
         "command": command,
         "commit": commit(),
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} x {machine()['cpu']}",
+        "machine": f"{processors()} x {machine()['cpu']}",
         "threads": threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -38,7 +38,7 @@ def arguments(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     """What every table of this kind takes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True)
     return parser
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import UserError
-from oliveira.files import write_atomic, write_json_atomic
+from oliveira.files import check_writable, write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import commit
 from oliveira.runs import Run, fit
@@ -27,6 +27,7 @@ from oliveira.training.curves import read_curve
 class Comparison:
     result: dict[str, Any]
     text: str  # the English report
+    folder: Path
 
 
 def compare(
@@ -48,6 +49,8 @@ def compare(
     names = list(dict.fromkeys(models))
     if len(names) < 2:
         raise UserError(f"a comparison needs two models or more, not {', '.join(names)}. Name another.")
+    if folder:
+        check_writable(folder)
     found = {name: pair(task, name)[0] for name in names}[names[0]]
     report = report or Reporter(quiet=True)
     runs: dict[str, list[Run]] = {}
@@ -76,7 +79,7 @@ def compare(
     texts = {language: report_text(result, found.title, language) for language in ("en", "pt")}
     write_atomic(folder / "report.md", texts["en"].encode())
     write_atomic(folder / "report.pt-BR.md", texts["pt"].encode())
-    return Comparison(result, texts["en"])
+    return Comparison(result, texts["en"], folder)
 
 
 def _result(

@@ -13,12 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oliveira.errors import DiskError
+from oliveira.errors import DiskError, UserError
 
 _CHUNK = 1 << 20
 _ASIDE = ".aside"  # an older folder, while a new one takes its name
 # The last two: a file stands where a folder is needed.
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+
+def expand(path: str | Path) -> Path:
+    """`~` is the home folder. Raises `UserError` where there is none, and for what is no path."""
+    try:
+        if "\0" in str(path):
+            raise ValueError("a NUL character in a path")
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).rstrip(".").lower()
+        raise UserError(f"the path {str(path)!r} cannot be used: {reason}. Write the whole path.") from None
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -94,6 +105,19 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         fsync_path(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes `folder` if need be and writes into it: raises `DiskError` before any work rather than after it."""
+    with explain_disk(folder):
+        make_folder(folder)
+        temporary = _temporary(folder / "probe")
+        try:
+            temporary.touch()
+            temporary.unlink()
+        except OSError as error:
+            error.filename = str(folder)  # the probe's own name says nothing to anybody
+            raise
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -23,6 +23,8 @@ from oliveira import artifact
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.language import translate
+from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import task
 
@@ -76,14 +78,26 @@ class Predictor:
         except (OSError, ValueError, KeyError) as error:
             raise CorruptError(f"{self.artifact.path}: task.json cannot be read ({type(error).__name__})") from None
         self.engine = "onnxruntime" if GRAPH in self.artifact.files else "torch"
-        run: Run = ForwardRunner(self.artifact.path / GRAPH) if exported.exists() else torch_runner(self.artifact)
+        self.inputs: dict[str, str] = {}  # of the graph, in words
+        if exported.exists():
+            graph = ForwardRunner(self.artifact.path / GRAPH)
+            run: Run = graph
+            self.inputs = graph.described
+        else:
+            run = torch_runner(self.artifact)
         self._run = _bounded(run, self.artifact)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
         if not isinstance(request, dict):
             raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
-        return self.task.answer(self.state, self._run, request)
+        if not all_finite(request):
+            raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
+        with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
+            answer = self.task.answer(self.state, self._run, request)
+        if not all_finite(answer):
+            raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
+        return answer
 
 
 def torch_runner(made: Artifact) -> Run:
@@ -152,10 +166,13 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
         "digest": exported.digest,
         "onnx_error": error,
         "steps": steps,
+        "inputs": runner.described,
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
     }
-    say(f"{folder / 'export'}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}, {steps}")
+    say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
+    for name, told in runner.described.items():
+        say(f"  {name}: {told}; steps {steps[name]}")
     return figures
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
 import platform
 import shutil
 import time
@@ -32,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oliveira import artifact
 from oliveira.errors import CorruptError, UserError
-from oliveira.files import canonical_json, sha256_json, write_json_atomic
+from oliveira.files import canonical_json, check_writable, sha256_json, write_json_atomic
+from oliveira.processors import processors
 from oliveira.registry import Entry, make_config
 from oliveira.tasks.base import Batch, Data, Task
 from oliveira.tasks.catalogue import pair
@@ -94,6 +94,7 @@ def fit(
     budget = budget or f"steps={found_task.train.get('steps', 300)}"
     kind, amount = parse_budget(budget)
     home = Path(home).absolute()
+    check_writable(home)
     config_values, train_values = split_values(entry, values)
     section = section_for(found_task, entry, train_values, steps=1)
     data = found_task.open(home, say)
@@ -326,7 +327,7 @@ def _run(
 
 def device() -> str:
     return (
-        f"{os.cpu_count()} x {platform.processor() or platform.machine()}, "
+        f"{processors()} x {platform.processor() or platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
 

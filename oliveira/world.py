@@ -1,6 +1,7 @@
 """The file a user writes: which text, which model, where it runs and what keeps it fresh.
 
-File < environment (`OLIVEIRA_TRAIN__STEPS=50`) < flag (`--set train.steps=50`). An unknown key, a wrong type or a pair
+File < environment (`OLIVEIRA_TRAIN__STEPS=50`) < flag (`--set train.steps=50`). What a cluster says of a service called
+`oliveira` (`OLIVEIRA_SERVICE_HOST`, `OLIVEIRA_PORT=tcp://…`) is no setting. An unknown key, a wrong type or a pair
 that cannot work is one sentence with field, value and remedy; exit code 2; nothing was started.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import re
 import tomllib
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from oliveira.errors import UserError
 
@@ -29,7 +32,15 @@ _NOT_WORLD = {
     "OLIVEIRA_HOST",
     "OLIVEIRA_SEEDS",
     "OLIVEIRA_KERNEL",
+    "OLIVEIRA_LANG",
 }
+
+
+# What a cluster tells a program about a neighbour called `oliveira` (Kubernetes, Docker's links): nobody's wish.
+_INJECTED = re.compile(
+    r"OLIVEIRA_(?:[A-Z0-9]+_)*(?:SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?|ENV_\w+)"
+)
+_INJECTED_VALUE = re.compile(r"(?:tcp|udp|sctp)://.*|/[^/]+/[^/]+")  # OLIVEIRA_PORT, OLIVEIRA_NAME
 
 
 class Section(BaseModel):
@@ -157,6 +168,11 @@ class ExportSection(Section):
 
 class ServeSection(Section):
     host: str = "127.0.0.1"
+    connections: int = Field(1024, ge=8, description="open connections; one more gets 503 if all of them are at work")
+    cors_origins: list[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(
+        default=[],
+        description='web pages that may call the API, such as "https://example.org"; "*" = any; empty = none',
+    )
     slots: int = Field(8, ge=1, description="streams decoded together")
     queue: int = Field(256, ge=0, description="requests that may wait; then 429")
     max_body: int = Field(1 << 20, ge=1024, description="bytes of a request body")
@@ -269,7 +285,7 @@ def load_world(
     environment = dict(os.environ) if environment is None else environment
     origins: dict[str, str] = {}  # where a value came from that is not in the file
     for name, value in sorted(environment.items()):
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_WORLD:
+        if _is_setting(name, value):
             key = name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
             origins[key] = f"environment variable {name}"
             _set(tree, key, value, origins[key])
@@ -295,6 +311,34 @@ def _read(place: Path, path: str | Path) -> tuple[str, dict[str, Any]]:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
+
+
+def forget_injected(environment: MutableMapping[str, str]) -> None:
+    """Removes a cluster's variables that have the name of one of ours: OLIVEIRA_PORT=tcp://10.0.0.1:8420."""
+    for name in [name for name, value in environment.items() if _is_injected(name, value)]:
+        del environment[name]
+
+
+def _is_injected(name: str, value: str) -> bool:
+    if name in _NOT_WORLD or name == "OLIVEIRA_NAME":
+        return name in ("OLIVEIRA_PORT", "OLIVEIRA_NAME") and bool(_INJECTED_VALUE.fullmatch(value))
+    return bool(_INJECTED.fullmatch(name))
+
+
+def _is_setting(name: str, value: str) -> bool:
+    """`OLIVEIRA_SECTION__FIELD`, or a field outside the sections. Raises `UserError` for what is nearly one."""
+    if not name.startswith(ENVIRONMENT_PREFIX) or name in _NOT_WORLD or _is_injected(name, value):
+        return False
+    key = name[len(ENVIRONMENT_PREFIX) :].lower()
+    if "__" in key or key in World.model_fields:
+        return True
+    settings = {field: ENVIRONMENT_PREFIX + field.upper() for field in World.model_fields}
+    for section in World.model_fields:
+        settings |= {f"{section}_{field}": f"{settings[section]}__{field.upper()}" for field in _fields((section,))}
+    settings |= {known[len(ENVIRONMENT_PREFIX) :].lower(): known for known in _NOT_WORLD}
+    if near := difflib.get_close_matches(key, settings, n=1, cutoff=0.8):
+        raise UserError(f"environment variable {name} is not a setting. Did you mean {settings[near[0]]}?")
+    return False  # of another program
 
 
 def parse_override(text: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.errors import UserError
+from oliveira.language import translate
 from oliveira.world import ServeSection
 
 
@@ -79,7 +80,7 @@ def compile_(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
+    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), translate("weights, MB"))
     for name, size in found["weight_bytes"].items():
         times = (f"{found['seconds'][str(n)][name] * 1e3:.3f}" for n in numbers)
         table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["fastest"] else "")
@@ -87,11 +88,14 @@ def compile_(
     console.print(table)
     if found["loss"] > serve.max_loss:
         console.print(
-            f"it loses {found['loss']:.4f} nats a token and serve.max_loss of the home is {serve.max_loss:g}: raise "
-            "that, or the form that loses nothing serves",
+            translate(
+                f"it loses {found['loss']:.4f} nats a token and serve.max_loss of the home is {serve.max_loss:g}: "
+                "raise that, or the form that loses nothing serves"
+            ),
             markup=False,
         )
-    console.print(f"{found['fastest']} serves from the engine's next start on\n{record_path(path)}", markup=False)
+    console.print(translate(f"{found['fastest']} serves from the engine's next start on"), markup=False)
+    console.print(str(record_path(path)), markup=False)
 
 
 def served_by(home: Path) -> ServeSection:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from oliveira.data.routes import DATA_VARIABLE, Archive, Found, RouteFailed, Say, download, local_copy
 from oliveira.errors import UserError
-from oliveira.files import sha256_bytes
+from oliveira.files import expand, sha256_bytes
 
 Pixels = NDArray[np.uint8]  # (N, height, width)
 Labels = NDArray[np.int64]  # (N,)
@@ -104,7 +104,7 @@ def _from_deb(source: ImageSource, file: PinnedFile) -> Iterator[tuple[str, byte
     folder = os.environ.get(DATA_VARIABLE)
     if not folder or not source.deb:
         return
-    for path in sorted(Path(folder).expanduser().glob(f"{source.deb}_*.deb")):
+    for path in sorted(expand(folder).glob(f"{source.deb}_*.deb")):
         try:
             with tarfile.open(fileobj=io.BytesIO(_ar_member(path, "data.tar"))) as tar:
                 for member in tar:

@@ -31,7 +31,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from oliveira.errors import OliveiraError
-from oliveira.files import explain_disk, fsync_path, sha256_file
+from oliveira.files import expand, explain_disk, fsync_path, sha256_file
 
 DATA_VARIABLE = "OLIVEIRA_DATA"
 _CHUNK = 1 << 20
@@ -108,7 +108,7 @@ def local_copy(file: str, probe: str = "") -> Found | None:
     if not folder:
         return None
     for name in (file, f"{file}.gz"):
-        path = Path(folder).expanduser() / name
+        path = expand(folder) / name
         if path.is_file():
             return Found(f"your file {path}", _open(path, probe))
     raise RouteFailed(f"your folder {DATA_VARIABLE}={folder} has no {file}")

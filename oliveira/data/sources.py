@@ -30,7 +30,7 @@ from oliveira.data.documents import Document, write_documents
 from oliveira.data.folder import digest_folder, list_folder, read_folder
 from oliveira.data.routes import DATA_VARIABLE, Archive, Found, Package, RouteFailed, Say, routes
 from oliveira.errors import UserError
-from oliveira.files import explain_disk, sha256_json, write_json_atomic
+from oliveira.files import expand, explain_disk, sha256_json, write_json_atomic
 
 PATH = "path:"
 # What unpacking and parsing raise when bytes are not what they should be; trouble with the disk is not.
@@ -194,7 +194,7 @@ def content_digest(rows: Iterable[tuple[str, ...]]) -> str:
 def _folder(spec: str) -> Path:
     if not spec.removeprefix(PATH):
         raise UserError(f"{spec!r} names no folder. Write {PATH}FOLDER, for example {PATH}~/my-texts.")
-    return Path(spec.removeprefix(PATH)).expanduser().absolute()
+    return expand(spec.removeprefix(PATH)).absolute()
 
 
 def _source(spec: str) -> Source[Document]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from oliveira import __version__
 from oliveira.files import sha256_file
+from oliveira.processors import processors
 
 Engine = Literal["native", "onnx", "torch"]
 FORMAT = 2
@@ -48,7 +49,7 @@ def machine() -> dict[str, Any]:
     """What the timings depend on: processor, cores, the kernel path asked for, versions."""
     found: dict[str, Any] = {
         "cpu": _processor(),
-        "cores": os.cpu_count(),
+        "cores": processors(),
         "kernel": os.environ.get(KERNEL, ""),
         "oliveira": __version__,
     }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
+from oliveira.processors import processors
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,14 @@ def _compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
+    """Raises `BuildError` for a user without a home folder."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "oliveira" / "kernels"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "oliveira" / "kernels"
+    except RuntimeError:
+        raise BuildError(
+            "this user has no home folder for the compiled kernels: torch does their work, slower. Set XDG_CACHE_HOME."
+        ) from None
 
 
 def build() -> Path:
@@ -106,7 +113,7 @@ def _compile(compiler: list[str], library: Path) -> None:
                 raise BuildError(f"{compiler[0]} could not build the kernels: {reason.strip()}. Torch does their work.")
             return target
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(processors()) as threads:
             objects = list(threads.map(lambda part: make(f"{part[0]}.o", ["-c", *part[1]]), _parts()))
         make("whole.so", ["-shared", "-pthread", *map(str, objects)]).replace(library)
 

@@ -8,7 +8,6 @@ A verdict rests on the interval's end, never on the median: identical models mea
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from oliveira.artifact import Artifact
 from oliveira.kernels.decoder import BlockPool, Decoder
 from oliveira.models.gpt import GPT
+from oliveira.processors import processors
 from oliveira.serving.decoders import Settings, make_decoder
 from oliveira.training.seeds import threads
 from oliveira.world import ServeSection
@@ -79,7 +79,7 @@ def _median(values: Sequence[float]) -> float:
 
 def measure(champion: tuple[Artifact, GPT], challenger: tuple[Artifact, GPT], serve: ServeSection) -> Latency:
     """Of two models as the engine would decode them."""
-    with threads(serve.threads or os.cpu_count() or 1), torch.no_grad():
+    with threads(serve.threads or processors()), torch.no_grad():
         settings = Settings(activations=serve.activations)
         steps = [_steps(make_decoder(*pair, settings)[0], TOKENS) for pair in (champion, challenger)]
         return compare(*steps, each=TOKENS)

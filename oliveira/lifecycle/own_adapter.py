@@ -25,7 +25,7 @@ from oliveira.data.shards import token_row
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, Interrupted, UserError
-from oliveira.files import atomic_directory, sha256_json, write_json_atomic
+from oliveira.files import atomic_directory, check_writable, sha256_json, write_json_atomic
 from oliveira.models.gpt import GPT
 from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
@@ -56,6 +56,7 @@ def make_adapter(
     model's. `replace`: a name that is taken is given to the new one. Interrupted, the same call goes on.
     Raises `UserError` for a name, a text or a model that will not do.
     """
+    check_writable(home)
     check_name(home, name, replace=replace)
     model = artifact.load_model()
     if not isinstance(model, GPT):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oliveira.errors import Interrupted, UserError
-from oliveira.files import explain_disk, make_folder
+from oliveira.files import check_writable
 
 
 class Stop:
@@ -44,7 +44,7 @@ class Stop:
     def _watch(self) -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
-        self._event.set()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def __call__(self) -> bool:
         asked = self._event.is_set()
@@ -53,7 +53,7 @@ class Stop:
         return asked
 
     def wait(self, seconds: float) -> bool:
-        return self._event.wait(seconds)
+        return self._event.wait(seconds) and self()
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -69,8 +69,7 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> None:
 @contextlib.contextmanager
 def holder(home: Path, role: str, *, patience: float = 0.0) -> Iterator[None]:
     """Only one process holds `role` in a home; the lock goes with the process, however it ends."""
-    with explain_disk(home):
-        make_folder(home)
+    check_writable(home)
     path = home / f"{role}.lock"
     with path.open("a+") as file:
         end = time.monotonic() + patience

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from oliveira.data.sources import PATH
 from oliveira.errors import UserError
-from oliveira.files import write_json_atomic
+from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
@@ -57,7 +57,7 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     own_sets = dict(asked.overrides or {})
     sets = dict(own_sets)
     if asked.text:
-        sets.setdefault("data.base", json.dumps(f"path:{Path(asked.text).expanduser().absolute()}"))
+        sets.setdefault("data.base", json.dumps(f"path:{expand(asked.text).absolute()}"))
     environment = dict(os.environ if asked.environment is None else asked.environment)
     known = _recall(home)
     name = asked.world or (known["name"] if known else DEFAULT)
@@ -83,7 +83,7 @@ def fitted(chosen: Chosen) -> Plan:
     base = chosen.world.data.base
     lengths = None
     if base.startswith(PATH):
-        folder = Path(base.removeprefix(PATH)).expanduser().absolute()
+        folder = expand(base.removeprefix(PATH)).absolute()
         lengths = lengths_of(read_folder(folder, list_folder(folder).files), chosen.world.data.max_chars)
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
-from oliveira.files import write_json_atomic
+from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
+from oliveira.serving.address import authority
 from oliveira.world import World
 
 MAX_RESTARTS = 5  # in a row, each within RESTART_WINDOW seconds of the last
@@ -132,7 +133,7 @@ class House:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = json.loads((self.home / "front.json").read_bytes())
                 if found["pid"] == self.front.process.pid:
-                    return f"http://{found['host']}:{found['port']}"
+                    return f"http://{authority(found['host'], found['port'])}"
             time.sleep(0.05)
         raise OliveiraError("the front did not open its port within 30 seconds.")
 
@@ -173,7 +174,7 @@ print(client.completions.create(model="oliveira", prompt="No princípio", max_to
 
 
 def check_home(home: Path) -> Path:
-    home = home.expanduser().absolute()
+    home = expand(home).absolute()
     if home.exists() and not home.is_dir():
         raise UserError(f"--home {home} is a file. Give a folder.")
     return home

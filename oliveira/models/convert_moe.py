@@ -68,6 +68,7 @@ def to_moe(module: nn.Module) -> Converted:
             "n_experts": config.num_local_experts,
             "top_k": config.num_experts_per_tok,
             "balance_weight": config.router_aux_loss_coef * config.num_experts_per_tok,
+            "balance": "pooled",
             "z_weight": 0.0,
             "norm_eps": config.rms_norm_eps,
             "rope_base": rope["rope_theta"],

@@ -12,7 +12,7 @@ Deviations from the paper: d is made from ĥ_t; the paper prints ĥ_{t−1} ther
 No recurrent dropout; `dropout` stands between layers.
 Complexity: O(T·D·(D + d_hyper)) time, in T steps one after another.
 Checked against: a loop written from the paper's equations, outputs and gradients to 1e-5 (tests/parity/test_hyper.py);
-labml_nn.hypernetworks.HyperLSTM by hand, once, because labml is no dependency of the tests.
+recorded answers of labml_nn.hypernetworks.HyperLSTM 0.5.1 (two layers), outputs and input gradients to 1e-5.
 """
 
 from __future__ import annotations

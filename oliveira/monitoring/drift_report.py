@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import random
 import tempfile
@@ -29,6 +28,7 @@ from oliveira.data import sources
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
 from oliveira.monitoring.drift import Sample, measure_delay, measure_false_alarms
+from oliveira.processors import processors
 
 BASE, NEW = "bncc", "bncc-computacao"
 PIECE = 300  # characters of a request
@@ -127,7 +127,7 @@ def measure(n_windows: int, windows: Sequence[int]) -> dict[str, Any]:
             "new_samples": len(new),
         },
         "seeds": [0],
-        "device": f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}",
+        "device": f"{processors()} x {platform.machine()}, Python {platform.python_version()}",
         "minutes": round((time.monotonic() - start) / 60, 1),
         "rows": rows,
     }

@@ -1,26 +1,25 @@
-"""The FastAPI application: routes, error envelope, and the guard that every request passes first."""
+"""The FastAPI application: routes, and the guard that every request passes first."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import time
-import uuid
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oliveira import __version__
 from oliveira.monitoring.metrics import CONTENT_TYPE
 from oliveira.serving.admin_routes import make_admin_router
+from oliveira.serving.answers import GONE, Boundary, add_error_answers
 from oliveira.serving.auth import authorise, log_in
 from oliveira.serving.errors import ApiError
-from oliveira.serving.limits import Disconnected, check_json, read_body, replay
+from oliveira.serving.limits import check_content_type, check_json, read_body, replay
 from oliveira.serving.openai_routes import make_openai_router
 from oliveira.serving.service import Service
 
@@ -46,11 +45,18 @@ def make_app(service: Service) -> FastAPI:
 
         figures = RequestFigures(service.metrics)
         app.include_router(make_router(service.ledger, service.home, lambda: service.state() | figures()))
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unforeseen)
+    add_error_answers(app)
     app.add_middleware(Guard, service=service)
+    app.add_middleware(Boundary)
+    if origins := service.world.serve.cors_origins:
+        # Outermost: a browser asks before it sends a key. No credentials: the console's cookie stays at home.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "X-Oliveira-Model", "Retry-After"],
+        )
     _describe_errors(app)
     return app
 
@@ -77,54 +83,6 @@ def _add_plain_routes(app: FastAPI, service: Service) -> None:
         return Response(service.render_metrics(), media_type=CONTENT_TYPE)
 
 
-# Errors -----------------------------------------------------------------------------------------------------
-
-
-async def _api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response()
-
-
-async def _validation_error(_: Request, error: Exception) -> Response:
-    """FastAPI's own 422 as OpenAI's 400: the first thing that is wrong."""
-    assert isinstance(error, RequestValidationError)
-    errors = error.errors()
-    # Where a field may be a text or a list, "not a text" is no help to someone whose list has one mistake.
-    first = next((found for found in errors if not found["type"].endswith("_type")), errors[0])
-    parts = [str(part) for part in first["loc"][1:]]
-    where = ".".join(part for part in parts if part.replace("_", "").isalnum() and part != "str") or None
-    if first["type"] == "value_error":  # our own sentences name the field
-        message = str(first["ctx"]["error"])
-    else:
-        message = f"{where or 'the body'}: {first['msg']}. Correct it."
-    return ApiError(400, message, code="invalid_value", param=where).response()
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    messages = {
-        404: f"{request.url.path} is not a path of this server.",
-        405: f"{request.method} is not a method of this path.",
-    }
-    detail = (
-        error.detail
-        if error.detail not in ("Not Found", "Method Not Allowed")
-        else messages.get(error.status_code, error.detail)
-    )
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    response = ApiError(error.status_code, str(detail), code=codes.get(error.status_code, "invalid_request")).response()
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _unforeseen(_: Request, __: Exception) -> Response:
-    return ApiError(
-        500,
-        "the server made a mistake; its log says more under this request's X-Request-Id.",
-        code="internal",
-    ).response()
-
-
 def _describe_errors(app: FastAPI) -> None:
     """The OpenAPI says what is true: 400 for a body that does not fit (never 422), 401 and 403 everywhere."""
     made = app.openapi()
@@ -142,7 +100,7 @@ def _describe_errors(app: FastAPI) -> None:
 
 
 class Guard:
-    """Around everything: request id, key, body limits, JSON sanity, counting and the log line."""
+    """Around every route: key, body limits, JSON sanity, counting and the log line."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -151,17 +109,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, begun = uuid.uuid4().hex, time.monotonic()
-        scope.setdefault("state", {})["id"] = request_id
-        status = 499  # until something is sent: the client has gone
-
-        async def observed_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
+        begun = time.monotonic()
         self.service.requests += 1
         try:
             try:
@@ -171,12 +119,14 @@ class Guard:
                     receive = await self._checked(scope, receive)
             except ApiError as error:
                 response = error.response()
-            except Disconnected:
-                return
-            await (response or self.app)(scope, receive, observed_send)
+            await (response or self.app)(scope, receive, send)
+        except Exception:
+            if scope["state"]["status"] == GONE:
+                scope["state"]["status"] = 500  # what the boundary is about to answer
+            raise
         finally:
             self.service.requests -= 1
-            self._note(scope, request_id, status, time.monotonic() - begun)
+            self._note(scope, time.monotonic() - begun)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """A `receive` whose body is whole, small enough and sane."""
@@ -184,11 +134,13 @@ class Guard:
             return receive
         body = await read_body(scope, receive, self.service.world.serve.max_body)
         if body:
+            check_content_type(scope)
             check_json(body)
         return replay(body, receive)
 
-    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        metrics, key = self.service.metrics, scope["state"].get("key")
+    def _note(self, scope: Scope, seconds: float) -> None:
+        metrics, state = self.service.metrics, scope["state"]
+        key, status = state.get("key"), state["status"]
         if status >= 400:
             metrics.request_errors_total.labels(code=str(status)).inc()
         if status == 401:
@@ -198,7 +150,7 @@ class Guard:
         log.info(
             "request",
             extra={
-                "id": request_id,
+                "id": state["id"],
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,

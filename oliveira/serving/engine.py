@@ -36,6 +36,7 @@ from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.processors import processors
 from oliveira.serving import logs
 from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
@@ -395,7 +396,7 @@ def main() -> int:
     given = parser.parse_args()
     logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which lets the streams end
-    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    torch.set_num_threads(given.threads or processors())
     connection = socket.socket(fileno=given.socket)
     try:
         settings = Settings(

@@ -12,68 +12,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-
-import uvicorn
 
 from oliveira import terminal
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import write_json_atomic
 from oliveira.serving import logs
+from oliveira.serving.address import is_loopback, listen
 from oliveira.serving.app import make_app
+from oliveira.serving.server import make_server
 from oliveira.serving.service import Service, read_world
-
-SILENCE_MILLISECONDS = 30_000
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its signal handling: ours drains first, and ends with exit code 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket. Raises `UserError` when the address cannot be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError):
-        raise UserError(f"serve.host = {host!r} is not an address of this machine. Use 127.0.0.1.") from None
-    opened = socket.socket(family, kind, protocol)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # inherited by every connection: who takes nothing for so long is gone
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
-    try:
-        opened.bind(address)
-        opened.listen(2048)
-    except (OSError, OverflowError) as error:
-        opened.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} on {host} is taken by another program. Choose another --port, or 0 for any."
-            ) from None
-        reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
-        raise UserError(f"cannot listen on {host} port {port}: {reason}. Choose another --host or --port.") from None
-    return opened
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 async def serve(service: Service, opened: socket.socket, *, die_with_parent: bool) -> None:
@@ -84,18 +37,7 @@ async def serve(service: Service, opened: socket.socket, *, die_with_parent: boo
         loop.add_signal_handler(number, stop.set)
     if die_with_parent:
         threading.Thread(target=_watch_parent, args=(loop, stop), daemon=True).start()
-    config = uvicorn.Config(
-        make_app(service),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=1,
-    )
-    server = Server(config)
+    server = make_server(make_app(service), connections=service.world.serve.connections)
     place = service.home / "front.json"
     host, port = opened.getsockname()[:2]
     service.start()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from typing import Any
 
 from starlette.types import Message, Receive, Scope
 
+from oliveira import strict_json
 from oliveira.serving.errors import ApiError
 
-MAX_DEPTH = 32  # nested lists and objects of a body
 BODY_SECONDS = 30.0  # for a body to arrive
 MAX_CHOICES = 16  # answers of one request, all prompts together
 
@@ -58,45 +57,23 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def check_json(body: bytes) -> None:
-    """Raises `ApiError` 400 unless `body` is JSON with finite numbers, Unicode text and bounded depth."""
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not a JSON number")
-
+def check_json(body: bytes) -> Any:
+    """The body's value. Raises `ApiError` 400 unless it is JSON with finite numbers, Unicode text and bounded depth."""
     try:
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=refuse)
-    except RecursionError:
-        raise _bad_json(f"it is nested deeper than {MAX_DEPTH} levels") from None
+        return strict_json.parse(body)
     except ValueError as error:
-        raise _bad_json(str(error)) from None
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += [*item.keys(), *item.values()]
-            elif isinstance(item, list):
-                below += item
-            elif isinstance(item, str) and not _is_unicode(item):
-                raise _bad_json("a string holds half a surrogate pair")
-            elif isinstance(item, float) and item in (float("inf"), float("-inf")):
-                raise _bad_json("a number is too large")
-        level = below
-    if level:
-        raise _bad_json(f"it is nested deeper than {MAX_DEPTH} levels")
+        raise ApiError(400, f"the body is not valid JSON: {error}. Correct the body.", code="invalid_json") from None
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _bad_json(why: str) -> ApiError:
-    return ApiError(400, f"the body is not valid JSON: {why}. Correct the body.", code="invalid_json")
+def check_content_type(scope: Scope) -> None:
+    """Raises `ApiError` 415 unless the body is said to be JSON: a browser cannot be made to say so by another site."""
+    given = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        came = repr(given[:64]) if given else "missing"
+        raise ApiError(
+            415, f"Content-Type is {came}. Send JSON and say so: Content-Type: application/json.", code="content_type"
+        )
 
 
 class Admission:

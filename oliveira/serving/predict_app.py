@@ -5,7 +5,6 @@ streaming there is `oliveira up`; this is the same life for every other model.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,12 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from oliveira.errors import UserError
+from oliveira.serving.answers import Boundary, add_error_answers
 from oliveira.serving.errors import ApiError
-from oliveira.serving.limits import check_json, read_body
+from oliveira.serving.limits import check_content_type, check_json, read_body
 
 MAX_BODY = 1 << 20
+CONNECTIONS = 256
 AT_ONCE = 2  # predictions computed side by side; the others wait
 
 
@@ -37,16 +38,14 @@ def predict_app(predict: Callable[[Any], dict[str, Any]], about: dict[str, Any])
     @app.post("/v1/predict")
     async def answer(request: Request) -> JSONResponse:
         body = await read_body(request.scope, request.receive, MAX_BODY)
-        check_json(body)
+        check_content_type(request.scope)
+        value = check_json(body)
         try:
             async with room:
-                return JSONResponse(await run_in_threadpool(predict, json.loads(body)))
+                return JSONResponse(await run_in_threadpool(predict, value))
         except UserError as error:
             raise ApiError(400, str(error), code="invalid_request") from None
 
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: Exception) -> Any:
-        assert isinstance(error, ApiError)
-        return error.response()
-
+    add_error_answers(app)
+    app.add_middleware(Boundary)
     return app

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from oliveira.processors import processors
+
 
 def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
@@ -18,10 +20,12 @@ def stream(seed: int, *names: int) -> np.random.Generator:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch threads inside the block; 0 leaves them. The number is part of what makes a run bit-identical."""
+    """Torch threads inside the block; 0 = all that this process may use.
+
+    The number is part of what makes a run bit-identical.
+    """
     before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or min(before, processors()))
     try:
         yield
     finally:

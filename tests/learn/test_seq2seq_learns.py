@@ -54,7 +54,7 @@ def trained(attention: str, steps: int) -> Any:
     return model.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("attention", "must"), [("additive", "learn"), ("none", "fail")])
 def test_reversal_needs_attention(attention: str, must: str) -> None:
     model, held_out = trained(attention, 700), strings(300, torch.Generator().manual_seed(1))

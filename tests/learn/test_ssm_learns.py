@@ -42,7 +42,7 @@ def copied_after_training(name: str, optimizer: str) -> float:
         return (model(tokens)[:, STEPS:].argmax(dim=-1) == letters).all(dim=1).double().mean().item()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "optimizer", "must"), [("mamba", "muon", "learn"), ("s4d", "muon", "fail"), ("s4d", "adamw", "fail")]
 )

@@ -106,7 +106,7 @@ MODELS: dict[type[RecurrentModel], nn.RNNBase] = {
 @pytest.mark.parametrize("model", MODELS)
 def test_models_against_torch(model: type[RecurrentModel], eats: str) -> None:
     """A whole model from its three parts of torch, on padded rows; the answer of the last real step or of the mean."""
-    theirs, width = MODELS[model], 12 if model.bidirectional else 6
+    theirs, width = MODELS[model].double(), 12 if model.bidirectional else 6
     source = nn.Embedding(19, 6) if eats == "tokens" else nn.Linear(4, 6)
     head = nn.Linear(width, 3)
     x = torch.randint(19, (2, 8)) if eats == "tokens" else torch.randn(2, 8, 4)

@@ -23,6 +23,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.models.gpt import GPT, GPTConfig
+from oliveira.serving.address import authority
 from oliveira.world import ServeSection, World
 
 MAX_LEN = 256
@@ -119,7 +120,7 @@ class Server:
         place = home.path / "front.json"
         found = wait_for(lambda: place.exists() and json.loads(place.read_text()))
         assert found["pid"] == self.process.pid
-        self.url = f"http://{found['host']}:{found['port']}"
+        self.url = f"http://{authority(found['host'], found['port'])}"
 
     def __enter__(self) -> Server:
         return self

@@ -94,6 +94,33 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     assert done.returncode in (2, 4) and "Traceback" not in done.stderr and "--home" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "probe/adding", "gru"),
+        ("compare", "probe/adding", "gru", "mlp"),
+        ("keys", "create", "ana"),
+        ("up", "--world", "tiny", "--port", "0"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A read-only file system where one can be mounted, a file in the way elsewhere."""
+    home = tmp_path / "read-only"
+    home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(home)]
+    mounted = shutil.which("mount") and not subprocess.run(mount, capture_output=True, check=False).returncode
+    try:
+        for place in (home, home / "below") if mounted else (tmp_path / "file" / "below",):
+            (tmp_path / "file").touch()
+            done = life.run(life.command(place, *command))
+            refused(done, str(place), "--home", code=4)
+            assert "%" not in done.stdout, "work was begun"
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(home)], check=True)
+
+
 def test_two_programs_on_one_home(tmp_path: Path) -> None:
     from oliveira.lifecycle.process import holder
 

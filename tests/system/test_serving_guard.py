@@ -15,7 +15,7 @@ import httpx
 import pytest
 from serving_helpers import Home, Server, wait_for
 
-from oliveira.serving.limits import MAX_DEPTH
+from oliveira.strict_json import MAX_DEPTH
 
 OPEN = {"/health"}
 ADMIN = ("/admin", "/console")
@@ -212,7 +212,41 @@ def test_wrong_paths_methods_and_types(server: Server) -> None:
                 f"{method} {path}: {answer.text}"
             )
         plain = http.post("/v1/completions", content=raw(), headers={"Content-Type": "text/plain"})
-        assert plain.status_code == 400
+        assert plain.status_code == 415 and "text/plain" in plain.json()["error"]["message"]
+        for path in ("/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/models/oliveira", "/admin/state"):
+            answer = http.head(path)
+            assert answer.status_code == 200 and not answer.content, path
+        assert http.head("/admin/events").status_code == 405
+    with server.http(None) as http:
+        assert http.head("/health").status_code == 200 and http.head("/ready").status_code == 401
+
+
+def test_a_large_head_needs_no_key_to_be_refused(server: Server) -> None:
+    with server.http(None) as http:
+        for headers in ({"X": "a" * (1 << 20)}, {f"X{number}": "y" for number in range(2000)}):
+            answer = http.get("/health", headers=headers)
+            assert answer.status_code == 431 and answer.json()["error"]["code"] == "head_too_large"
+
+
+def test_other_pages_may_ask_where_the_world_says_so(server: Server, make_home: Callable[..., Home]) -> None:
+    page = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    allowed = "access-control-allow-origin"
+    with server.http(None) as http:
+        assert allowed not in http.options("/v1/completions", headers=page).headers
+        assert allowed not in http.get("/health", headers=page).headers
+    with Server(make_home(cors_origins=["https://example.org"])) as open_, open_.http(None) as http:
+        asked = http.options("/v1/completions", headers={**page, "Access-Control-Request-Headers": "authorization"})
+        assert asked.status_code == 200 and asked.headers[allowed] == page["Origin"]
+        assert "authorization" in asked.headers["access-control-allow-headers"]
+        assert "access-control-allow-credentials" not in asked.headers
+        refused = http.get("/v1/models", headers=page)
+        assert refused.status_code == 401 and refused.headers[allowed] == page["Origin"], "also an error can be read"
+        assert allowed not in http.get("/health", headers={"Origin": "https://other.org"}).headers
+
+
+def test_a_server_on_ipv6(make_home: Callable[..., Home]) -> None:
+    with Server(make_home(), "--host", "::1") as running, running.http(None) as http:
+        assert running.url.startswith("http://[::1]:") and http.get("/health").json() == {"status": "ok"}
 
 
 def test_oversize_bodies_are_cut_off_while_they_arrive(server: Server) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from oliveira import files
-from oliveira.errors import DiskError
+from oliveira.errors import DiskError, UserError
 from oliveira.files import (
     atomic_directory,
     canonical_json,
     digest_directory,
+    expand,
     explain_disk,
     make_folder,
     sha256_bytes,
@@ -28,6 +29,7 @@ from oliveira.files import (
     write_atomic,
     write_json_atomic,
 )
+from oliveira.kernels.build import BuildError, cache_folder
 
 
 def leftovers(root: Path) -> list[str]:
@@ -235,3 +237,30 @@ def test_canonical_json_has_one_form() -> None:
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 1, "b": 2.5})
     with pytest.raises(ValueError):
         canonical_json(float("nan"))
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id that no passwd entry knows, and no HOME: usual in containers."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_folder() -> None:
+    assert expand("texts") == Path("texts")
+    with pytest.raises(UserError, match=r"'~/texts' cannot be used: .*Write the whole path"):
+        expand("~/texts")
+    with pytest.raises(BuildError, match="torch does their work"):
+        cache_folder()
+
+
+def test_paths_that_are_none() -> None:
+    for path in ("~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(UserError, match="Write the whole path"):
+            expand(path)

@@ -54,7 +54,18 @@ def test_a_changed_graph_is_refused(run: Run, tmp_path: Path) -> None:
         graph.write_bytes(kept)
 
 
-@pytest.mark.parametrize("request_", [[], 3, {}, {"series": "x"}, {"series": [[1.0] * 2] * 4000}])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        [],
+        3,
+        {},
+        {"series": "x"},
+        {"series": [[1.0] * 2] * 4000},
+        {"series": [[10**400, 1]] * 8},
+        {"series": [[1e300, 1]] * 8},
+    ],
+)
 def test_bad_requests_get_a_sentence(run: Run, request_: Any) -> None:
     with pytest.raises(UserError):
         Predictor(run.folder)(request_)
@@ -91,8 +102,16 @@ def test_over_http(run: Run) -> None:
         about = client.get("/v1/task").json()
         good = client.post("/v1/predict", json=about["example"])
         assert good.status_code == 200 and good.json() == json.loads(json.dumps(predictor(predictor.example)))
-        for body in (b"{", b"[]", b'{"series": "x"}', b"\xff", b'{"series": NaN}', b"[" * 100_000):
-            bad = client.post("/v1/predict", content=body)
+        for body in (
+            b"{",
+            b"[]",
+            b'{"series": "x"}',
+            b"\xff",
+            b'{"series": NaN}',
+            b"[" * 100_000,
+            b'{"series": 1' + b"0" * 400 + b"}",
+        ):
+            bad = client.post("/v1/predict", content=body, headers={"Content-Type": "application/json"})
             assert bad.status_code == 400 and bad.json()["error"]["message"]
         assert client.post("/v1/predict", content=b" " * (1 << 21)).status_code == 413
         assert client.get("/health").json() == {"status": "ok"}

@@ -178,6 +178,7 @@ def test_refusals(request_: dict[str, Any], word: str, data: PairData, wordpiece
         data.answer(data.state(), run_of(wordpiece, []), request_)
 
 
+@pytest.mark.slow
 def test_an_exported_bert_gives_the_same_answer(data: PairData, wordpiece: WordPiece, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = BERT(BERTConfig(**data.sizes, **TINY)).eval()

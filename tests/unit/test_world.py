@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oliveira.errors import UserError
-from oliveira.world import WORLDS, World, load_world, parse_override
+from oliveira.world import WORLDS, World, forget_injected, load_world, parse_override
 
 
 def refused(
@@ -57,6 +57,54 @@ def test_variables_of_the_command_line_are_not_fields() -> None:
     names = ("HOME", "PORT", "DATA", "KEY", "WORLD", "HOST", "SEEDS")
     environment = {f"OLIVEIRA_{name}": "x" for name in names} | {"PATH": "/bin", "oliveira_x": "1"}
     assert load_world("tiny", environment=environment) == load_world("tiny", environment={})
+
+
+INJECTED = {
+    "OLIVEIRA_PORT": "tcp://10.96.12.7:8420",
+    "OLIVEIRA_SERVICE_HOST": "10.96.12.7",
+    "OLIVEIRA_SERVICE_PORT": "8420",
+    "OLIVEIRA_SERVICE_PORT_HTTP_METRICS": "8420",
+    "OLIVEIRA_PORT_8420_TCP": "tcp://10.96.12.7:8420",
+    "OLIVEIRA_PORT_8420_TCP_ADDR": "10.96.12.7",
+    "OLIVEIRA_PORT_8420_TCP_PORT": "8420",
+    "OLIVEIRA_PORT_8420_TCP_PROTO": "tcp",
+    "OLIVEIRA_WEB_UI_SERVICE_HOST": "10.96.12.8",
+    "OLIVEIRA_TRAIN_PORT": "tcp://10.96.12.8:80",
+    "OLIVEIRA_NAME": "/web/oliveira",
+    "OLIVEIRA_ENV_LANG": "C",
+}
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_what_a_cluster_injects_is_no_setting(name: str) -> None:
+    environment = {name: INJECTED[name]}
+    assert load_world("tiny", environment=environment) == load_world("tiny", environment={})
+    forget_injected(environment)
+    assert not environment
+
+
+def test_what_a_person_sets_is_not_taken_for_a_clusters() -> None:
+    mine = {"OLIVEIRA_PORT": "8420", "OLIVEIRA_NAME": "mine", "OLIVEIRA_SERVE__HOST": "::1", "HOME": "/root"}
+    kept = dict(mine)
+    forget_injected(kept)
+    assert kept == mine
+    world = load_world("tiny", environment=mine)
+    assert (world.name, world.serve.host) == ("mine", "::1")
+    assert load_world("tiny", environment={"OLIVEIRA_DEPLOYMENT": "x"}) == load_world("tiny", environment={})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OLIVEIRA_TRAIN_STEPS", "OLIVEIRA_TRAIN__STEPS"),
+        ("OLIVEIRA_TRIAN_STEPS", "OLIVEIRA_TRAIN__STEPS"),
+        ("OLIVEIRA_SERVE_HOST", "OLIVEIRA_SERVE__HOST"),
+        ("OLIVEIRA_SEEED", "OLIVEIRA_SEED"),
+        ("OLIVEIRA_HOMES", "OLIVEIRA_HOME"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_refused(name: str, meant: str) -> None:
+    assert refused("tiny", environment={name: "1"}).endswith(f"{name} is not a setting. Did you mean {meant}?")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""The one way in which an application of this house is put behind a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from oliveira.serving.connection import Connection
+
+SPARE_FILES = 128  # for the ledger, logs, pipes to the engines
+_WANTED_FILES = 1 << 16
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling: the owner says when to stop, and the exit code is 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def make_server(app: ASGIApp, *, connections: int) -> Server:
+    """`connections` may be open at once; fewer where the system allows fewer files."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=max(8, min(connections, _allowed_files() - SPARE_FILES)),
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=1,
+    )
+    return Server(config)
+
+
+async def serve_until_stopped(app: ASGIApp, opened: socket.socket, *, connections: int) -> None:
+    """Until SIGTERM or SIGINT; answers in work get a second."""
+    server = make_server(app, connections=connections)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.serve(sockets=[opened])
+
+
+def _allowed_files() -> int:
+    """How many files this process may open, after asking for as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return _WANTED_FILES if soft == resource.RLIM_INFINITY else soft
