@@ -167,6 +167,7 @@ def test_an_exception_ends_its_own_request(
     with pytest.MonkeyPatch.context() as patch:
         REQUEST_FAULTS[fault](engine, patch)
         said = talk(engine, conversation(engine, logprobs=3))
+    assert engine.scheduler.pool.blocks.isfinite().all()
     errors = [message for message in said["bad"] if message["type"] == "error"]
     assert [(error["status"], error["code"]) for error in errors] == [
         (500, "not_finite" if fault == "NaN" else "internal")
@@ -183,7 +184,6 @@ def test_an_exception_ends_its_own_request(
     right = talk(plain_engine, [[conversation(plain_engine, logprobs=3)[2][0]]])["bad"]
     assert [m for m in again if m["type"] != "end"] == [m for m in right if m["type"] != "end"]
     assert engine.scheduler.stats()["attention_cache"] is True
-    assert engine.scheduler.pool.blocks.isfinite().all()
 
 
 def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., Engine]) -> None:
