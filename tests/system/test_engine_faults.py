@@ -116,7 +116,7 @@ def at_step(kind: str) -> Callable[[Engine, pytest.MonkeyPatch], None]:
                 if bad:
                     part[:] = math.nan
             for table in tables if kind == "nan" else []:
-                engine.scheduler.pool.blocks[table[-1]] = math.nan
+                engine.scheduler.pool.blocks[table] = math.nan
             return logits
 
         patch.setattr(engine.scheduler.decoder, "step", wrong)
