@@ -72,6 +72,7 @@ def talk(engine: Engine, waves: list[list[dict[str, Any]]]) -> Said:
             break
         for message in engine.turn(wave):
             said[message["id"]].append({key: value for key, value in message.items() if "seconds" not in key})
+        assert engine.scheduler.pool.blocks.isfinite().all()
     assert not engine.scheduler.busy
     assert len(engine.scheduler.pool.free) == engine.scheduler.capacity  # no block is lost
     return dict(said)
@@ -167,7 +168,6 @@ def test_an_exception_ends_its_own_request(
     with pytest.MonkeyPatch.context() as patch:
         REQUEST_FAULTS[fault](engine, patch)
         said = talk(engine, conversation(engine, logprobs=3))
-    assert engine.scheduler.pool.blocks.isfinite().all()
     errors = [message for message in said["bad"] if message["type"] == "error"]
     assert [(error["status"], error["code"]) for error in errors] == [
         (500, "not_finite" if fault == "NaN" else "internal")
