@@ -104,7 +104,21 @@ SENTENCES = {
     "--input cannot be read as JSON: {}. Give an object or @FILE.": (
         "--input não pode ser lido como JSON: {}. Dê um objeto ou @ARQUIVO."
     ),
-    "--port {} on {} cannot be used: {}. Choose another.": "--port {} em {} não pode ser usada: {}. Escolha outra.",
+    "port {} on {} is taken by another program. Choose another --port, or 0 for any.": (
+        "a porta {} em {} já é de outro programa. Escolha outra com --port, ou 0 para qualquer uma."
+    ),
+    "cannot listen on {} port {}: {}. Choose another --host or --port.": (
+        "não é possível escutar em {} porta {}: {}. Escolha outro --host ou outra --port."
+    ),
+    "the request holds a number that is not finite or too large for any float. Correct it.": (
+        "o pedido traz um número que não é finito ou grande demais para um float. Corrija-o."
+    ),
+    "the model's answer is not a finite number: the request's numbers are too large for it.": (
+        "a resposta do modelo não é um número finito: os números do pedido são grandes demais para ele."
+    ),
+    "--text {} cannot be read as UTF-8 text: {}. Give another file.": (
+        "--text {} não pode ser lido como texto UTF-8: {}. Dê outro arquivo."
+    ),
     "stopped at step {} of {}; start again to go on from there.": (
         "parado no passo {} de {}; comece de novo para continuar dali."
     ),
