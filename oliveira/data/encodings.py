@@ -25,13 +25,8 @@ def wide_encoding(start: bytes) -> str:
     if len(sample) < 8:
         return ""
     # Of text in Latin letters without a mark, three bytes of four, or every second one, are NUL.
-    zeros = [sample[place::4].count(0) / (len(sample) // 4) > 0.6 for place in range(4)]
-    return {
-        (False, True, True, True): "UTF-32LE",
-        (True, True, True, False): "UTF-32BE",
-        (False, True, False, True): "UTF-16LE",
-        (True, False, True, False): "UTF-16BE",
-    }.get(tuple(zeros), "")
+    zeros = "".join(str(int(sample[place::4].count(0) * 4 > len(sample) * 0.6)) for place in range(4))
+    return {"0111": "UTF-32LE", "1110": "UTF-32BE", "0101": "UTF-16LE", "1010": "UTF-16BE"}.get(zeros, "")
 
 
 def advice(error: UnicodeDecodeError, accents: bool = False) -> str:
