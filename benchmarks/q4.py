@@ -45,8 +45,9 @@ from oliveira.compression.model import quantise_model
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.kernels.build import cache_folder, library, unavailable
-from oliveira.kernels.decoder import BlockPool, NativeDecoder
+from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.linear import Kind, PackedMatrix
+from oliveira.kernels.options import Options, native
 from oliveira.models.gguf import read_gguf
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.processors import processors
@@ -285,13 +286,18 @@ def reported(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) ->
     return Pair(middle(kept[0]), middle(kept[1]), middle(ratios), min(ratios), max(ratios))
 
 
+def options_of(head: str, inputs: str) -> Options:
+    """Of the decoder that is measured: what `oliveira compile` may choose for the server (serve.max_loss)."""
+    return Options(head=head, cache="fp16", activations=inputs)  # type: ignore[arg-type]
+
+
 class Ours:
     """One decoder with 16 streams of `CONTEXT` tokens each."""
 
     def __init__(self, model: GPT, method: str, head: str, inputs: str, threads: int) -> None:
         quantised = quantise_model(copy.deepcopy(model), method)
         assert isinstance(quantised, GPT)
-        self.decoder = NativeDecoder(quantised, head=head, activations=inputs, cache="fp16", threads=threads)
+        self.decoder = native(quantised, options_of(head, inputs), threads=threads)
         self.read_bytes = sum(matrix.nbytes for matrix in self.decoder._matrices)
         need = (CONTEXT + STEPS) // 16
         pool = BlockPool(self.decoder, 16 * need + PREFILL // 16)

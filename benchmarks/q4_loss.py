@@ -6,16 +6,15 @@ import copy
 import importlib.util
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from oliveira.compression.model import KEPT, quantise_model
-from oliveira.kernels.decoder import BlockPool, NativeDecoder
+from oliveira.kernels.decoder import NativeDecoder
+from oliveira.kernels.options import Options, losses, native
 from oliveira.models.gpt import GPT
 
 WINDOW, WINDOWS = 256, 32  # with 16 a difference had a noise of ± 0.02 nats
-CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
+CHANGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fp16 keys and values", "", dict(cache="fp16")),
     ("int8 head", "", dict(head="int8")),
     ("int6 head", "", dict(head="int6")),
@@ -34,13 +33,7 @@ CHANGES: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 def nats(decoder: NativeDecoder, tokens: list[int]) -> float:
     """Mean loss of a token, in windows that begin anew."""
-    pool, total = BlockPool(decoder, WINDOW // 16), 0.0
-    blocks = pool.take(WINDOW // 16)
-    for start in range(0, len(tokens) - WINDOW, WINDOW):
-        logits = decoder.prefill(tokens[start : start + WINDOW], 0, blocks, wanted=WINDOW)
-        targets = torch.tensor(tokens[start + 1 : start + WINDOW + 1])
-        total += float(F.cross_entropy(logits, targets, reduction="sum"))
-    return total / (len(tokens) - 1)
+    return float(losses(decoder, tokens, WINDOW).sum()) / (len(tokens) - 1)
 
 
 def by_bitsandbytes(model: GPT) -> GPT:
@@ -60,15 +53,17 @@ def by_bitsandbytes(model: GPT) -> GPT:
 def loss(table: Any, model: GPT, tokens: list[int], threads: int) -> None:
     """One fact with every change, and a row for each 4-bit format: what bitsandbytes' NF4 loses over what ours does."""
     tokens = tokens[: WINDOW * WINDOWS + 1]
-    base = nats(NativeDecoder(model, threads=threads), tokens)
+    base = nats(native(model, Options(), threads=threads), tokens)
     lost = {}
     for name, method, options in CHANGES:
         variant: Any = quantise_model(copy.deepcopy(model), method) if method else model
-        lost[name] = nats(NativeDecoder(variant, threads=threads, **options), tokens) - base
+        lost[name] = nats(native(variant, Options(**options), threads=threads), tokens) - base
     if importlib.util.find_spec("bitsandbytes") is None:
         table.skip("bitsandbytes", "it is not installed")
     else:
-        theirs = lost["bitsandbytes NF4"] = nats(NativeDecoder(by_bitsandbytes(model), threads=threads), tokens) - base
+        theirs = lost["bitsandbytes NF4"] = (
+            nats(native(by_bitsandbytes(model), Options(), threads=threads), tokens) - base
+        )
         for method in ("int4", "int4_mse", "nf4"):
             table.figure(f"SmolLM2-135M nats lost, {method}", lost[method], theirs, "bnb NF4", 1.0)
     changes = {f"+ {name}": round(value, 4) for name, value in lost.items()}

@@ -22,7 +22,8 @@ import torch
 from benchmarks.q4 import FORM, ROOT, SHAPES, Peer, Table, fetch, llama, reported, write_gguf
 from oliveira.compression.model import quantise_model
 from oliveira.errors import OliveiraError
-from oliveira.kernels.decoder import MAX_TOKENS, BlockPool, NativeDecoder
+from oliveira.kernels.decoder import MAX_TOKENS, BlockPool
+from oliveira.kernels.options import Options, native
 from oliveira.memory.attention_cache import CHUNK, AttentionCache
 from oliveira.models.gpt import GPT, GPTConfig
 
@@ -35,7 +36,7 @@ class Ours:
         torch.manual_seed(0)
         model = quantise_model(GPT(GPTConfig(**SHAPES[shape], **FORM)).eval(), "int4")
         assert isinstance(model, GPT)
-        self.decoder = NativeDecoder(model, head="int6", cache="fp16", threads=threads)
+        self.decoder = native(model, Options(head="int6", cache="fp16"), threads=threads)
         self.pool = BlockPool(self.decoder, 2 * (N // 16 + 4))
         self.tables = [self.pool.take(-(-(N + 1) // CHUNK) * CHUNK // 16) for _ in range(2)]
         size = CHUNK // 16 * self.pool.blocks[0].nbytes

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.files import write_json_atomic
-from oliveira.serving.protocol import MAX_LINE, Message, pack, unpack
+from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, pack, unpack
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bench-streams.json"
@@ -122,17 +122,23 @@ class Stub:
         beating.cancel()
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
-        told = 0
+        told, beaten = 0, 0.0
         with contextlib.suppress(ConnectionError):
             while True:
                 await asyncio.sleep(0.01)
                 out = self.tick(time.monotonic())
                 if len(self.left) != told:
                     told = len(self.left)
-                    out.append({"type": "stats", "running": told, "waiting": 0, "kv_usage": 0.0})
+                    out.append({"type": "stats", **IDLE, "running": told})
+                if time.monotonic() - beaten >= BEAT_SECONDS:
+                    beaten = time.monotonic()
+                    out.append({"type": "beat"})
                 if out:
                     writer.write(pack(out))
                     await writer.drain()
+
+
+IDLE = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
 
 
 def _last_words(name: str, tokens: int) -> list[Message]:

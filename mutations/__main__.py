@@ -27,7 +27,8 @@ from oliveira.provenance import ROOT, commit, is_clean
 
 LIST = Path(__file__).with_name("mutations.toml")
 RESULT = ROOT / "results" / "mutations.json"
-SECONDS = 300  # for one mutation's tests; a program that hangs is noticed too
+PATIENCE = 3600.0  # seconds for all tests without a mutation
+HANGS = 3.0  # times what all tests took: a mutated program that runs for longer does not end, and is noticed too
 
 
 class Mutation(NamedTuple):
@@ -66,18 +67,18 @@ def copy_to(folder: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
+def run_tests(folder: Path, tests: list[str], patience: float) -> tuple[int, str]:
     """Exit code of pytest in the copy, and its output. 124: it did not end in time."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience)
     except subprocess.TimeoutExpired:
         return 124, ""
     return done.returncode, done.stdout + done.stderr
 
 
-def judge(folder: Path, mutation: Mutation) -> Outcome:
+def judge(folder: Path, mutation: Mutation, patience: float) -> Outcome:
     """Mutates the copy, runs the tests, puts the file back."""
     path, started = folder / mutation.file, time.monotonic()
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -85,7 +86,7 @@ def judge(folder: Path, mutation: Mutation) -> Outcome:
         return Outcome(mutation.name, mutation.room, "out of date", 0.0, f"{text.count(mutation.old)} such lines")
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
-        code, output = run_tests(folder, mutation.tests)
+        code, output = run_tests(folder, mutation.tests, patience)
     finally:
         path.write_text(text, encoding="utf-8")
     failed = [
@@ -117,13 +118,15 @@ def main() -> int:
         folder = Path(scratch)
         copy_to(folder)
         tests = sorted({test for mutation in chosen for test in mutation.tests})
-        code, output = run_tests(folder, tests)
+        code, output = run_tests(folder, tests, PATIENCE)
         if code:
-            print(f"the tests do not pass without a mutation:\n{output[-2000:]}", file=sys.stderr)
+            print(f"the tests do not pass without a mutation (pytest: {code}):\n{output[-2000:]}", file=sys.stderr)
             return 2
+        took = time.monotonic() - started
+        print(f"{len(tests)} files of tests pass without a mutation in {took:.0f} s", flush=True)
         outcomes = []
         for mutation in chosen:
-            outcomes.append(found := judge(folder, mutation))
+            outcomes.append(found := judge(folder, mutation, max(60.0, HANGS * took)))
             print(f"{found.outcome:<12} {found.name:<28} {found.seconds:6.1f} s  {found.by}", flush=True)
     killed = sum(found.outcome == "killed" for found in outcomes)
     minutes = (time.monotonic() - started) / 60

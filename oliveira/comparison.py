@@ -27,6 +27,7 @@ from oliveira.training.curves import read_curve
 class Comparison:
     result: dict[str, Any]
     text: str  # the English report
+    folder: Path
 
 
 def compare(
@@ -78,7 +79,7 @@ def compare(
     texts = {language: report_text(result, found.title, language) for language in ("en", "pt")}
     write_atomic(folder / "report.md", texts["en"].encode())
     write_atomic(folder / "report.pt-BR.md", texts["pt"].encode())
-    return Comparison(result, texts["en"])
+    return Comparison(result, texts["en"], folder)
 
 
 def _result(

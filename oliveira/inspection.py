@@ -61,8 +61,11 @@ class Inspection:
     uncounted: list[str]  # operations without a count of FLOPs
     weight_bytes: dict[str, int]  # if every weight were kept so
     activation_bytes: int  # kept for backward
-    forward_ms: float
+    forward_ms: float  # the median of `rounds`
+    forward_ms_range: tuple[float, float]  # the quickest and the slowest
     forward_backward_ms: float
+    forward_backward_ms_range: tuple[float, float]
+    rounds: int
     threads: int
 
     def as_json(self) -> dict[str, Any]:
@@ -141,8 +144,11 @@ def inspect(
         uncounted=sorted(uncounted.names),
         weight_bytes={kind: round(parameters * bits / 8) for kind, bits in BITS.items()},
         activation_bytes=kept,
-        forward_ms=forward,
-        forward_backward_ms=both,
+        forward_ms=statistics.median(forward),
+        forward_ms_range=(min(forward), max(forward)),
+        forward_backward_ms=statistics.median(both),
+        forward_backward_ms_range=(min(both), max(both)),
+        rounds=min(len(forward), len(both)),
         threads=torch.get_num_threads(),
     )
 
@@ -244,15 +250,15 @@ def _total(output: Any) -> Tensor:
     return torch.stack([tensor.float().sum() for tensor in _tensors(output)]).sum()
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
-    """The median of a few runs, after one to warm up."""
+def _milliseconds(run: Callable[[], object]) -> list[float]:
+    """Of a few runs, after one to warm up."""
     run()
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < SECONDS:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    return statistics.median(times) * 1e3
+    return [seconds * 1e3 for seconds in times]
 
 
 def _tensors(output: object) -> list[Tensor]:

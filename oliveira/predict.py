@@ -23,6 +23,7 @@ from oliveira import artifact
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.language import translate
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import task
@@ -77,7 +78,13 @@ class Predictor:
         except (OSError, ValueError, KeyError) as error:
             raise CorruptError(f"{self.artifact.path}: task.json cannot be read ({type(error).__name__})") from None
         self.engine = "onnxruntime" if GRAPH in self.artifact.files else "torch"
-        run: Run = ForwardRunner(self.artifact.path / GRAPH) if exported.exists() else torch_runner(self.artifact)
+        self.inputs: dict[str, str] = {}  # of the graph, in words
+        if exported.exists():
+            graph = ForwardRunner(self.artifact.path / GRAPH)
+            run: Run = graph
+            self.inputs = graph.described
+        else:
+            run = torch_runner(self.artifact)
         self._run = _bounded(run, self.artifact)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -159,10 +166,13 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
         "digest": exported.digest,
         "onnx_error": error,
         "steps": steps,
+        "inputs": runner.described,
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
     }
-    say(f"{folder / 'export'}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}, {steps}")
+    say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
+    for name, told in runner.described.items():
+        say(f"  {name}: {told}; steps {steps[name]}")
     return figures
 
 

@@ -32,6 +32,7 @@ _NOT_WORLD = {
     "OLIVEIRA_HOST",
     "OLIVEIRA_SEEDS",
     "OLIVEIRA_KERNEL",
+    "OLIVEIRA_LANG",
 }
 
 
@@ -185,6 +186,11 @@ class ServeSection(Section):
     activations: Literal["fp32", "int8"] = Field(
         "fp32",
         description="int8 rounds what enters a product of 4 or 8 bits: faster, about 0.01 nats worse (docs/kernels.md)",
+    )
+    max_loss: float = Field(
+        0.0,
+        ge=0,
+        description="nats a token that the form chosen by `oliveira compile` may lose for speed; 0 = it loses nothing",
     )
     window: int = Field(
         0, ge=0, description="tokens kept of texts longer than max_len: the first and the last; 0 = none"

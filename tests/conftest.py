@@ -1,11 +1,24 @@
-"""Every test: one torch thread (bit-identity needs a fixed number), and no skip in CI for want of a program."""
+"""Every test: one torch thread (bit-identity needs a fixed number), and no skip in CI for want of a program.
+
+`--record FILE` writes what was run, when and where, and how it ended: `make test-long` keeps its result so.
+In two processes (`-n 2 --dist loadgroup`) tests that belong together stay in one: see `_together`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
+
+_outcomes: dict[str, list[object]] = {}
+_began = time.time()
+_priority = os.getpriority(os.PRIO_PROCESS, 0)
+
+os.environ["OLIVEIRA_LANG"] = "en"  # the tests read English on a Portuguese machine too
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,3 +33,58 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped in CI: {call.excinfo.value if call.excinfo else ''}"
     return report
+
+
+def _together(item: pytest.Item) -> str:
+    """Servers of the system tests never run beside each other: two would take each other's time. A file stays whole."""
+    room = item.path.parent.name
+    if room == "system":
+        return room
+    if room == "contract":
+        return f"contract-{item.name.partition('[')[2].partition('-')[0]}"
+    return str(item.path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In two processes the servers under test go first on the processor; other tests take what they leave."""
+    if hasattr(item.config, "workerinput"):
+        with contextlib.suppress(PermissionError):  # back to the first priority: root alone may
+            os.setpriority(os.PRIO_PROCESS, 0, _priority + (0 if _together(item) == "system" else 5))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", type=Path, metavar="FILE", help="Write date, commit, machine and outcomes to FILE.")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the process that shows the results, whoever ran the test."""
+    name = report.nodeid.rpartition("@")[0] if hasattr(report, "node") else report.nodeid  # xdist appends the group
+    if report.when == "call" or report.outcome != "passed":
+        _outcomes[name] = [report.outcome, round(report.duration, 1)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--record")
+    if path is None or hasattr(session.config, "workerinput") or not _outcomes:
+        return
+    from oliveira.files import write_json_atomic
+    from oliveira.provenance import commit
+    from oliveira.runs import device
+
+    ends = [outcome for outcome, _ in _outcomes.values()]
+    record = {
+        "command": "make test-long",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
+        "device": device(),
+        "seconds": round(time.time() - _began),
+        **{end: ends.count(end) for end in ("passed", "failed", "skipped")},
+        "tests": dict(sorted(_outcomes.items())),
+    }
+    write_json_atomic(path, record)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import typer
 
-from oliveira import __version__, terminal
-from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models
+from oliveira import __version__, language, terminal
+from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models, speaking
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError
 from oliveira.files import explain_disk
@@ -57,8 +58,14 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
     ),
+    lang: str = typer.Option(
+        "",
+        "--lang",
+        show_default=False,
+        help="Language of help, errors and progress: en or pt-BR. Default: that of the system (LANG).",
+    ),
 ) -> None:
-    pass
+    """`main` has taken --lang out, wherever it stood."""
 
 
 def main() -> None:
@@ -67,11 +74,13 @@ def main() -> None:
     forget_injected(os.environ)
     limit_threads()
     try:
+        sys.argv[1:] = language.choose(sys.argv[1:])
         with terminal.checked_output(), explain_disk(Path()):  # what no command foresaw
-            app()
+            code = speaking.run(app)
     except OliveiraError as error:
         if str(error):
-            terminal.say_error(str(error))
+            terminal.say_error(language.translate(str(error)))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    raise SystemExit(code)

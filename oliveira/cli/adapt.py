@@ -11,6 +11,7 @@ from rich.console import Console
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.errors import OliveiraError, UserError
+from oliveira.language import translate
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 
@@ -33,7 +34,7 @@ def adapt(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a LoRA adapter on a folder of texts; the engine finds it by name, also while it runs. 4 bits stay 4 bits.
+    """Trains a LoRA adapter on a folder of texts; the engine finds it by name, also while it runs. 4 bits stay.
 
     oliveira adapt ana my-texts
 
@@ -71,8 +72,10 @@ def adapt(
     if as_json:
         print(json.dumps(found, indent=2))
     elif found["active"]:
-        text = f'{home / "adapters" / name}, {found["bytes"] / 1e6:.1f} MB\nnext: send "model": "{name}" to the server'
-        Console(highlight=False, soft_wrap=True).print(f"{name}: {_measured(found)}\n{text}", markup=False)
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"{name}: {_measured(found)}", markup=False)
+        console.print(f"{home / 'adapters' / name}, {found['bytes'] / 1e6:.1f} MB", markup=False)
+        console.print(translate(f'next: send "model": "{name}" to the server'), markup=False)
     if not found["active"]:
         raise OliveiraError(
             f"{name} is worse than the model without it: {_measured(found)}. It is not kept. "
@@ -82,5 +85,7 @@ def adapt(
 
 def _measured(found: dict[str, Any]) -> str:
     bits, documents = found["bits_per_byte"], found["documents"]
-    text = f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"
-    return text + (f", {documents['duplicates']} that repeated others left out" if documents["duplicates"] else "")
+    said = [f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"]
+    if documents["duplicates"]:
+        said.append(f"{documents['duplicates']} that repeated others left out")
+    return ", ".join(map(translate, said))

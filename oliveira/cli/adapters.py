@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.language import translate
 from oliveira.serving import adapter_names
 
 app = typer.Typer(
@@ -33,12 +34,12 @@ def list_adapters(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("name", "fits the champion", "bits per byte", "rank", "MB")
+    table = Table(*map(translate, ("name", "fits the champion", "bits per byte", "rank", "MB")))
     for row in rows:
         bits = row.get("bits_per_byte")
         gain = f"{bits['before']:.3f} → {bits['after']:.3f}" if bits else "–"
         size = f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "–"
-        table.add_row(row["name"], "yes" if row["fits"] else "no", gain, str(row.get("rank", "–")), size)
+        table.add_row(row["name"], translate("yes" if row["fits"] else "no"), gain, str(row.get("rank", "–")), size)
     Console(highlight=False).print(table)
 
 
@@ -69,7 +70,7 @@ def remove(name: Name, home: Home = DEFAULT_HOME) -> None:
     oliveira adapters list
     """
     adapter_names.remove(home.absolute(), name)
-    print(f"adapter {name} is removed")
+    print(translate(f"adapter {name} is removed"))
 
 
 def _champion(home: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -11,67 +12,99 @@ from rich.console import Console
 from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.language import translate
 
+WIDTH = 80  # columns of a terminal that nobody has widened
 READMES = [Path("README.md"), Path("README.pt-BR.md")]
 
 
 def list_models(
     task: Annotated[str, typer.Option(help="Only the models that fit this task; `?` lists the tasks.")] = "",
+    only_tasks: Annotated[
+        bool, typer.Option("--tasks", help="List the tasks instead; a shell may take the `?` for a file's name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Lists the models of the catalogue with what they eat and give, and their best known result.
 
-    oliveira list
-
     oliveira list --task forecast/power
 
-    oliveira list --task ? --json
+    oliveira list --tasks
     """
+    rows = _tasks() if only_tasks or task == "?" else _models(task)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        print("\n".join(_lines(row)))
+    print("\n".join(_places()))
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from oliveira.tasks.catalogue import fitting, tasks
+
+    return [
+        {"task": t.name, "eats": t.eats, "gives": t.gives, "metric": t.metric.name, "unit": t.metric.unit}
+        | {"title": t.title, "models": [found.name for found in fitting(t)], "licence": t.licence}
+        for t in tasks().values()
+    ]
+
+
+def _models(task: str) -> list[dict[str, Any]]:
+    from oliveira.recipes import results_by_model
     from oliveira.registry import entries
     from oliveira.tasks.catalogue import fitting, tasks
     from oliveira.tasks.catalogue import task as find_task
 
-    rows: list[dict[str, Any]]
-    if task == "?":
-        rows = [
-            {"task": t.name, "eats": t.eats, "gives": t.gives, "metric": t.metric.name, "title": t.title}
-            | {"models": [found.name for found in fitting(t)], "licence": t.licence}
-            for t in tasks().values()
-        ]
-    else:
-        from oliveira.recipes import results_by_model
+    results = results_by_model()
+    return [
+        {
+            "name": e.name,
+            "family": e.family,
+            "paper": e.paper,
+            "eats": list(e.eats),
+            "gives": list(e.gives),
+            "tasks": [t.name for t in tasks().values() if e.fits(t.eats, t.gives)],
+            "causal": e.causal,
+            "parity": e.reference,
+            "exportable": e.exportable,
+            "results": [_result(found) for found in results.get(e.name, [])],
+        }
+        for e in (fitting(find_task(task)) if task else entries())
+    ]
 
-        results = results_by_model()
-        rows = [
-            {
-                "name": e.name,
-                "family": e.family,
-                "paper": e.paper,
-                "eats": list(e.eats),
-                "gives": list(e.gives),
-                "tasks": [t.name for t in tasks().values() if e.fits(t.eats, t.gives)],
-                "causal": e.causal,
-                "parity": e.reference,
-                "exportable": e.exportable,
-                "results": [_result(found) for found in results.get(e.name, [])],
-            }
-            for e in (fitting(find_task(task)) if task else entries())
-        ]
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    shown = ("task", "eats", "gives", "metric", "models") if task == "?" else ("name", "eats", "gives", "parity")
-    table = Table(*shown, *([] if task == "?" else ["result"]))
-    for row in rows:
-        cells = [", ".join(row[key]) if isinstance(row[key], list) else str(row[key]) for key in shown]
-        table.add_row(*cells, *([] if task == "?" else ["\n".join(row["results"])]))
-    Console().print(table)
+
+def _lines(row: dict[str, Any]) -> list[str]:
+    """A row as a person reads it, in WIDTH columns and whole."""
+    if "task" in row:
+        unit = f" ({row['unit']})" if row["unit"] else ""
+        head = f"{row['task']:<26} {row['eats']} → {row['gives']}, {row['metric']}{unit}"
+        rest = [", ".join(row["models"])]
+    else:
+        head = f"{row['name']:<14} {', '.join(row['eats'])} → {', '.join(row['gives'])}"
+        rest = [f"as in {row['parity']}", *row["results"]]
+    indent = " " * 4
+    wrapped = (wrap(text, WIDTH, initial_indent=indent, subsequent_indent=2 * indent) for text in rest if text)
+    return [head, *(line for lines in wrapped for line in lines)]
+
+
+def _places() -> list[str]:
+    """Where the files lie that a person would look at."""
+    places = [
+        "",
+        "published results  results/RECIPE.json, -picture.png and .png (its curve)",
+        "pages of models    docs/models/MODEL.md",
+        "your runs          HOME/runs/TASK/MODEL/…/curve.png, picture.png, run.json",
+        "your comparisons   HOME/comparisons/TASK-MODELS/report.md, compare.png",
+    ]
+    return [translate(place) for place in places]
 
 
 def _result(found: dict[str, Any]) -> str:
     metric = found["metric"]
     spread = f" ± {metric['std']:.2g}" if metric.get("std") else ""
-    return f"{found['recipe']}: {metric['mean']:.4g}{spread} {metric['name']}"
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    return f"{found['recipe']}: {metric['mean']:.4g}{spread} {metric['name'].replace('_', ' ')}{unit}"
 
 
 def sources(as_json: AsJson = False) -> None:
@@ -87,7 +120,7 @@ def sources(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table("name", "title", "licence")
+    table = Table(*map(translate, ("name", "title", "licence")))
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
@@ -128,6 +161,8 @@ def pages(
     """Writes all text that quotes figures from the stored results: models, comparisons, quotes in the READMEs.
 
     oliveira pages
+
+    oliveira pages --output pages
     """
     from oliveira.comparison_pages import write_comparisons
     from oliveira.model_pages import write_pages

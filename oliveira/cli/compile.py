@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
 from oliveira.errors import UserError
+from oliveira.language import translate
+from oliveira.world import ServeSection
 
 
 def compile_(
@@ -25,6 +28,13 @@ def compile_(
     threads: Annotated[int, typer.Option(help="Of every candidate; serve.threads of the world.", min=1)] = 1,
     streams: Annotated[str, typer.Option(help="Numbers of streams in a step, all of which count.")] = "1,8",
     rounds: Annotated[int, typer.Option(help="Turns of each candidate; the median counts.", min=1)] = 7,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Nats a token that a faster form may lose; left out: serve.max_loss of the home.", min=0),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Held-out text for --max-loss, UTF-8; left out: what the home keeps for it.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
     as_json: AsJson = False,
@@ -32,13 +42,17 @@ def compile_(
     """Writes a gpt's decode step as an ONNX graph, times it beside the native step and torch, and notes the fastest.
 
     The engine reads the note when it starts. It stands beside the artifact and holds for this machine only.
+    With --max-loss also forms that lose a little take part; they serve if serve.max_loss allows as much.
 
     oliveira compile champion
+
+    oliveira compile champion --max-loss 0.01
 
     oliveira compile lm/machado/gpt --threads 2 --streams 1,16
     """
     from oliveira.export.choice import record_path
     from oliveira.export.compile import compile_artifact
+    from oliveira.kernels.options import Options
 
     try:
         numbers = [int(number) for number in streams.split(",")]
@@ -50,14 +64,62 @@ def compile_(
         if not quiet and not as_json:
             print(text, file=sys.stderr)
 
-    found = compile_artifact(path, provider=provider, threads=threads, streams=numbers, rounds=rounds, say=say)
+    serve = served_by(home)
+    allowed = serve.max_loss if max_loss is None else max_loss
+    found = compile_artifact(
+        path,
+        provider=provider,
+        threads=threads,
+        streams=numbers,
+        rounds=rounds,
+        options=Options(activations=serve.activations),
+        max_loss=allowed,
+        text=held_out(home, path, text) if allowed else (),
+        say=say,
+    )
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
+    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), translate("weights, MB"))
     for name, size in found["weight_bytes"].items():
         times = (f"{found['seconds'][str(n)][name] * 1e3:.3f}" for n in numbers)
-        table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["choice"] else "")
+        table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["fastest"] else "")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"{found['choice']} serves from the engine's next start on\n{record_path(path)}", markup=False)
+    if found["loss"] > serve.max_loss:
+        console.print(
+            translate(
+                f"it loses {found['loss']:.4f} nats a token and serve.max_loss of the home is {serve.max_loss:g}: "
+                "raise that, or the form that loses nothing serves"
+            ),
+            markup=False,
+        )
+    console.print(translate(f"{found['fastest']} serves from the engine's next start on"), markup=False)
+    console.print(str(record_path(path)), markup=False)
+
+
+def served_by(home: Path) -> ServeSection:
+    """How this home serves; the defaults where no world was made yet."""
+    from oliveira.serving.service import read_world
+
+    return read_world(home).serve if (home / "world.json").is_file() else ServeSection()
+
+
+def held_out(home: Path, artifact: Path, text: Path | None) -> list[int]:
+    """Tokens that the artifact has not learnt: of a file, or the validation text of this home's preprocessing."""
+    from oliveira.data.shards import TokenShard
+    from oliveira.data.text import nfc
+    from oliveira.data.tokenizer import Tokenizer
+    from oliveira.files import sha256_file
+
+    tokenizer = artifact / "tokenizer.json"
+    if text is not None:
+        try:
+            return Tokenizer.load(tokenizer).encode(nfc(text.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--text {text} cannot be read as UTF-8 text: {error}. Give another file.") from None
+    for folder in sorted((home / "stages" / "preprocess").glob("*/base"), key=lambda path: path.stat().st_mtime):
+        known = folder / "tokenizer.json"
+        if known.is_file() and sha256_file(known) == sha256_file(tokenizer):
+            return [int(token) for token in TokenShard.open(folder, "validation").tokens]
+    return []

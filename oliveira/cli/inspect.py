@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from oliveira.cli.models import parse_values
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.language import ENGLISH, current, translate
 
 Model = Annotated[str, typer.Argument(help="Name of a model; `oliveira list` shows them.")]
 Values = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of the model's config.")]
@@ -37,22 +38,25 @@ def inspect(
         print(json.dumps(found.as_json(), indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("layer", "class", "output", "parameters", "calls")
+    table = Table(*map(translate, ("layer", "class", "output", "parameters", "calls")))
     for layer in found.layers:
         depth = layer.path.count(".") + 1 if layer.path else 0
         name = layer.path or found.model
         table.add_row("  " * depth + name, layer.kind, layer.output, f"{layer.parameters:,}", str(layer.calls))
     console.print(table)
     weights = ", ".join(f"{kind} {_bytes(size)}" for kind, size in found.weight_bytes.items())
-    console.print(
-        f"input            {', '.join(found.input)}  ({found.eats} in, {found.gives} out)\n"
-        f"parameters       {found.parameters:,}\n"
-        f"weights          {weights}\n"
-        f"forward          {found.flops:,} FLOPs, {found.forward_ms:.2f} ms, {found.threads} threads\n"
-        f"with backward    {found.forward_backward_ms:.2f} ms, {_bytes(found.activation_bytes)} of activations kept\n"
-        f"FLOPs leave out  {', '.join(found.uncounted) or 'nothing'}",
-        markup=False,
-    )
+    facts = {
+        "input": f"{', '.join(found.input)}  ({found.eats} → {found.gives})",
+        "parameters": f"{found.parameters:,}",
+        "weights": weights,
+        "forward": f"{found.flops:,} FLOPs, {_time(found.forward_ms, found.forward_ms_range)}",
+        "with backward": _time(found.forward_backward_ms, found.forward_backward_ms_range),
+        "kept for backward": f"{_bytes(found.activation_bytes)}",
+        "times": f"median (quickest to slowest) of {found.rounds} rounds on {found.threads} thread(s)",
+        "FLOPs leave out": ", ".join(found.uncounted) or "nothing",
+    }
+    for name, text in facts.items():
+        console.print(f"{translate(name):<18} {translate(text)}", markup=False)
 
 
 def explain(
@@ -63,7 +67,6 @@ def explain(
     lr: Annotated[float, typer.Option(help="Learning rate; 0: the task's.", min=0.0)] = 0.0,
     batch: Annotated[int, typer.Option(help="Examples.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.", min=0)] = 0,
-    lang: Annotated[Literal["en", "pt"], typer.Option(help="Language of the text.")] = "en",
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -71,13 +74,22 @@ def explain(
 
     oliveira explain lstm
 
-    oliveira explain mamba --task probe/selective-copying --lang pt
+    oliveira explain mamba --task probe/selective-copying --batch 2
     """
     from oliveira.explanation import explain as run
 
     chosen = parse_values(values or [])
     made = run(model, task, home=home, seed=seed, batch=batch, weight=weight, lr=lr, **chosen)
-    print(json.dumps(made.as_json(), indent=2, ensure_ascii=False) if as_json else made.text(lang))
+    print(
+        json.dumps(made.as_json(), indent=2, ensure_ascii=False)
+        if as_json
+        else made.text("en" if current() == ENGLISH else "pt")
+    )
+
+
+def _time(median: float, extremes: tuple[float, float]) -> str:
+    low, high = extremes
+    return f"{median:.2f} ms ({low:.2f} to {high:.2f} ms)"
 
 
 def _bytes(size: float) -> str:

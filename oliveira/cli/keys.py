@@ -12,6 +12,7 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 from oliveira.errors import UserError
+from oliveira.language import translate
 from oliveira.lifecycle.ledger import Ledger
 
 app = typer.Typer(
@@ -27,7 +28,12 @@ def create(
     admin: Annotated[bool, typer.Option("--admin", help="May also swap, roll back and retrain.")] = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Makes a key and prints it once; only a salted hash is kept."""
+    """Makes a key and prints it once; only a salted hash is kept.
+
+    oliveira keys create ana
+
+    oliveira keys create console --admin
+    """
     if not name.strip() or len(name) > 64:
         raise UserError(f"key name {name[:20]!r} must have 1 to 64 characters. Choose a shorter one.")
     with Ledger(home.absolute()) as ledger:
@@ -36,13 +42,18 @@ def create(
 
 @app.command("list")
 def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Shows every key, without its secret."""
+    """Shows every key, without its secret.
+
+    oliveira keys list
+
+    oliveira keys list --json
+    """
     with Ledger(home.absolute()) as ledger:
         found = ledger.keys()
     if as_json:
         print(json.dumps([vars(key) for key in found], indent=2))
         return
-    table = Table("id", "name", "scopes", "created", "state")
+    table = Table(*map(translate, ("id", "name", "scopes", "created", "state")))
     for key in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created))
         table.add_row(key.id, key.name, " ".join(key.scopes), when, _state(key.revoked))
@@ -50,7 +61,11 @@ def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
 
 def _state(revoked: float | None) -> str:
-    return "good" if revoked is None else f"revoked {time.strftime('%Y-%m-%d %H:%M', time.localtime(revoked))}"
+    return (
+        translate("good")
+        if revoked is None
+        else f"{translate('revoked')} {time.strftime('%Y-%m-%d %H:%M', time.localtime(revoked))}"
+    )
 
 
 @app.command()
@@ -58,8 +73,13 @@ def revoke(
     numbers: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of keys, as `keys list` shows them.")],
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Makes keys worthless within a second, without a restart. Until then they are good, also over restarts."""
+    """Makes keys worthless within a second, without a restart. Until then they are good, also over restarts.
+
+    oliveira keys revoke 3f2a9c
+
+    oliveira keys revoke 3f2a9c 81d04b
+    """
     with Ledger(home.absolute()) as ledger:
         for number in numbers:
             ledger.revoke_key(number)
-            print(f"key {number} is revoked")
+            print(translate(f"key {number} is revoked"))

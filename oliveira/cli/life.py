@@ -16,6 +16,7 @@ from rich.table import Table
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
+from oliveira.language import translate
 from oliveira.lifecycle.asking import ask
 from oliveira.lifecycle.flow import FLOW, mermaid
 from oliveira.lifecycle.once import live_once
@@ -95,11 +96,11 @@ def up(
             console.print(f"console    {house.console}   (Ctrl-C stops)", markup=False)
         while not stop.wait(0.2):
             house.check()
-        console.print("draining …")
+        console.print(translate("draining …"))
 
 
 def _show_life(console: Console, life: dict[str, Any]) -> None:
-    table = Table("stage", "seconds", "digest", "")
+    table = Table(*map(translate, ("stage", "seconds", "digest", "")))
     for name, row in life["stages"].items():
         table.add_row(name, f"{row['seconds']:.1f}", row["digest"][:12], "reused" if row["reused"] else "")
     console.print(table)
@@ -152,7 +153,7 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("stage", "state", "seconds", "result")
+    table = Table(*map(translate, ("stage", "state", "seconds", "result")))
     for name in FLOW:
         row = found["stages"].get(name, {"state": "waiting"})
         result = row.get("message") or ", ".join(
@@ -171,7 +172,9 @@ def _short(value: Any) -> str:
 
 
 def history(
-    home: Home = DEFAULT_HOME, as_json: AsJson = False, limit: Annotated[int, typer.Option(min=1)] = 30
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(help="Decisions shown.", min=1)] = 30,
 ) -> None:
     """Lists artifacts and every decision with its numbers, newest first.
 
@@ -185,13 +188,13 @@ def history(
         made = [vars(row) | {"path": str(row.path)} for row in artifacts]
         print(json.dumps({"decisions": [vars(row) for row in decisions], "artifacts": made}, indent=2))
         return
-    table = Table("when", "what", "verdict", "artifact", "by", "why")
+    table = Table(*map(translate, ("when", "what", "verdict", "artifact", "by", "why")))
     for row in decisions:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
         why = "; ".join(row.numbers.get("reasons", [])) or row.numbers.get("reason", "")
         table.add_row(when, row.kind, row.verdict, (row.digest or "")[:12], row.actor, why)
     Console().print(table)
-    made_table = Table("artifact", "kind", "bits per byte", "parent")
+    made_table = Table(*map(translate, ("artifact", "kind", "bits per byte", "parent")))
     for artifact in artifacts:
         scores = artifact.metrics.get("validation_bits_per_byte", {})
         text = ", ".join(f"{k} {_score(v)}" for k, v in scores.items())
@@ -247,22 +250,42 @@ def approve(
 def reject(
     digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "", home: Home = DEFAULT_HOME
 ) -> None:
-    """Turns the challenger down."""
+    """Turns the challenger down.
+
+    oliveira reject
+
+    oliveira reject 3f2a9c
+    """
     _ask(home, "reject", {"digest": digest} if digest else {})
 
 
 def retrain(home: Home = DEFAULT_HOME) -> None:
-    """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`. Ctrl-C ends it."""
+    """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`. Ctrl-C ends it.
+
+    oliveira retrain
+
+    oliveira status
+    """
     _ask(home, "retrain", {"trigger": "by hand"})
 
 
 def pause(home: Home = DEFAULT_HOME) -> None:
-    """No retraining until `oliveira resume`, and a running one ends; serving goes on."""
+    """No retraining until `oliveira resume`, and a running one ends; serving goes on.
+
+    oliveira pause
+
+    oliveira resume
+    """
     _ask(home, "pause", {})
 
 
 def resume(home: Home = DEFAULT_HOME) -> None:
-    """Ends a pause."""
+    """Ends a pause.
+
+    oliveira resume
+
+    oliveira status
+    """
     _ask(home, "resume", {})
 
 

@@ -13,10 +13,13 @@ from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 from oliveira.errors import UserError
+from oliveira.language import ENGLISH, current, translate
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 
-TaskName = Annotated[str, typer.Argument(help="kind/source, for example forecast/power; `oliveira list --task ?`")]
+TaskName = Annotated[
+    str, typer.Argument(help="kind/source, for example forecast/power; `oliveira list --tasks` shows them.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="TASK/MODEL of the newest run, or a run's folder.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same bits.", min=0)]
 Budget = Annotated[str, typer.Option(help="steps=N, seconds=N or flops=N; empty: what the task suggests.")]
@@ -74,16 +77,22 @@ def train(
         print(json.dumps({"folder": str(run.folder), **run.result}, indent=2))
         return
     metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
-    table = Table(metric["name"], f"test, {metric['better']} is better")
+    unit = f", {metric['unit']}" if metric["unit"] else ""
+    table = Table(f"{metric['name']}{unit}", translate(f"test, {metric['better']} is better"))
     scores = {model: run.metric, **run.result["baselines"]}
     for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
         table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")
     console.print(table)
-    console.print(
-        f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s\n"
-        f"{run.folder}\nnext: oliveira export {task}/{model}; oliveira predict {task}/{model}",
-        markup=False,
-    )
+    said = f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
+    console.print(translate(said), markup=False)
+    console.print(f"{run.folder}: {', '.join(_shown(run.folder))}", markup=False)
+    console.print(translate(f"next: oliveira export {task}/{model}; oliveira predict {task}/{model}"), markup=False)
+
+
+def _shown(folder: Path) -> list[str]:
+    """What a person would look at in the folder of a run or comparison."""
+    names = ("curve.png", "picture.png", "compare.png", "report.md", "report.pt-BR.md")
+    return [name for name in names if (folder / name).exists()]
 
 
 def compare(
@@ -120,7 +129,12 @@ def compare(
             should_stop=Stop(within=1.0),
             values=_values_by_model(models, set_ or []),
         )
-    print(json.dumps(made.result, indent=2) if as_json else made.text)
+    if as_json:
+        print(json.dumps(made.result, indent=2))
+        return
+    name = "report.md" if current() == ENGLISH else "report.pt-BR.md"
+    print((made.folder / name).read_text(encoding="utf-8"))
+    print(f"{made.folder}: {', '.join(_shown(made.folder))}")
 
 
 def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -138,6 +152,8 @@ def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> 
     """Writes a trained run as ONNX beside its weights, after checking that both answer alike.
 
     oliveira export forecast/power/lstm
+
+    oliveira export forecast/power/lstm --json
     """
     from oliveira.predict import export as write
     from oliveira.predict import find_run
@@ -168,7 +184,9 @@ def predict(
     except (OSError, ValueError) as error:
         raise UserError(f"--input cannot be read as JSON: {error}. Give an object or @FILE.") from None
     answer = predictor(asked)
-    print(json.dumps({"engine": predictor.engine, "request": asked, "answer": answer}, indent=2, ensure_ascii=False))
+    told = {"inputs": predictor.inputs} if predictor.inputs else {}
+    found = {"engine": predictor.engine, **told, "request": asked, "answer": answer}
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def serve(

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from oliveira.compression.model import QUANTISED, quantise_model
 from oliveira.errors import UserError
-from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, NativeDecoder, not_covered
-from oliveira.kernels.twin import TorchDecoder
+from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder
+from oliveira.kernels.options import fastest_safe
 from oliveira.models.gpt import GPT
 
 NOISE = 1.05
@@ -113,7 +113,7 @@ def _bits_per_weight(model: nn.Module) -> float:
 
 def _decoder(model: GPT) -> Decoder:
     """What serves the model: the native step, or torch where that does not cover it."""
-    made: Decoder = TorchDecoder(model) if not_covered(model) else NativeDecoder(model)
+    made = fastest_safe(model)
     BlockPool(made, -(-model.config.max_len // POSITIONS))  # the decoder keeps it
     return made
 

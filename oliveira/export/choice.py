@@ -18,7 +18,7 @@ from oliveira.files import sha256_file
 from oliveira.processors import processors
 
 Engine = Literal["native", "onnx", "torch"]
-FORMAT = 1
+FORMAT = 2
 KERNEL = "OLIVEIRA_KERNEL"  # as in oliveira.kernels.build
 
 
@@ -71,6 +71,8 @@ def read(artifact_path: Path, digest: str) -> dict[str, Any] | None:
         found = json.loads(record_path(artifact_path).read_bytes())
         fits = (found["format"], found["digest"], found["machine"]) == (FORMAT, digest, machine())
         if not fits or found["choice"] not in get_args(Engine) or type(found["graph"]["sha256"]) is not str:
+            return None
+        if type(found["native"]) is not dict or type(found["loss"]) is not float:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

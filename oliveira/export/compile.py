@@ -3,6 +3,9 @@
 The fastest is written beside the artifact (`oliveira.export.choice`), where the engine looks. What counts is the
 geometric mean of the median seconds of a step, over one and over several streams; the candidates take turns.
 Weights of 4 or 8 bits are fp32 in the graph: what the bits lost stays lost, and the file is up to eight times as large.
+
+Where a loss is allowed, forms of the native step that lose less on held-out text take part: keys and values as fp16, an
+output matrix of fewer bits. What is lost is the mean over windows of text, and two standard errors more.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,21 @@ import torch
 
 from oliveira.artifact import open_artifact
 from oliveira.errors import OliveiraError, UserError
-from oliveira.export.choice import FORMAT, Engine, graph_path, machine, record_path
+from oliveira.export.choice import FORMAT, graph_path, machine, record_path
 from oliveira.export.decode import export_decode
 from oliveira.export.decoder import OnnxDecoder
 from oliveira.files import sha256_file, write_json_atomic
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, NativeDecoder, Run, not_covered
+from oliveira.kernels.options import Options, faster, losses, native
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.models.gpt import GPT
 
 MAX_ERROR = 1e-4  # of a logit, relative to the largest
 CONTEXT, STEPS = 128, 16
+LEAST_WINDOWS, MOST_WINDOWS = 4, 32  # of held-out text, 256 tokens each or the model's max_len
+
+
+SAFE = Options()
 
 
 def compile_artifact(
@@ -37,14 +46,17 @@ def compile_artifact(
     threads: int = 1,
     streams: Sequence[int] = (1, 8),
     rounds: int = 7,
-    native: Mapping[str, Any] | None = None,
+    options: Options = SAFE,
+    max_loss: float = 0.0,
+    text: Sequence[int] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Writes graph and choice for the artifact in `path`; returns what is written.
 
-    `threads`: of every candidate. `native`: options of `NativeDecoder` (head, activations, cache) that serve.
-    Raises `UserError` for another model than a GPT or a provider that cannot be had, `OliveiraError` when the graph
-    does not compute what the model computes: then no choice is left behind.
+    `threads`: of every candidate. `options`: how the native step serves where nothing may be lost. `max_loss`: nats a
+    token that it may lose against that on `text`, tokens that the model has not learnt.
+    Raises `UserError` for another model than a GPT, a provider that cannot be had or too little text, `OliveiraError`
+    when the graph does not compute what the model computes: then no choice is left behind.
     """
     artifact = open_artifact(path)
     model = artifact.load_model()
@@ -55,6 +67,12 @@ def compile_artifact(
         )
     if threads < 1 or rounds < 1 or not streams or min(streams) < 1:
         raise UserError(f"threads = {threads}, rounds = {rounds}, streams = {list(streams)}: each must be at least 1.")
+    window = min(256, model.config.max_len)
+    if max_loss > 0 and len(text) <= LEAST_WINDOWS * window:
+        raise UserError(
+            f"max_loss = {max_loss:g} is measured on held-out text, and {len(text)} tokens are too few: give more than "
+            f"{LEAST_WINDOWS * window} tokens (--text FILE), or max_loss = 0."
+        )
     record_path(path).unlink(missing_ok=True)
     graph = graph_path(path)
     export_decode(model, graph)
@@ -67,33 +85,60 @@ def compile_artifact(
         if not error <= MAX_ERROR:  # NaN too
             raise OliveiraError(f"{graph.name}: logits differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
         say(f"provider {onnx.provider}, largest difference of a logit {error:.1e}")
-        candidates: dict[Engine, Decoder] = {"onnx": onnx, "torch": TorchDecoder(model)}
+        candidates: dict[str, Decoder] = {"onnx": onnx, "torch": TorchDecoder(model)}
         stored = {x.data_ptr(): x.nbytes for x in model.state_dict().values()}  # tied weights count once
         weight_bytes = {"onnx": onnx.weight_bytes, "torch": sum(stored.values())}
         if (reason := not_covered(model)) is None:
-            candidates["native"] = packed = NativeDecoder(model, threads=threads, **(native or {}))
-            weight_bytes["native"] = packed.weight_bytes
+            allowed = _within(model, options, max_loss, text[: MOST_WINDOWS * window + 1], threads, say)
+            candidates |= {name: packed for name, (_, packed, _) in allowed.items()}
+            weight_bytes |= {name: packed.weight_bytes for name, (_, packed, _) in allowed.items()}
         else:
             say(f"native is left out: {reason}")
+            allowed = {}
         seconds = {str(n): step_seconds(candidates, model, n, rounds) for n in streams}
     finally:
         torch.set_num_threads(before)
     means = {name: math.prod(row[name] for row in seconds.values()) ** (1 / len(seconds)) for name in candidates}
+    best = min(means, key=lambda name: means[name])
+    held, _, lost = allowed.get(best) or (options, None, 0.0)
     record = {
         "format": FORMAT,
         "digest": artifact.digest,
         "machine": machine(),
-        "choice": min(means, key=lambda name: means[name]),
+        "choice": "native" if best in allowed else best,
+        "fastest": best,
         "seconds": seconds,
         "threads": threads,
         "provider": onnx.provider,
-        "native": dict(native or {}),
+        "native": asdict(held),
+        "loss": lost,
+        "max_loss": max_loss,
         "left_out": {} if reason is None else {"native": reason},
         "weight_bytes": weight_bytes,
         "graph": {"sha256": sha256_file(graph), "bytes": graph.stat().st_size, "logit_error": error},
     }
     write_json_atomic(record_path(path), record)
     return record
+
+
+def _within(
+    model: GPT, options: Options, max_loss: float, text: Sequence[int], threads: int, say: Callable[[str], None]
+) -> dict[str, tuple[Options, NativeDecoder, float]]:
+    """The native steps that lose no more than is allowed, and what each loses, nats a token."""
+    safe = native(model, options, threads=threads)
+    found: dict[str, tuple[Options, NativeDecoder, float]] = {"native": (options, safe, 0.0)}
+    if max_loss <= 0:
+        return found
+    window = min(256, model.config.max_len)
+    base = losses(safe, text)
+    for other in faster(model, options):
+        packed = native(model, other, threads=threads)
+        each = (losses(packed, text) - base) / window
+        lost = float(each.mean() + 2 * each.std() / len(each) ** 0.5)
+        say(f"{other}: {lost:+.4f} nats a token at most" + ("" if lost <= max_loss else f", more than {max_loss:g}"))
+        if lost <= max_loss:  # NaN is not
+            found[f"native, {other}"] = other, packed, lost
+    return found
 
 
 def _as_fp32(weights: str) -> str:
@@ -125,14 +170,14 @@ def logit_error(decoder: OnnxDecoder, model: GPT) -> float:
     return error
 
 
-def step_seconds(candidates: Mapping[Engine, Decoder], model: GPT, streams: int, rounds: int) -> dict[str, float]:
+def step_seconds(candidates: Mapping[str, Decoder], model: GPT, streams: int, rounds: int) -> dict[str, float]:
     """Median seconds of one step of `streams` streams, each going on after up to 128 tokens; A B C A B C."""
     config = model.config
     steps = min(STEPS, config.max_len // 2)
     context = min(CONTEXT, config.max_len - steps)
     need = -(-(context + steps) // POSITIONS)
     prompt = torch.randint(config.vocab_size, (context,), generator=torch.Generator().manual_seed(0)).tolist()
-    tables = {}
+    tables: dict[str, list[list[int]]] = {}
     for name, decoder in candidates.items():
         pool = BlockPool(decoder, need * streams)
         tables[name] = [pool.take(need) for _ in range(streams)]

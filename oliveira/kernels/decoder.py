@@ -154,6 +154,7 @@ class Decoder(ABC):
     # The same bits for a token however it is computed: alone, in a batch, in a chunk, behind restored blocks.
     exact: bool
     has_states: bool  # can be asked for `states`
+    numbers: str = "fp32"  # the formats that decide about the bits, beside the weights' own
 
     _pool: BlockPool | None = None
 
@@ -224,6 +225,7 @@ class NativeDecoder(Decoder):
         self.config = config
         self.d_head = config.d_model // config.n_heads
         self.cache_dtype = _CACHES[cache]
+        self.numbers = f"head {head}, keys and values {cache}, inputs {activations}"
         self.block_size = config.n_layers * config.n_kv_heads * 2 * POSITIONS * self.d_head
         self._library = library()
         self._kept: list[Any] = []  # what the C structures point to

@@ -40,9 +40,12 @@ def bf16_available() -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, d_in) times the transpose of weight (d_out, d_in): any strides, CPU, both float32 or both bfloat16.
+    """x (…, d_in) times the transpose of weight (d_out, d_in): any strides, CPU, both float32 or both bfloat16; both
+    float64 goes to torch, for checks.
 
     It has no gradient."""
+    if x.dtype == torch.float64:
+        return F.linear(x, weight, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
@@ -51,6 +54,8 @@ def add_product(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
     """total + product(x, weight); None counts as zero."""
     if total is None:
         return product(x, weight)
+    if x.dtype == torch.float64:
+        return total + product(x, weight)
     result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, total, weight, None, "add")
     return result
 

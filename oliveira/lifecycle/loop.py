@@ -24,7 +24,7 @@ from oliveira.lifecycle.verbs import check_not_paused, grant
 from oliveira.lifecycle.watch import Watch
 from oliveira.world import World
 
-GRACE = 1.5  # seconds a retraining gets to save what it has learnt; it may be killed anywhere
+GRACE = 1.0  # seconds a stage or a retraining gets to save what it has learnt; both may be killed anywhere
 
 
 class Loop:
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--die-with-parent", action="store_true")
     given = parser.parse_args()
     try:
-        run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent))
+        run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent, within=GRACE))
     except Interrupted as error:
         terminal.say_error(str(error))
         raise SystemExit(0) from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
 from oliveira.lifecycle.process import is_held
+from oliveira.serving.adapter_names import adapter_names
 
 
 def overview(ledger: Ledger) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "aliases": ledger.aliases(),
         "challenger": _challenger(ledger),
         "serving": ledger.setting("serving") if running else None,
-        "adapters": _adapters(home),
+        "adapters": adapter_names(home),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
     }
@@ -51,11 +51,6 @@ def _challenger(ledger: Ledger) -> dict[str, Any] | None:
     decision = ledger.gate_verdict(digest)
     verdict = decision.verdict if decision else "not judged"
     return {"digest": digest, "verdict": verdict, "reasons": decision.numbers.get("reasons", []) if decision else []}
-
-
-def _adapters(home: Path) -> list[str]:
-    folder = home / "adapters"
-    return sorted(path.name for path in folder.iterdir() if (path / "made.json").exists()) if folder.is_dir() else []
 
 
 def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

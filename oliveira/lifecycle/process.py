@@ -44,7 +44,7 @@ class Stop:
     def _watch(self) -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
-        self._event.set()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def __call__(self) -> bool:
         asked = self._event.is_set()
@@ -53,7 +53,7 @@ class Stop:
         return asked
 
     def wait(self, seconds: float) -> bool:
-        return self._event.wait(seconds)
+        return self._event.wait(seconds) and self()
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from oliveira.language import translate
 from oliveira.lifecycle.eta import Eta, duration
 
 PLAIN_SECONDS = 5.0
@@ -34,7 +35,7 @@ class Reporter:
         self._stop_bar()
 
     def say(self, text: str) -> None:
-        self._print(f"  {text}")
+        self._print(f"  {translate(text)}")
 
     def _print(self, line: str) -> None:
         if self.quiet:
@@ -46,6 +47,7 @@ class Reporter:
             self.quiet = True
 
     def begin(self, name: str) -> None:
+        name = translate(name)
         self._name, self._last, self._started = name, time.monotonic(), time.monotonic()
         self._eta = Eta()
         if self.quiet:
@@ -70,19 +72,19 @@ class Reporter:
         if self.quiet:
             return
         left = self._eta.update(fraction)
-        eta = f"ETA {duration(left)}" if left is not None else ""
+        eta = translate(f"ETA {duration(left)}") if left is not None else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=fraction, description=text, eta=eta)
         elif time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             spent = self._last - self._started
             eta = f", {eta}" if eta else ""
-            self._print(f"{self._name:<10} {fraction:4.0%} after {duration(spent)}{eta}  {text}")
+            self._print(f"{self._name:<10} {fraction:4.0%} {translate(f'after {duration(spent)}')}{eta}  {text}")
 
     def done(self, name: str, seconds: float, digest: str, *, reused: bool, text: str = "") -> None:
         self._stop_bar()
-        what = "reused" if reused else duration(seconds)
-        self._print(f"{name:<10} {what:>8}  {digest[:12]}  {text}")
+        what = translate("reused") if reused else duration(seconds)
+        self._print(f"{translate(name):<10} {what:>8}  {digest[:12]}  {text}")
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

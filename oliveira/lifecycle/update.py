@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--wish", type=int, help="of the ledger, if a person or an alert asked for it")
     given = parser.parse_args()
     low_priority()  # serving keeps its latency while this runs
-    stop = Stop(watch_parent=True)
+    stop = Stop(watch_parent=True, within=1.0)
     with holder(given.home, "update", patience=15), Ledger(given.home) as ledger:
         try:
             print(json.dumps(update(given.home, ledger, given.trigger, stop, given.wish)))

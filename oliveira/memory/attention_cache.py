@@ -217,11 +217,8 @@ class AttentionCache:
             found = "misses"
         except OSError as error:
             self._complain(error)
-        if found != "hits" and not self._delete(key):
-            with self._work:
-                if key in self._index:  # never served again, but it takes its room
-                    del self._index[key]
-                    self._stuck += 1
+        if found != "hits":
+            self._ban(key)
         with self._work:
             self._counts[found] += 1
         return found == "hits"
@@ -284,7 +281,7 @@ class AttentionCache:
             known = [key for key in wanted if key in self._index]
             self._work.notify_all()
         for key in known:
-            self._delete(key)
+            self._ban(key)
 
     def _write_all(self) -> None:
         while True:
@@ -299,7 +296,7 @@ class AttentionCache:
                 stored = False
                 self._complain(OSError(None, str(error)))
             if job.key in self._unwanted:
-                self._delete(job.key)
+                self._ban(job.key)
             with self._work:
                 self._unwanted.discard(job.key)
                 self._counts["stored" if stored else "dropped"] += 1
@@ -349,6 +346,14 @@ class AttentionCache:
         with self._work:
             self._index.pop(key, None)
         return True
+
+    def _ban(self, key: bytes) -> None:
+        """Never served again; a file that cannot be deleted takes its room."""
+        if not self._delete(key):
+            with self._work:
+                if key in self._index:
+                    del self._index[key]
+                    self._stuck += 1
 
     def _evict(self, key: bytes) -> bool:
         done = self._delete(key)

@@ -7,6 +7,7 @@ sparse upcycling of a dense model: Komatsuzaki et al. 2022, arXiv:2212.05055.
     x ← x + Attention(Norm(x));  x ← x + Σ_{i ∈ top-k} g_i E_i(Norm(x))          (each layer; nn/moe.py)
     y = W_out Norm(x) + b
     auxiliary loss = balance_weight · mean over layers of E Σ_i f_i P_i + z_weight · mean of the router z-loss
+                     (balance = "pooled": f and P over the tokens of all layers, E Σ_i f_i P_i once, as transformers)
 
 Shapes: tokens (B, T) int64 or series (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one".
 Deviations from the paper: the head has a bias (zero after conversion); f_i is the share of all k assignments, so the
@@ -18,7 +19,7 @@ Checked against: transformers MixtralForCausalLM, logits, gradients and balance 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from oliveira.nn.attention import MultiHeadAttention
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.masking import causal_keys
-from oliveira.nn.moe import MixtureOfExperts, Routing, balance_loss, expert_load, z_loss
+from oliveira.nn.moe import MixtureOfExperts, Routing, balance_loss, expert_load, pooled, z_loss
 from oliveira.nn.norm import RMSNorm
 from oliveira.nn.positional import Rotary
 from oliveira.registry import register
@@ -48,6 +49,7 @@ class MoEConfig(SequenceConfig):
     renormalise: bool = True  # the top-k weights sum to 1 (Mixtral); False: raw probabilities (Switch)
     dropout: float = 0.0
     balance_weight: float = 0.01
+    balance: Literal["layers", "pooled"] = "layers"  # of each layer, averaged; or (transformers) of all tokens of all
     z_weight: float = 0.001
     norm_eps: float = 1e-5
     rope_base: float = 10_000.0
@@ -122,10 +124,7 @@ class MoE(nn.Module):
 
         Raises `UserError` for what this class does not compute (`oliveira.models.convert_moe` says what).
         """
-        config, state = to_moe(module)
-        model = cls(MoEConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_moe(module).build(cls, MoEConfig)
 
     @classmethod
     def upcycle(cls, gpt: GPT, *, n_experts: int = 4, top_k: int = 2, **config: Any) -> MoE:
@@ -176,7 +175,10 @@ class MoE(nn.Module):
         """The output, and the weighted balance and router losses to add to the task's."""
         output, routings = self._run(x, mask)
         real = None if mask is None else mask.flatten()
-        balance = torch.stack([balance_loss(routing, real) for routing in routings]).mean()
+        if self.config.balance == "pooled":
+            balance = balance_loss(pooled(routings), None if real is None else real.repeat(len(routings)))
+        else:
+            balance = torch.stack([balance_loss(routing, real) for routing in routings]).mean()
         z = torch.stack([z_loss(routing, real) for routing in routings]).mean()
         return output, self.config.balance_weight * balance + self.config.z_weight * z
 

@@ -10,7 +10,7 @@ Paper: Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv
 
 Shapes:
     pairs:  source (B, S), target (B, T) int64, mask (B, S) → logits (B, T, target_vocab_size) of the token after each
-    tokens: (B, T) int64, or series: (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from the mean step
+    tokens: (B, T) int64, or series: (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from `pool`
     B batch, S source steps, T steps, D d_model. Mask: True = a real step.
 Deviations from the paper: a bias b per target word (0 at first; Marian has it). `tied` shares one matrix between target
 embedding, output and, where both vocabularies have one size, source, as in §3.4; untied they are three. With
@@ -55,6 +55,7 @@ class TransformerConfig(SequenceConfig):
     )
     activation: Literal["relu", "gelu"] = "relu"
     tied: bool = True
+    pool: Literal["mean", "last"] = "mean"  # of one answer: last, where the end of a sequence says most (a forecast)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,13 +174,7 @@ class Transformer(nn.Module):
         what this class does not compute (`oliveira.models.convert_transformer` says what).
         """
         ends = dict(vocab_size=vocab_size, target_vocab_size=target_vocab_size, max_len=max_len)
-        config, state = to_transformer(module, ends)
-        model = cls(TransformerConfig(**config))
-        fresh = (
-            {} if "source.embedding.weight" in state else {k: v for k, v in model.state_dict().items() if _is_end(k)}
-        )
-        model.load_state_dict({**fresh, **state})
-        return model.eval()
+        return to_transformer(module, ends).build(cls, TransformerConfig)
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens (B, S) or numbers (B, S, d_in) with their positions: (B, S, D)."""
@@ -201,7 +196,7 @@ class OneTower(Transformer):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.output = Output(config, config.d_model, pool="mean")
+        self.output = Output(config, config.d_model, pool=config.pool)
         self._initialise()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -244,7 +239,3 @@ class TwoTowers(Transformer):
         allowed = keys(mask)
         memory = self.encode(self.embed(source), allowed)
         return self.head(self.decode(self.embed_target(target), memory, allowed))
-
-
-def _is_end(name: str) -> bool:
-    return name.startswith(("source.", "target.", "head."))

@@ -18,7 +18,7 @@ Checked against: transformers MixtralSparseMoeBlock and SwitchTransformersSparse
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -116,10 +116,16 @@ def expert_load(routing: Routing, mask: Tensor | None = None) -> Tensor:
 def balance_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:
     """Switch eq. 4–6. At its least, 1, when all experts get the same; n_experts when one gets all.
 
-    transformers' `load_balancing_loss_func` of one layer is `top_k` times this.
+    transformers' `load_balancing_loss_func` is `top_k` times this, of all layers `pooled`: two layers that starve
+    different experts look even there.
     """
     n_experts = routing.probabilities.shape[1]
     return n_experts * (expert_load(routing, mask) * _mean(routing.probabilities, mask)).sum()
+
+
+def pooled(routings: Sequence[Routing]) -> Routing:
+    """The tokens of all layers as those of one, layer after layer."""
+    return Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
 
 
 def z_loss(routing: Routing, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -12,10 +13,11 @@ from oliveira import __version__
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError, UserError
-from oliveira.export.choice import choice, graph_path
+from oliveira.export.choice import choice, graph_path, read
 from oliveira.files import sha256_file
 from oliveira.kernels.build import digest_in_use, path_in_use
-from oliveira.kernels.decoder import BlockPool, Decoder, NativeDecoder, not_covered
+from oliveira.kernels.decoder import BlockPool, Decoder, not_covered
+from oliveira.kernels.options import Options, fastest_safe, native
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import AttentionCache, CacheBusyError
 from oliveira.models.gpt import GPT
@@ -37,7 +39,9 @@ class Settings:
     cache_megabytes: int = 0
     guesses: bool = True
     draft: Path | None = None  # artifact of a smaller model with the same tokenizer
-    activations: str = "fp32"  # "int8": what enters a product of 4 or 8 bits is rounded: faster in batches
+    # "int8": what enters a product of 4 or 8 bits is rounded: faster in batches
+    activations: Literal["fp32", "int8"] = "fp32"
+    max_loss: float = 0.0  # nats a token that what `oliveira compile` chose may lose
     window: Window | None = None  # what a stream keeps of a text without end; None: texts end at max_len
 
 
@@ -63,7 +67,30 @@ def make_decoder(artifact: Artifact, model: GPT, settings: Settings) -> tuple[De
         if settings.activations != "fp32":
             log.warning("serve.activations has no effect", extra={"reason": "torch computes with fp32 inputs"})
         return TorchDecoder(model, context=context), f"torch: {reason}"
-    return NativeDecoder(model, activations=settings.activations, context=context), f"native {path_in_use()}"
+    options = native_options(artifact, settings)
+    return native(model, options, context=context), ", ".join(filter(None, (f"native {path_in_use()}", str(options))))
+
+
+def native_options(artifact: Artifact, settings: Settings) -> Options:
+    """What `oliveira compile` chose for this artifact and machine, if it loses no more than is allowed; else the safe
+    ones."""
+    safe = Options(activations=settings.activations)
+    record = read(artifact.path, artifact.digest)
+    if record is None:
+        return safe
+    try:
+        found = Options(**record["native"])
+    except TypeError:  # of another version
+        return safe
+    if found == safe:
+        return safe
+    if not record["loss"] <= settings.max_loss or found.activations != settings.activations:
+        log.warning(
+            "what `oliveira compile` chose is not used",
+            extra={"reason": f"{found} loses {record['loss']:.4f} nats, serve.max_loss = {settings.max_loss:g}"},
+        )
+        return safe
+    return found
 
 
 def make_speculator(decoder: Decoder, pool: BlockPool, tokenizer: Tokenizer, settings: Settings) -> Speculator | None:
@@ -96,7 +123,7 @@ def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, setting
         "weights": artifact.digest,
         "tokenizer": sha256_file(artifact.path / "tokenizer.json"),
         "kernel": f"{path_in_use()} {digest_in_use()}",
-        "numbers": f"{decoder.cache_dtype} {settings.activations}",
+        "numbers": decoder.numbers,
     }
     folder = settings.home / "attention"
     try:
@@ -127,4 +154,4 @@ def _draft(path: Path, tokenizer: Tokenizer) -> Decoder:
         raise OliveiraError(
             f"serve.draft: {path} has another tokenizer than the model. Train the draft with the same one."
         )
-    return TorchDecoder(model) if not_covered(model) else NativeDecoder(model)
+    return fastest_safe(model)

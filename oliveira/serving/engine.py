@@ -391,6 +391,7 @@ def main() -> int:
     parser.add_argument(
         "--activations", choices=("fp32", "int8"), default="fp32", help="what enters a product of 4 or 8 bits"
     )
+    parser.add_argument("--max-loss", type=float, default=0.0, help="nats that the form chosen by compile may lose")
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
     given = parser.parse_args()
     logs.set_up()
@@ -405,6 +406,7 @@ def main() -> int:
             guesses=not given.no_guesses,
             draft=given.draft,
             activations=given.activations,
+            max_loss=given.max_loss,
             window=Window(given.window) if given.window else None,
         )
         engine = Engine(open_artifact(given.artifact, given.digest), settings)

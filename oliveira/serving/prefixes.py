@@ -32,7 +32,7 @@ class Text(Protocol):
     loss: float
     loss_kept: float
     loss_after: dict[int, float]
-    unmeasured: set[bytes]
+    unmeasured: bool
     kept: set[bytes]
 
     @property
@@ -109,7 +109,7 @@ class Prefixes:
             losses = self._load(keys, n, text)
         if n and text.observed and not self._slides(n):
             known = next((i for i in range(n, 0, -1) if not math.isnan(losses[i - 1])), 0)
-            text.unmeasured.update(keys[known:n])
+            text.unmeasured |= known < n
             n = known
         text.stored, text.dropped = n, self.window.dropped(n) if self.window else 0
         if n and not self._slides(n):
@@ -132,7 +132,7 @@ class Prefixes:
             return 0
         if text.observed:
             if math.isnan(loss[0]):
-                text.unmeasured.add(key)
+                text.unmeasured = True
                 return 0
             text.loss = float(loss[0])
         return count
@@ -173,7 +173,7 @@ class Prefixes:
             self._store(text, key, whole, tokens, text.loss_kept if text.observed else math.nan, keys)
 
     def _store(self, text: Text, key: bytes, chunk: int, tokens: list[int], loss: float, parents: list[bytes]) -> None:
-        again = key in text.unmeasured and not math.isnan(loss)
+        again = text.unmeasured and not math.isnan(loss)
         buffers = self._buffers(text, chunk - text.dropped, np.array([loss]))
         self.cache.store(key, chunk, tokens, buffers, parents, again=again)
         text.kept.add(key)

@@ -68,7 +68,7 @@ class Stream:
         self.loss = 0.0  # of the tokens so far, each given those before it
         self.loss_kept = 0.0  # of those in the blocks
         self.loss_after: dict[int, float] = {}  # the same, at the end of each chunk
-        self.unmeasured: set[bytes] = set()  # entries of the attention cache without a loss
+        self.unmeasured = False  # some of it is in the attention cache without a loss: it is stored again with it
         self.kept: set[bytes] = set()  # entries that this stream has stored
         self.guessing: Any = None  # the guesser's
         self._entries: deque[tuple[int, int, Message]] = deque()

@@ -288,8 +288,6 @@ class Scheduler:
     def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
         """After the last piece of a prompt comes the first token."""
         request, prompt = stream.request, stream.request.prompt
-        if not self._finite(request, logits_TV[-1:], messages):
-            return
         stream.position += len(run.tokens)
         if stream.observed:  # no token of the prompt follows the last one
             stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])

@@ -156,6 +156,7 @@ def engine_options(home: Path, serve: ServeSection) -> list[str]:
     """What every engine of this home is started with."""
     options = ["--threads", str(serve.threads), "--slots", str(serve.slots), "--home", str(home)]
     options += ["--cache-megabytes", str(serve.cache_megabytes), "--activations", serve.activations]
+    options += ["--max-loss", str(serve.max_loss)]
     if not serve.guesses:
         options.append("--no-guesses")
     if serve.window:

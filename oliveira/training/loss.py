@@ -47,17 +47,29 @@ def cross_entropy_reference(
     if targets.dim() == logits.dim():
         soft, kept = targets, targets.new_ones(targets.shape[:-1])
     else:
-        kept = (targets != ignore_index).to(logits.dtype)
-        soft = F.one_hot(targets.clamp(min=0), n_classes).to(logits.dtype)
+        valid = _valid(targets, ignore_index, n_classes)
+        kept = valid.to(logits.dtype)
+        soft = F.one_hot(targets.where(valid, 0), n_classes).to(logits.dtype)
     soft = (1 - label_smoothing) * soft + label_smoothing / n_classes
     return -((soft * log_probability).sum(-1) * kept).sum() / kept.sum()
 
 
+def _valid(targets: Tensor, ignore_index: int, n_classes: int) -> Tensor:
+    """Which targets count. IndexError, as torch's, for one that is neither a class nor `ignore_index`."""
+    valid = targets != ignore_index
+    wrong = targets[valid & ((targets < 0) | (targets >= n_classes))]
+    if len(wrong):
+        raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
+    return valid
+
+
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, rows: int) -> Tensor:
-        valid = (targets != IGNORED)[:, None]
-        targets, share = targets.clamp(min=0), valid / valid.sum()  # (N, 1): what a row counts for in the mean
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, valid: Tensor, smoothing: float, rows: int
+    ) -> Tensor:
+        # (N, 1): what a row counts for in the mean. Nothing counts where all are ignored: no gradient, and no mean.
+        share = (valid / valid.sum().clamp(min=1)).to(hidden.dtype)[:, None]
         wants_weight = ctx.needs_input_grad[1]
         mean_weight = weight.mean(0)  # the mean of a row's logits is H times this
         total, d_hidden, d_weight_t = hidden.new_zeros(()), torch.empty_like(hidden), None
@@ -79,7 +91,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             if smoothing:
                 d_weight -= smoothing / len(weight) * (hidden * share).sum(0)
         ctx.save_for_backward(d_hidden, d_weight)
-        return total
+        return total if bool(valid.any()) else total.fill_(torch.nan)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -87,18 +99,27 @@ class _HeadCrossEntropy(torch.autograd.Function):
         d_hidden, d_weight = ctx.saved_tensors
         if gradient.item() != 1:
             d_hidden, d_weight = d_hidden * gradient, None if d_weight is None else d_weight * gradient
-        return d_hidden, d_weight, None, None, None
+        return d_hidden, d_weight, None, None, None, None
 
 
 def head_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, rows: int = ROWS
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int = IGNORED,
+    rows: int = ROWS,
 ) -> Tensor:
     """`cross_entropy(hidden @ weight.T, targets)` with `rows` of the logits in memory, for training on the CPU.
 
-    hidden (…, D) and weight (V, D) float32, targets (…) int64; targets of −100 do not count. One derivative only.
+    hidden (…, D) and weight (V, D) float32 (float64 for checks), targets (…) int64; those equal to `ignore_index` do
+    not count, and where none counts the loss is NaN and moves nothing, as torch's. One derivative only.
     """
     flat: Tensor = hidden.reshape(-1, hidden.shape[-1])
-    result: Tensor = _HeadCrossEntropy.apply(flat, weight, targets.reshape(-1), label_smoothing, rows)
+    targets = targets.reshape(-1)
+    valid = _valid(targets, ignore_index, len(weight))
+    result: Tensor = _HeadCrossEntropy.apply(flat, weight, targets.where(valid, 0), valid, label_smoothing, rows)
     return result
 
 

@@ -18,6 +18,11 @@ from oliveira.registry import Entry, entries, entry
 EXPORTS = "onnx_equals_torch"
 
 
+def marks(found: Entry, name: str) -> list[Any]:
+    expected = [pytest.mark.xfail(reason=found.xfail[name], strict=False)] if name in found.xfail else []
+    return expected + [pytest.mark.slow] * (name == EXPORTS)
+
+
 def cases() -> list[Any]:
     """Every entry, each of its forms, every check; an export takes seconds, so only the first and last form of each."""
     return [
@@ -26,7 +31,7 @@ def cases() -> list[Any]:
             form,
             check,
             id=f"{found.name}-{'-'.join(form)}-{name}",
-            marks=[pytest.mark.xfail(reason=found.xfail[name], strict=False)] if name in found.xfail else [],
+            marks=marks(found, name),
         )
         for found in entries()
         for form in forms(found)

@@ -49,6 +49,7 @@ def pretrained(*, world: bool) -> tuple[dict[str, float], float]:
     return data.evaluate(model, "test"), data.baselines["unigram"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "must"), [(True, "learn"), (False, "fail")])
 def test_two_topics(world: bool, must: str) -> None:
     figures, unigram = pretrained(world=world)

@@ -40,6 +40,7 @@ def train(steps: int = 400, size: float = 0.4) -> tuple[Any, float]:
         return model.eval(), (model(x_test).argmax(1) == y_test).float().mean().item()
 
 
+@pytest.mark.slow
 def test_digits() -> None:
     model, accuracy = train()
     assert accuracy >= 0.96, accuracy
@@ -50,6 +51,7 @@ def test_digits() -> None:
     assert torch.linalg.matrix_norm(weight, 2) > 0.5, "the layer must feed back, or any network would settle"
 
 
+@pytest.mark.slow
 def test_without_the_bound_it_does_not_settle(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin that must fail: the same training with W as it comes."""
     monkeypatch.setattr(deq, "contraction", lambda weight, factor: weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -127,6 +128,7 @@ def alike() -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_made_weights_are_within_a_point_of_learned_ones() -> None:
     assert size(made()) < size(direct())
     learned, accuracy = digits_accuracy(direct), digits_accuracy(made)

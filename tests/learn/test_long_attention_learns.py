@@ -72,6 +72,7 @@ def with_other_hashes(model: Any, n_hashes: int, seed: int) -> Reformer:
     return other
 
 
+@pytest.mark.long
 def test_reformer_copies_a_word_and_more_hashes_find_more() -> None:
     """Table 2 of the paper, small: trained with four hashes, evaluated with fewer and more, also with new ones."""
     model = reformer("lsh")
@@ -98,7 +99,7 @@ def needle(random: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
     return x, y[:, None]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("n_global", "finds"), [(1, True), (0, False)])
 def test_bigbird_finds_a_needle_by_its_global_block(n_global: int, finds: bool) -> None:
     torch.manual_seed(0)
@@ -118,8 +119,13 @@ def shifted_by_the_first(random: torch.Generator, size: int) -> tuple[Tensor, Te
     return x, (x + x[:, :1]) % 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "learns"), [("linformer", True), ("transformer", True), ("no attention", False)])
 def test_linformer_keeps_up_with_the_full_transformer(kind: str, learns: bool) -> None:
+    """Part 3 of the catalogue asks this of short ListOps, which takes 5,000 steps, minutes a seed, and ends at 0.351 ±
+    0.011 (3 seeds): the recipes listops-linformer and listops-transformer are that comparison. Here, in seconds, a task
+    that needs every step to reach one other, solved by both.
+    """
     torch.manual_seed(0)
     sizes = dict(vocab_size=4, d_out=4, d_model=32, n_layers=2, n_heads=2, d_ff=64, max_len=128)
     if kind == "transformer":

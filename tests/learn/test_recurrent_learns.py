@@ -21,6 +21,7 @@ def sums(n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.stack([numbers, marks], dim=-1), (numbers * marks).sum(dim=1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps", "must"), [("lstm", 1800, "learn"), ("gru", 600, "learn"), ("rnn", 1800, "")])
 def test_adding_problem(name: str, steps: int, must: str) -> None:
     """Guessing 1 always gives a mean squared error of 1/6. The gated nets stop once they are far below 0.01."""

@@ -23,6 +23,7 @@ class WithoutPositions(ViT):
         self.positions.requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_digits_need_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracy = {}
     for name, model in (("positions", ViT), ("none", WithoutPositions)):

@@ -7,6 +7,8 @@ import torch
 
 from oliveira.compression.nf4 import CODE, DYNAMIC, dequantise_nf4, quantise_nf4
 
+pytestmark = pytest.mark.float32
+
 bitsandbytes = pytest.importorskip("bitsandbytes", exc_type=ImportError)
 functional = bitsandbytes.functional
 

@@ -21,7 +21,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def model(form: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def model(form: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
     """Strong weights: the bound is at work."""
     made: Any = create("deq", **{**FORMS[form], "d_model": 24, **changes}).to(dtype)
     with torch.no_grad():
@@ -31,7 +31,7 @@ def model(form: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     return made
 
 
-def example(form: str, dtype: torch.dtype = torch.float32) -> Tensor:
+def example(form: str, dtype: torch.dtype = torch.float64) -> Tensor:
     shape = (4, 1, 8, 8) if form == "image" else (4, 9, 3)
     return torch.randn(shape, dtype=dtype, requires_grad=True)
 

@@ -20,6 +20,8 @@ from oliveira.errors import UserError
 from oliveira.models.seq2seq import Seq2Seq
 from oliveira.nn.beam import beam_search
 
+pytestmark = pytest.mark.float32
+
 FILE = "checkpoint20.npz"
 LETTERS = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
 # The marks, then ARPAbet in alphabetical order: a vowel stands three times, with its stress, UW also bare.

@@ -1,23 +1,25 @@
-"""`hypernetwork` against hypnettorch, `hyperlstm` against a loop written from the paper.
+"""`hypernetwork` against hypnettorch, `hyperlstm` against a loop written from the paper, and against labml_nn.
 
-labml_nn's HyperLSTM has the same arithmetic and was compared once by hand (outputs 9e-8, input gradients 8e-8, two
-layers); it is no dependency of the tests. The loop below carries its parameter names, so that the converter that
-reads labml's module reads this one too.
+labml_nn needs packages that do not go with this torch, so its answers are recorded: hyperlstm_labml.safetensors holds
+weights, input, outputs and input gradient of a HyperLSTM of labml-nn 0.5.1 (in its metadata: how it was made). The loop
+below carries its parameter names, so that the converter that reads labml's module reads this one too.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypnettorch.hnets import HMLP, ChunkedHMLP
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.models.convert_hyper import layer_from_reference
 from oliveira.models.hyperlstm import HyperLSTM as Ours
-from oliveira.models.hyperlstm import layer_from_reference
 from oliveira.models.hypernetwork import Hypernetwork
 from oliveira.nn.hyper import ChunkedHyperMLP, HyperMLP, mlp_shapes
 
@@ -214,6 +216,24 @@ def test_hyperlstm_against_the_paper(n_layers: int, length: int) -> None:
     direction = torch.randn_like(got)
     gradients = [torch.autograd.grad((y * direction).sum(), x)[0] for y in (got, expected)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.float32  # as labml's answers were recorded
+def test_hyperlstm_against_recorded_labml() -> None:
+    """Ours by the converter, and the loop with the same weights, give what labml gave."""
+    recorded = load_file(Path(__file__).parent / "hyperlstm_labml.safetensors")
+    names = {key for key in recorded if key.startswith("weights/")}
+    theirs = HyperLSTM(5, 5, 4, 3, 2)
+    theirs.load_state_dict({name.removeprefix("weights/"): recorded[name] for name in names})
+    pass_on = nn.Linear(5, 5)
+    nn.init.eye_(pass_on.weight)
+    nn.init.zeros_(pass_on.bias)
+    for model in (theirs, Ours.from_reference(theirs, input=pass_on, output=pass_on)):
+        x = recorded["x"].clone().requires_grad_()
+        y = model(x)
+        torch.testing.assert_close(y, recorded["y"], atol=1e-6, rtol=1e-5)
+        (gradient,) = torch.autograd.grad((y * recorded["direction"]).sum(), x)
+        torch.testing.assert_close(gradient, recorded["gradient"], atol=1e-6, rtol=1e-5)
 
 
 def test_hyperlstm_on_tokens_against_the_paper() -> None:

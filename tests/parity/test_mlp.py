@@ -52,7 +52,7 @@ def fitted(classes: int = 4, **arguments: object) -> tuple[MLPClassifier, np.nda
 def test_against_sklearn(hidden: tuple[int, ...]) -> None:
     theirs, x = fitted(hidden_layer_sizes=hidden)
     ours = MLP.from_reference(theirs)
-    got = torch.softmax(ours(torch.tensor(x, dtype=torch.float32)[:, None]), dim=-1)
+    got = torch.softmax(ours(torch.tensor(x)[:, None]), dim=-1)
     np.testing.assert_allclose(got.detach().numpy(), theirs.predict_proba(x), atol=1e-5)
 
 

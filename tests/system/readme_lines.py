@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 READMES = ("README.md", "README.pt-BR.md")
 # The same place-holder in both languages; a language that is asked for by name goes with the page.
-WORDS = {"NOME": "NAME", "PASTA": "FOLDER", "~/meus-textos": "~/my-texts", " --lang pt-BR": "", " --lang pt": ""}
+WORDS = {
+    "NOME": "NAME",
+    "PASTA": "FOLDER",
+    "~/meus-textos": "~/my-texts",
+    " --lang pt-BR": "",
+    " --lang pt": "",
+    " --lang en": "",
+}
 _COMMAND = re.compile(r"(?:\.venv/bin/)?(?:oliveira|make)(?= |$)")
 
 

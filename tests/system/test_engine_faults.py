@@ -309,6 +309,7 @@ def test_a_number_that_cannot_be_written_ends_its_request(
     describe = engine.scheduler._describe
     monkeypatch.setattr(engine.scheduler, "_describe", lambda *given: {**describe(*given), "logprob": math.nan})
     ours, theirs = socket.socketpair()
+    ours.settimeout(30)
     loop = threading.Thread(target=engine_module.run, args=(engine, theirs), daemon=True)
     loop.start()
     with ours, theirs, ours.makefile("rb") as stream:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from oliveira.cli import app
+from oliveira.export.forward import MASK, ForwardRunner
 from oliveira.predict import Predictor, export
 from oliveira.registry import Entry, entries, entry
 from oliveira.runs import fit
@@ -21,6 +24,9 @@ from oliveira.tasks.catalogue import fitting, task
 
 # Cheap and offline; the first that an entry fits is its life.
 TASKS = ("probe/reverse", "probe/next-larger", "probe/listops", "classify/digits", "probe/adding", "lm/bncc")
+
+
+PADDED = ("probe/reverse", "probe/listops")  # rows of unequal length in one batch
 
 
 def life_of(found: Entry) -> str:
@@ -49,6 +55,12 @@ def test_life(name: str, home: Path) -> None:
     assert figures["onnx_error"] <= 1e-4
     predictor = Predictor(run.folder)
     assert predictor.engine == "onnxruntime"
+    # A mask is asked for only by a task that pads (or a graph of fixed steps), and then it is told what it means.
+    graph = ForwardRunner(predictor.artifact.path / "model.onnx")
+    assert list(predictor.inputs) == graph.names == list(figures["inputs"])
+    if "mask" in graph.names:
+        assert predictor.inputs["mask"].startswith("bool (") and MASK in predictor.inputs["mask"]
+        assert chosen in PADDED or set(figures["steps"].values()) != {"free"}
     with TestClient(predict_app(predictor, {})) as client:
         answer = client.post("/v1/predict", json=predictor.example)
     assert answer.status_code == 200, answer.text
@@ -130,3 +142,12 @@ def test_the_commands(tmp_path: Path) -> None:
         server.terminate()
         server.communicate(timeout=30)
     assert server.returncode == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--tasks",), ("--task", "?"), ("--task", "lm/bncc")])
+def test_the_list_fits_a_plain_terminal(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, ["list", *words]).stdout.splitlines()
+    assert max(map(len, shown)) <= 80 and not any("…" in line for line in shown if "HOME/runs" not in line)
+    for name in ("curve.png", "picture.png", "report.md"):
+        assert any(name in line for line in shown), name
+    assert words != ("--tasks",) or shown == CliRunner().invoke(app, ["list", "--task", "?"]).stdout.splitlines()

@@ -140,6 +140,46 @@ def test_tenants_share_nothing(make: Make) -> None:
     assert cached(b"ana") > 0 and cached(b"rui") == 0
 
 
+def test_a_tail_holds_nothing_of_those_who_had_the_blocks_before(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is the same, byte for byte, whether the blocks were new or full of another tenant's keys."""
+    stored: list[list[bytes]] = []
+    for left in (0.0, 7.0):
+        engine = make(cache_megabytes=16)
+        prefixes, tails = engine.scheduler.prefixes, []
+        assert prefixes is not None
+        store = prefixes.cache.store
+
+        def noted(
+            key: bytes, index: int, tokens: list[int], buffers: list[memoryview], parents: list[bytes], *,
+            again: bool, store: Any = store, tails: list[bytes] = tails,
+        ) -> None:  # fmt: skip
+            if len(tokens) < CHUNK:
+                tails.append(b"".join(bytes(buffer) for buffer in buffers))
+            store(key, index, tokens, buffers, parents, again=again)
+
+        monkeypatch.setattr(prefixes.cache, "store", noted)
+        engine.scheduler.pool.blocks.fill_(left)
+        run(engine, [[(request("r", prompts(engine)[i], 9, salt=bytes([i, int(left)])), 0)] for i in (3, 5, 6, 9)])
+        stored.append(tails)
+    assert len(stored[0]) >= 6 and stored[0] == stored[1]
+
+
+def test_a_text_that_was_not_observed_serves_those_that_are(make: Make) -> None:
+    """The first that is observed computes the loss, which nobody has; from the second on all is found."""
+    prompt = prompts(make())[5]
+    plain = run(make(cache_megabytes=0), [[(request("r", prompt, 5), 0)]])
+    cached, losses = [], []
+    for observe in (False, False, True, True):
+        engine = make(cache_megabytes=16)
+        found = run(engine, [[(request("r", prompt, 5, observe=observe), 0)]])
+        cached.append(counted(found, "cached_tokens"))
+        losses.append(found["r", -1]["loss"])
+        assert found["r", 0] == plain["r", 0]
+    last = len(prompt) - 1
+    assert cached == [0, last, 0, last]
+    assert losses == [None, None, plain["r", -1]["loss"], plain["r", -1]["loss"]]
+
+
 def test_one_flipped_bit_is_computed_again(make: Make) -> None:
     plain = answers(make(cache_megabytes=0))
     answers(make(cache_megabytes=16))

@@ -334,3 +334,53 @@ def test_a_tail_is_found_by_how_a_text_goes_on(cache: AttentionCache) -> None:
     assert cache.tail(keys, tokens[CHUNK:], salt=b"other") is None
     assert cache.tail([], tokens[CHUNK:], salt=SALT) is None
     assert cache.tail(keys, [7, *tokens[CHUNK:]], salt=SALT) is None
+
+
+def test_what_is_dropped_is_gone_for_good(cache: AttentionCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On disk, waiting, and in the middle of being written."""
+    tokens = text(3)
+    keys = cache.keys(tokens, salt=SALT)
+    put(cache, tokens, 0)
+    writing, go_on = threading.Event(), threading.Event()
+    write = chunk_file.write
+
+    def slow(*given: Any) -> None:
+        writing.set()
+        assert go_on.wait(30)
+        write(*given)
+
+    monkeypatch.setattr(chunk_file, "write", slow)
+    for index in (1, 2):
+        data = memoryview(bytearray(cache.chunk_bytes))
+        cache.store(keys[index], index, tokens[index * CHUNK : (index + 1) * CHUNK], [data], keys[:index])
+    assert writing.wait(30)
+    cache.drop(keys)
+    go_on.set()
+    cache.flush()
+    assert files(cache.folder) == [] and cache.stats()["chunks"] == 0
+    monkeypatch.setattr(chunk_file, "write", write)
+    put(cache, tokens, 0)
+    assert get(cache, tokens, 0) is not None
+
+
+def test_a_chunk_is_written_again_where_it_is_asked_for(cache: AttentionCache) -> None:
+    tokens = text(1)
+    [key] = cache.keys(tokens, salt=SALT)
+    for number, again, expected in ((1, False, 1), (2, False, 1), (3, True, 3)):
+        cache.store(key, 0, tokens, [memoryview(bytearray([number]) * cache.chunk_bytes)], [], again=again)
+        cache.flush()
+        found = bytearray(cache.chunk_bytes)
+        assert cache.load(key, tokens, [memoryview(found)]) and set(found) == {expected}
+    assert cache.stats()["chunks"] == 1
+
+
+def test_the_writer_survives_what_it_cannot_write(
+    cache: AttentionCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = text(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk_file, "seal", lambda image: 1 / 0)
+        put(cache, tokens, 0)
+    put(cache, tokens, 1)
+    assert get(cache, tokens, 0) is None and get(cache, tokens, 1) is not None
+    assert "the attention cache fails" in capsys.readouterr().err

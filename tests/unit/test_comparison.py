@@ -59,6 +59,7 @@ def test_one_seed_says_so() -> None:
     assert "One seed" in said[0]
 
 
+@pytest.mark.slow
 def test_a_comparison_end_to_end(tmp_path: Path) -> None:
     made = oliveira.compare("probe/adding", ["lstm", "gru"], seeds=2, budget="steps=3", home=tmp_path)
     folder = tmp_path / "comparisons" / "probe-adding-lstm-gru"

@@ -81,6 +81,7 @@ def decoder_of(exported: tuple[GPT, Path], n_blocks: int = 32) -> tuple[OnnxDeco
     return decoder, BlockPool(decoder, n_blocks)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_streams_of_any_length_equal_torch(exported: tuple[GPT, Path]) -> None:
     """Decodes and chunks of prompts in the same steps; the free blocks hold NaN, which nobody may read."""
@@ -234,6 +235,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, dict[s
     return made, record
 
 
+@pytest.mark.slow
 def test_the_fastest_is_noted_with_every_number(compiled: tuple[Artifact, dict[str, Any]]) -> None:
     made, record = compiled
     assert json.loads(record_path(made.path).read_bytes()) == record
@@ -297,6 +299,7 @@ def test_each_candidate_can_win(compiled: tuple[Artifact, dict[str, Any]], monke
         assert compile_artifact(made.path)["choice"] == choice(made.path, made.digest) == winner
 
 
+@pytest.mark.slow
 def test_without_the_native_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "not_covered", lambda model: "no compiler.")
     made = written(tmp_path / "a", confident(SMALL))
@@ -305,6 +308,7 @@ def test_without_the_native_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert record["choice"] in ("onnx", "torch") and record["weight_bytes"].keys() == {"onnx", "torch"}
 
 
+@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = confident(SMALL)
     made = written(tmp_path / "a", model)
@@ -347,6 +351,7 @@ def test_help_shows_how_it_is_used(app: typer.Typer) -> None:
     assert "oliveira compile champion" in shown.output and "--provider" in shown.output
 
 
+@pytest.mark.slow
 def test_the_command_compiles(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = written(tmp_path / "run" / "artifact", confident(SMALL))
     (tmp_path / "run" / "run.json").write_text("{}")

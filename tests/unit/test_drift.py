@@ -327,6 +327,7 @@ def renamed(samples: list[Sample], share: float) -> list[Sample]:
     return [Sample([t + VOCABULARY * (t in changed) for t in sample.tokens], sample.loss) for sample in samples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("drift", "must"),
     [
@@ -355,6 +356,7 @@ def test_delay(domains: tuple[list[Sample], list[Sample]], drift: str, must: str
         assert measured["detected"] == 0
 
 
+@pytest.mark.slow
 def test_each_feature_works_alone(domains: tuple[list[Sample], list[Sample]]) -> None:
     known, _ = domains
     by_tokens = measure_delay(known, renamed(known, 0.2), **RULE, trials=4)["beyond"]
@@ -363,6 +365,7 @@ def test_each_feature_works_alone(domains: tuple[list[Sample], list[Sample]]) ->
     assert "tokens js" not in by_loss and by_loss["loss page_hinkley"] >= 3 and by_loss["loss ks"] >= 1
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rare(domains: tuple[list[Sample], list[Sample]]) -> None:
     """A small run of what `drift_report` does at length: at 1e-4 a window, 2 in 2,000 would be p = 0.02."""
     measured = measure_false_alarms(domains[0], 2000, **RULE, splits=2, seed=3)
@@ -371,6 +374,7 @@ def test_false_alarms_are_rare(domains: tuple[list[Sample], list[Sample]]) -> No
     assert measured["rate"] == measured["alarms"] / measured["windows"] <= measured["upper95"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draws", "must"), [("tokens", "alarm"), ("samples", "alarm"), ("blocks", "stay")])
 def test_calibration_must_know_what_hangs_together(draws: str, must: str) -> None:
     """The same text, replayed in the order of its documents. Only a reference of blocks expects such a stream."""

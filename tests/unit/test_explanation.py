@@ -110,7 +110,7 @@ def test_command(tmp_path: Path) -> None:
 
     app = typer.Typer()
     app.command()(commands.explain)
-    shown = CliRunner().invoke(app, ["lstm", "d_model=8", "--lang", "pt", "--home", str(tmp_path)])
+    shown = CliRunner().invoke(app, ["lstm", "d_model=8", "--home", str(tmp_path)], env={"OLIVEIRA_LANG": "pt-BR"})
     assert shown.exit_code == 0 and "retropropagação" in shown.output
     as_json = CliRunner().invoke(app, ["lstm", "d_model=8", "--json"])
     assert json.loads(as_json.output)["steps"][0]["rule"] == "sgd"

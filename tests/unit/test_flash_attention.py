@@ -17,6 +17,7 @@ def qkv(n_queries: int, n_keys: int, dtype: torch.dtype = torch.float32, width: 
     return [torch.randn(2, 3, n, width, dtype=dtype, requires_grad=True) for n in (n_queries, n_keys, n_keys)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [1, 3, 8, 100])
 @pytest.mark.parametrize("causal", [False, True])
 def test_backward_by_finite_differences(tile: int, causal: bool) -> None:
@@ -74,6 +75,7 @@ def test_a_tile_of_nothing_is_refused() -> None:
         flash_attention(*qkv(2, 2), tile=0)
 
 
+@pytest.mark.slow
 def test_memory_is_linear_and_of_the_dense_form_quadratic() -> None:
     """Forward and backward, whatever the allocator hands out. 8k is in benchmarks/memory_long_attention.py."""
     lengths = [512, 1024, 2048]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -76,21 +77,42 @@ def test_unsafe_variants_are_named() -> None:
     }
 
 
-if "OLIVEIRA_SEEDS" in os.environ:  # the seeds are not in the repository
+# The seeds are not in the repository: the lines of theirs that hold a formula or a heading above one, "…" between.
+SEED_LINES = json.loads((Path(__file__).parent / "seed_lines.json").read_text(encoding="utf-8"))
 
-    def test_seed_texts_are_verbatim_and_complete() -> None:
-        files = {path.name[:3]: path.read_text() for path in Path(os.environ["OLIVEIRA_SEEDS"]).glob("*.txt")}
-        assert sorted(files) == sorted(registry_module.SEEDS)
-        entered = [seed for found in formulas() for seed in found.seeds]
-        for seed in entered:
-            assert seed.text in files[seed.number], seed
-            assert seed.heading in files[seed.number], seed
-        for number, text in files.items():
-            ours = " ".join(seed.text for seed in entered if seed.number == number)
-            for block in re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL):
-                assert block.strip() in ours, block
-            for inline in re.findall(r"^lr = .+$", text, re.MULTILINE):
-                assert inline in ours, inline
+
+def displayed(text: str) -> list[str]:
+    """What a seed sets off as a formula."""
+    blocks = [block.strip() for block in re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL)]
+    return blocks + re.findall(r"^lr = .+$", text, re.MULTILINE)
+
+
+def test_seed_texts_are_verbatim_and_complete() -> None:
+    assert sorted(SEED_LINES) == sorted(registry_module.SEEDS)
+    entered = [seed for found in formulas() for seed in found.seeds]
+    for seed in entered:
+        assert seed.text in "\n".join(SEED_LINES[seed.number]["lines"]), seed
+        assert seed.heading in "\n".join(SEED_LINES[seed.number]["lines"]), seed
+    counts = {}
+    for number, seed in SEED_LINES.items():
+        ours = " ".join(seed.text for seed in entered if seed.number == number)
+        blocks = displayed("\n".join(seed["lines"]))
+        assert [block for block in blocks if block not in ours] == []
+        counts[number] = len(blocks)
+    assert counts == {"000": 28, "001": 0, "002": 4, "003": 0}
+
+
+def test_the_kept_lines_are_those_of_the_seeds() -> None:
+    """Where the seeds are at hand; else of the lines themselves, that a digest goes with each."""
+    assert all(len(seed["sha256"]) == 64 for seed in SEED_LINES.values())
+    if "OLIVEIRA_SEEDS" not in os.environ:
+        return
+    for path in Path(os.environ["OLIVEIRA_SEEDS"]).glob("*.txt"):
+        seed, text = SEED_LINES[path.name[:3]], path.read_text(encoding="utf-8")
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == seed["sha256"]
+        passages = [passage.strip("…\n") for passage in "\n".join(seed["lines"]).split("\n…\n")]
+        assert [passage for passage in passages if passage not in text] == []
+        assert displayed(text) == displayed("\n".join(seed["lines"]))
 
 
 def test_a_failed_claim_is_reported_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,3 +64,28 @@ def test_a_child_that_does_not_listen_is_killed_in_time() -> None:
         begun = time.monotonic()
         end(process, 0.2)
         assert process.returncode == -9 and time.monotonic() - begun < 20
+
+
+BUSY = """
+from oliveira.errors import Interrupted
+from oliveira.lifecycle.process import Stop
+stop = Stop(watch_parent=True, within=0.1)
+print("busy", flush=True)
+try:
+    while True:
+        pass
+except Interrupted:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "the parent is gone"])
+def test_who_computes_and_does_not_look_ends_all_the_same(how: str) -> None:
+    """A gate that scores, a kernel that is built: SIGTERM and a parent that died end them within the second."""
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None and process.stdout.readline() == b"busy\n"
+        if how == "SIGTERM":
+            process.terminate()
+        else:
+            process.stdin.close()
+        assert process.stdout.read() == b"interrupted\n" and process.wait(20) == 0

@@ -91,7 +91,12 @@ def test_flops_of_kernels_that_torch_leaves_out() -> None:
 def test_every_model_can_be_described(name: str) -> None:
     small: dict[str, Any] = {"n_layers": 1} if "n_layers" in fields(name) else {}
     found = describe(name, **small)
-    assert found.parameters > 0 and found.flops > 0 and found.forward_ms > 0 and found.activation_bytes > 0
+    assert found.parameters > 0 and found.flops > 0 and found.activation_bytes > 0
+    for median, (low, high) in (
+        (found.forward_ms, found.forward_ms_range),
+        (found.forward_backward_ms, found.forward_backward_ms_range),
+    ):
+        assert 0 < low <= median <= high and found.rounds >= 1
     assert found.layers[0].path == "" and json.loads(json.dumps(found.as_json()))["model"] == name
 
 

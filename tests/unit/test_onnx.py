@@ -44,6 +44,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Path]:
     return model, path
 
 
+@pytest.mark.slow
 def test_equals_torch_with_a_full_cache_and_without(exported: tuple[GPT, Path]) -> None:
     model, path = exported
     figures = verify_onnx(model, path, PROMPTS, new_tokens=16, max_logit_error=1e-3)
@@ -87,6 +88,7 @@ def test_the_file_stands_alone(exported: tuple[GPT, Path]) -> None:
     assert path.stat().st_size < 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nf4", "int8", "gpt2"])
 def test_other_forms(form: str, tmp_path: Path) -> None:
     model = confident(GPT2_FORM if form == "gpt2" else dataclasses.replace(SMALL, n_layers=1))

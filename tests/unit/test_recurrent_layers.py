@@ -141,23 +141,27 @@ def close(path: Path, model: nn.Module, *inputs: Tensor) -> None:
     torch.testing.assert_close(got, model(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
     """Padded rows, other lengths than those exported, in torch and in the file; also after another export."""
     model = BiLSTM(RecurrentConfig(d_in=3, d_out=5, gives="one", d_model=6, n_layers=2)).eval()
     path = tmp_path / "bilstm.onnx"
-    assert export_forward(model, (torch.randn(2, 9, 3),), path) == {"x": "free", "mask": "free"}
+    masked = (torch.randn(2, 9, 3), torch.ones(2, 9, dtype=torch.bool))
+    assert export_forward(model, masked, path) == {"x": "free", "mask": "free"}
     with torch.no_grad():
         for batch, steps in ((1, 1), (3, 12), (2, 9)):
             mask = torch.arange(steps) < torch.randint(steps + 1, (batch, 1))
             close(path, model, torch.randn(batch, steps, 3), mask)
 
 
+@pytest.mark.slow
 def test_onnx_of_the_attentive_decoder_is_a_loop(tmp_path: Path) -> None:
     """Source and target of any length in one file, int8 weights too."""
     model = Seq2Seq(Seq2SeqConfig(vocab_size=11, target_vocab_size=9, d_model=6, n_layers=2)).eval()
     quantise_int8(model)
     path = tmp_path / "seq2seq.onnx"
-    lengths = export_forward(model, (torch.randint(11, (2, 7)), torch.randint(9, (2, 5))), path)
+    example = (torch.randint(11, (2, 7)), torch.randint(9, (2, 5)), torch.ones(2, 7, dtype=torch.bool))
+    lengths = export_forward(model, example, path)
     assert set(lengths.values()) == {"free"}
     with torch.no_grad():
         for batch, n_source, n_target in ((1, 1, 1), (3, 12, 2), (2, 4, 20)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oliveira import provenance, recipes, reproduction
+from oliveira import cli, provenance, recipes, reproduction
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
 from oliveira.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
@@ -39,6 +39,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         monkeypatch.setattr(recipes, name.upper(), tmp_path / name)
     monkeypatch.setattr(provenance, "commit", lambda: CLEAN)
     monkeypatch.setattr(reproduction, "commit", lambda: CLEAN)
+    monkeypatch.setattr("oliveira.runs.draw_seeds", lambda *a, **n: None)  # a run's own picture is not the point here
 
     def add(name: str, expect: str = "") -> Path:
         (tmp_path / "recipes" / f"{name}.toml").write_text(TINY.format(expect=expect))
@@ -151,6 +152,19 @@ def test_all_runs_all_and_then_names_what_missed(house: Callable[..., Path]) -> 
     with pytest.raises(Missed, match=r"far: .*outside"):
         reproduce_all(["far"], folder / "home", write=False)
     reproduce_all(["good"], folder / "home", write=False)
+
+
+def test_the_command_fails_with_a_sentence(
+    house: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = house("bad", "at_most = 0.0")
+    monkeypatch.setattr("oliveira.lifecycle.process.Stop", lambda **_: lambda: False)  # its signals are pytest's here
+    monkeypatch.setattr("sys.argv", ["oliveira", "reproduce", "all", "--write", "--home", str(folder / "home")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1 and published(folder, "bad")["met"] == {"at_most": False}
+    said = capsys.readouterr().err
+    assert said.startswith("oliveira: bad: mean squared error") and said.count("\n") == 1
 
 
 def test_stale_runs_only_what_is_not_of_this_code(

@@ -7,7 +7,9 @@ packages or from OLIVEIRA_DATA, never from the network.
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ import pytest
 from oliveira import recipes
 from oliveira.data import routes
 from oliveira.errors import UserError
-from oliveira.files import sha256_file
-from oliveira.provenance import ROOT, is_clean
+from oliveira.files import sha256_bytes, sha256_file
+from oliveira.provenance import ROOT, code, is_clean
 from oliveira.reproduction import LOSSES, disagreement, replay
 
 # Measured before results carried digests. The list may only become shorter: `oliveira reproduce NAME --write`.
@@ -108,6 +110,37 @@ def test_a_result_is_of_the_code_at_hand(name: str, data_home: Path, offline: No
             raise
         pytest.xfail(f"{name} is not replayed ({', '.join(changed)} changed): {error}")  # CI may lack the data
     assert not (said := disagreement(name, kept["losses"], losses)), f"{said} Changed: {', '.join(changed)}."
+
+
+@functools.cache
+def digest_at(commit: str, path: str) -> str | None:
+    """Of a file as it was at a commit; None when it was not there."""
+    shown = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=ROOT, capture_output=True, check=False)
+    return sha256_bytes(code(shown.stdout.decode()).encode()) if shown.returncode == 0 else None
+
+
+@functools.cache
+def is_known(commit: str) -> bool:
+    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def has_history() -> bool:
+    """A clone of the newest commit alone, or no clone at all, cannot tell."""
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() == "false"
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if name not in UNVERIFIED] or ["none yet"])
+def test_a_result_names_a_commit_that_has_its_files(name: str) -> None:
+    if name == "none yet" or not has_history():
+        return
+    kept = result(name)
+    commit = kept["commit"]
+    assert is_known(commit), f"{name} names {commit}, which is not in this repository: run it again from one that is"
+    groups = [files for group, files in kept["files"].items() if group != "settings"]
+    wrong = [path for files in groups for path, digest in files.items() if digest_at(commit, path) != digest]
+    assert not wrong, f"{name} names {commit}, where these differ: {', '.join(wrong)}"
 
 
 @pytest.mark.parametrize("name", [name for name in STORED if name not in UNVERIFIED] or ["none yet"])

@@ -134,6 +134,7 @@ def test_step_sizes_start_between_a_thousandth_and_a_tenth() -> None:
     assert 1e-3 <= dt.min() < 1.2e-3 and 0.08 < dt.max() <= 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_exported_time_is_free(name: str, tmp_path: Path) -> None:
     model = made(name)

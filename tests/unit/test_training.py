@@ -269,6 +269,55 @@ def test_head_cross_entropy_is_cross_entropy(smoothing: float, rows: int) -> Non
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [3, 512])
+def test_the_gradients_of_head_cross_entropy_are_those_of_its_values(smoothing: float, rows: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 4).double().requires_grad_(), torch.randn(6, 4).double().requires_grad_()
+    targets = torch.tensor([0, 5, -100, 2, 2, -100, 1])
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return head_cross_entropy(hidden, weight, targets, label_smoothing=smoothing, rows=rows)
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight))
+
+
+LOSSES = {
+    "head": lambda h, w, t, **how: head_cross_entropy(h, w, t, **how),
+    "reference": lambda h, w, t, **how: cross_entropy_reference(h @ w.T, t, **how),
+    "fast": lambda h, w, t, **how: cross_entropy(h @ w.T, t, **how),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("target", "ignored", "counts"),
+    [(-100, -100, False), (-1, -1, False), (-1, -100, None), (-100, -1, None), (-2, -100, None), (11, -100, None)],
+)
+def test_a_target_is_a_class_or_ignored_or_refused(name: str, target: int, ignored: int, counts: bool | None) -> None:
+    """As torch's: −1 is no class 0, and what nobody named as ignored is an error."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(4, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    targets = torch.tensor([3, target, 0, 7])
+    if counts is None:
+        with pytest.raises(IndexError, match=f"Target {target} is out of bounds"):
+            LOSSES[name](hidden, weight, targets, ignore_index=ignored)
+        return
+    loss = LOSSES[name](hidden, weight, targets, ignore_index=ignored)
+    others = [0, 2, 3]
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(hidden[others] @ weight.T, targets[others]))
+    loss.backward()
+    assert torch.equal(hidden.grad[1], torch.zeros(5))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_where_all_targets_are_ignored_nothing_moves(smoothing: float) -> None:
+    hidden, weight = torch.randn(2, 3, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    loss = head_cross_entropy(hidden, weight, torch.full((2, 3), -100), label_smoothing=smoothing)
+    loss.backward()
+    assert loss.isnan() and not hidden.grad.any() and not weight.grad.any()
+
+
 def test_head_cross_entropy_of_probability_zero_is_finite() -> None:
     loss = head_cross_entropy(
         torch.tensor([[200.0]]).requires_grad_(), torch.tensor([[1.0], [-1.0]]), torch.tensor([1])

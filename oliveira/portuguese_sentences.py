@@ -1,0 +1,202 @@
+"""Sentences of the program in Brazilian Portuguese: refusals, and what it says when all went well.
+
+The keys are those of the code, {} for what they are about; `portuguese.py` holds help texts and single words.
+"""
+
+from __future__ import annotations
+
+SENTENCES = {
+    # Of the command line itself
+    "Missing argument {}.": "falta o argumento {}.",
+    "Missing option {}.": "falta a opção {}.",
+    "No such option: {}": "não há a opção {}.",
+    "No such option: {} Did you mean {}?": "não há a opção {} Seria {}?",
+    "No such command {}.": "não há o comando {}.",
+    "No such command {}. Did you mean {}?": "não há o comando {}. Seria {}?",
+    "Invalid value for {}: {}": "valor inválido para {}: {}",
+    "Got unexpected extra argument(s) ({})": "argumento a mais ({})",
+    "Option {} requires an argument.": "a opção {} pede um valor.",
+    "{} See `{} --help`.": "{} Veja `{} --help`.",
+    "--lang {} is not a language of this program. Use en or pt-BR.": (
+        "--lang {} não é uma língua deste programa. Use en ou pt-BR."
+    ),
+    # Homes and lives
+    "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
+        "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."
+    ),
+    "--home {} has no running server. Start `oliveira up` first.": (
+        "--home {} não tem servidor em curso. Inicie `oliveira up` primeiro."
+    ),
+    "--home {} is a file. Give a folder.": "--home {} é um arquivo. Dê uma pasta.",
+    "--json {} goes with --once. Add --once, or use `oliveira status --json`.": (
+        "--json {} vai com --once. Acrescente --once, ou use `oliveira status --json`."
+    ),
+    "there is no {} in --home {} yet. Give an artifact's folder, or a run TASK/MODEL.": (
+        "ainda não há {} em --home {}. Dê a pasta de um artefato, ou um treino TAREFA/MODELO."
+    ),
+    "artifact {} is not in the ledger. `oliveira history` lists those that are.": (
+        "o artefato {} não está no livro de registro. `oliveira history` lista os que estão."
+    ),
+    "a retraining is running already; `oliveira status` shows how far it is.": (
+        "já há um retreino em curso; `oliveira status` mostra onde está."
+    ),
+    "another `oliveira` ({}, process {}) is using {}. Stop it, or choose another folder with --home.": (
+        "outro `oliveira` ({}, processo {}) está usando {}. Pare-o, ou escolha outra pasta com --home."
+    ),
+    "no space left at {} ({} MiB free). Free some space and start again: finished stages are kept.": (
+        "não há espaço em {} ({} MiB livres). Libere espaço e comece de novo: o que terminou está guardado."
+    ),
+    "cannot write to {}: {}. Choose a folder you may write to with --home.": (
+        "não se pode escrever em {}: {}. Escolha com --home uma pasta em que possa."
+    ),
+    "key name {} must have 1 to 64 characters. Choose a shorter one.": (
+        "o nome de chave {} precisa ter de 1 a 64 caracteres. Escolha um mais curto."
+    ),
+    "key {} is unknown or revoked already. `oliveira keys list` shows the keys.": (
+        "a chave {} é desconhecida ou já foi revogada. `oliveira keys list` mostra as chaves."
+    ),
+    "key {} is revoked": "a chave {} está revogada",
+    "world {} cannot be read. Give the path of a .toml file or one of: {}.": (
+        "o mundo {} não pode ser lido. Dê o caminho de um arquivo .toml ou um destes: {}."
+    ),
+    "--set {} is not of the form section.field=value, for example --set train.steps=50.": (
+        "--set {} não tem a forma seção.campo=valor, por exemplo --set train.steps=50."
+    ),
+    # Tasks, models, runs
+    "task {} is not known. Did you mean {}?": "a tarefa {} não é conhecida. Seria {}?",
+    "model {} is not in the catalogue. Did you mean {}?": "o modelo {} não está no catálogo. Seria {}?",
+    "{} does not fit {}, which eats {} and gives {}. Models that do: {}.": (
+        "{} não serve a {}, que aceita {} e dá {}. Modelos que servem: {}."
+    ),
+    "{} has no {}. Did you mean {}?": "{} não tem {}. Seria {}?",
+    "{} is not key=value, for example d_model=128.": "{} não é chave=valor, por exemplo d_model=128.",
+    "steps = {} is a budget: write --budget steps={}.": "steps = {} é um orçamento: escreva --budget steps={}.",
+    "--budget {} is not steps=N, seconds=N or flops=N, for example steps=600.": (
+        "--budget {} não é steps=N, seconds=N ou flops=N, por exemplo steps=600."
+    ),
+    "--budget {}={} does not pay for one step. Give more, or a smaller model.": (
+        "--budget {}={} não paga um passo. Dê mais, ou um modelo menor."
+    ),
+    "{} = {} is set by {}: {}. Leave it out.": "{} = {} é dado por {}: {}. Deixe de fora.",
+    "{} = {} is refused: {}. Correct it.": "{} = {} é recusado: {}. Corrija.",
+    "a comparison needs two models or more, not {}. Name another.": (
+        "uma comparação precisa de dois modelos ou mais, não {}. Nomeie outro."
+    ),
+    "--set {}: {} is not among the models compared ({}).": "--set {}: {} não está entre os modelos comparados ({}).",
+    "recipe {} is unknown. Choose one of: {}.": "a receita {} é desconhecida. Escolha uma destas: {}.",
+    "run {} is not in {}. {} Train one with `oliveira train TASK MODEL`.": (
+        "o treino {} não está em {}. {} Treine um com `oliveira train TAREFA MODELO`."
+    ),
+    "There is no run yet.": "Ainda não há treino.",
+    "Runs here: {}.": "Treinos aqui: {}.",
+    "Train it with `oliveira train {} {}`.": "Treine com `oliveira train {} {}`.",
+    "run {} in {} was only measured by `compare`, which keeps no weights. {}": (
+        "o treino {} em {} só foi medido por `compare`, que não guarda pesos. {}"
+    ),
+    "run {} was measured by `compare` and kept no weights. {}": (
+        "o treino {} foi medido por `compare` e não guardou pesos. {}"
+    ),
+    "{}: outputs differ by {}, more than {}. It is refused.": "{}: as saídas diferem em {}, mais que {}. É recusado.",
+    "a request is a JSON object, for example {}.": "um pedido é um objeto JSON, por exemplo {}.",
+    "the input has {} steps, more than max_len = {}. Send less.": (
+        "a entrada tem {} passos, mais que max_len = {}. Envie menos."
+    ),
+    "--input cannot be read as JSON: {}. Give an object or @FILE.": (
+        "--input não pode ser lido como JSON: {}. Dê um objeto ou @ARQUIVO."
+    ),
+    "port {} on {} is taken by another program. Choose another --port, or 0 for any.": (
+        "a porta {} em {} já é de outro programa. Escolha outra com --port, ou 0 para qualquer uma."
+    ),
+    "cannot listen on {} port {}: {}. Choose another --host or --port.": (
+        "não é possível escutar em {} porta {}: {}. Escolha outro --host ou outra --port."
+    ),
+    "the request holds a number that is not finite or too large for any float. Correct it.": (
+        "o pedido traz um número que não é finito ou grande demais para um float. Corrija-o."
+    ),
+    "the model's answer is not a finite number: the request's numbers are too large for it.": (
+        "a resposta do modelo não é um número finito: os números do pedido são grandes demais para ele."
+    ),
+    "--text {} cannot be read as UTF-8 text: {}. Give another file.": (
+        "--text {} não pode ser lido como texto UTF-8: {}. Dê outro arquivo."
+    ),
+    "stopped at step {} of {}; start again to go on from there.": (
+        "parado no passo {} de {}; comece de novo para continuar dali."
+    ),
+    "stopped at once: the same command goes on from the last checkpoint.": (
+        "parado já: o mesmo comando continua do último ponto guardado."
+    ),
+    "stopped before the first checkpoint: nothing is kept, the same command begins anew.": (
+        "parado antes do primeiro ponto guardado: nada ficou, o mesmo comando começa de novo."
+    ),
+    "--streams {} is not a list of whole numbers. Use for example 1,8.": (
+        "--streams {} não é uma lista de números inteiros. Use por exemplo 1,8."
+    ),
+    # Adapters
+    "name {} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.": (
+        "{} não é nome de adaptador. Use letras, algarismos, '.', '_' e '-', no máximo 64."
+    ),
+    "name {} means the served model itself. Choose another name for the adapter.": (
+        "o nome {} significa o próprio modelo servido. Escolha outro para o adaptador."
+    ),
+    "name {} is taken by an adapter of this home. Choose another, or add --replace "
+    "(`oliveira adapters show {}` tells what it is).": (
+        "o nome {} já é de um adaptador desta pasta. Escolha outro, ou acrescente --replace "
+        "(`oliveira adapters show {}` diz o que é)."
+    ),
+    "adapter {} is not in {}. There are: {}.": "o adaptador {} não está em {}. Há: {}.",
+    "adapter {} is removed": "o adaptador {} foi removido",
+    "--lr {} and --alpha {} must be above 0.": "--lr {} e --alpha {} precisam ser maiores que 0.",
+    "artifact {} holds a {}: only a gpt is adapted to text.": "o artefato {} é um {}: só um gpt se adapta a texto.",
+    "--max-len {} is not between 2 and the model's {} tokens.": "--max-len {} não está entre 2 e {}, os do modelo.",
+    "{} gives {} tokens to learn from, one window needs {}. Add text, or give --max-len {} or less.": (
+        "{} dá {} tokens para aprender, uma janela precisa de {}. Acrescente texto, ou dê --max-len {} ou menos."
+    ),
+    "adapt.rank = {} is above {}, the narrower side of layer {} ({} → {}): more learns nothing more. Use {} or less.": (
+        "adapt.rank = {} passa de {}, o lado mais estreito da camada {} ({} → {}): mais nada aprende. Use {} ou menos."
+    ),
+    "{} holds {}, all of one kind: one must be held out to see what was learned. "
+    "Divide the text into several files, or add text that differs.": (
+        "{} tem {}, tudo de um só tipo: um precisa ser separado para ver o que foi aprendido. "
+        "Divida o texto em vários arquivos, ou acrescente texto diferente."
+    ),
+    "every text of {} repeats parts of the others: none can be held out and judge. "
+    "Take out what repeats (headers, quotations), or add text that differs.": (
+        "cada texto de {} repete partes dos outros: nenhum pode ser separado e julgar. "
+        "Tire o que se repete (cabeçalhos, citações), ou acrescente texto diferente."
+    ),
+    "{} is worse than the model without it: {}. It is not kept. Add text, or train less (--lr, --steps); "
+    "the same command with --keep takes it all the same.": (
+        "{} é pior que o modelo sem ele: {}. Não fica. Acrescente texto, ou treine menos (--lr, --steps); "
+        "o mesmo comando com --keep o aceita mesmo assim."
+    ),
+    # Texts of one's own
+    "folder {} does not exist. Give the folder that holds your {} files.": (
+        "a pasta {} não existe. Dê a pasta que tem seus arquivos {}."
+    ),
+    "{} is a file, not a folder. Give the folder it lies in: {}.": (
+        "{} é um arquivo, não uma pasta. Dê a pasta em que está: {}."
+    ),
+    "folder {} holds no {} file{}. Put text there.": "a pasta {} não tem arquivo {}{}. Ponha texto nela.",
+    "{} is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.": (
+        "{} é UTF-16, não UTF-8. Converta: iconv -f UTF-16 -t UTF-8."
+    ),
+    # What commands say when all went well
+    "{} parameters, {} steps in {} s": "{} parâmetros, {} passos em {} s",
+    "{} serves from the engine's next start on": "{} serve a partir do próximo início do motor",
+    (
+        "it loses {} nats a token and serve.max_loss of the home is {}: "
+        "raise that, or the form that loses nothing serves"
+    ): ("perde {} nats por token e o serve.max_loss da casa é {}: aumente-o, ou serve a forma que não perde nada"),
+    'next: send "model": "{}" to the server': 'a seguir: envie "model": "{}" ao servidor',
+    "next: oliveira export {}/{}; oliveira predict {}/{}": "a seguir: oliveira export {}/{}; oliveira predict {}/{}",
+    "{} → {} bits per byte on {} held-out document(s)": "{} → {} bits por byte em {} documento(s) separado(s)",
+    "{} that repeated others left out": "sem {} que repetiam outros",
+    "median (quickest to slowest) of {} rounds on {} thread(s)": (
+        "mediana (do mais rápido ao mais lento) de {} voltas em {} thread(s)"
+    ),
+    "{} {} seed {}: found again in {}": "{} {} semente {}: reencontrado em {}",
+    "{} {} seed {}: going on in {}": "{} {} semente {}: continua em {}",
+    "{}: {} MB, largest difference {}": "{}: {} MB, maior diferença {}",
+    "ETA {}": "faltam {}",
+    "after {}": "após {}",
+}

@@ -1,0 +1,142 @@
+"""Portuguese: nothing of the command line is left out, nothing in the table is stale, and no word of it is needed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shlex
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from oliveira import cli
+from oliveira.errors import UserError
+from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, of_environment, translate
+from oliveira.portuguese import HELP, WORDS
+from oliveira.portuguese_sentences import SENTENCES
+
+ROOM = Path(cli.__file__).parent
+PROGRAM = ROOM.parent
+OWN = ("predict.py", "data/held_out.py", "serving/adapter_names.py", "lifecycle/own_adapter.py")
+EXAMPLE = ("oliveira ", "curl ", "prometheus ")
+FROM_CLICK = 9  # sentences at the head of SENTENCES that are not ours
+
+
+def commands(command: Any, path: str = "oliveira") -> Iterator[tuple[str, Any]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{path} {name}")
+
+
+TREE = dict(commands(typer.main.get_command(cli.app)))
+
+
+def told(command: Any) -> list[str]:
+    parts = [part.strip() for part in (command.help or "").split("\n\n")]
+    options = [parameter.help for parameter in command.params if getattr(parameter, "help", None)]
+    return [part for part in parts if not part.startswith(EXAMPLE)] + options
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_every_command_and_option_is_told_in_portuguese(path: str) -> None:
+    assert [text for text in told(TREE[path]) if text not in HELP and text not in WORDS] == [], "add to portuguese.HELP"
+    unexplained = [p.name for p in TREE[path].params if not getattr(p, "help", None)]
+    assert unexplained == [], "an option without a sentence"
+
+
+@pytest.mark.parametrize("path", [path for path, command in TREE.items() if not hasattr(command, "commands")])
+def test_every_command_has_two_examples_that_parse(path: str) -> None:
+    examples = [line.strip() for line in (TREE[path].help or "").splitlines() if line.strip().startswith(EXAMPLE)]
+    assert len(examples) >= 2 and any(example.startswith(path) for example in examples)
+    for words in map(shlex.split, examples):
+        command, names = TREE["oliveira"], words[1:]
+        if words[0] != "oliveira":
+            continue
+        while hasattr(command, "commands"):
+            command, names = command.commands[names[0]], names[1:]
+        command.make_context(path, list(names)).close()
+
+
+def templates(file: Path) -> Iterator[tuple[str, bool]]:
+    """Every string of a file, {} for what is put in, and whether it is the sentence of an error."""
+
+    def template(node: ast.AST) -> str | None:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if (text := template(node)) is not None:
+            yield text, False
+        name = getattr(getattr(node, "func", None), "id", "")
+        if name in ("UserError", "OliveiraError", "Interrupted") and node.args and (text := template(node.args[0])):  # type: ignore[attr-defined]
+            yield text, True
+
+
+def test_every_refusal_of_the_command_line_is_told_in_portuguese() -> None:
+    files = [*ROOM.glob("*.py"), *(PROGRAM / name for name in OWN)]
+    said = {text for file in files for text, error in templates(file) if error}
+    assert [text for text in said if text.strip("{}: ") and text not in SENTENCES] == [], "add to portuguese.SENTENCES"
+
+
+def test_nothing_in_the_table_is_stale() -> None:
+    told_anywhere = {text for command in TREE.values() for text in told(command)}
+    files = [file for file in PROGRAM.rglob("*.py") if not file.name.startswith("portuguese")]
+    said = {text for file in files for text, _ in templates(file)}
+    click = {"Show this message and exit."}
+    assert [text for text in HELP if text not in told_anywhere | said | click] == []
+    assert [text for text in list(SENTENCES)[FROM_CLICK:] if text not in said] == []
+
+
+def test_a_translation_takes_what_its_sentence_gives() -> None:
+    for english, portuguese in SENTENCES.items():
+        fields = [field for _, field, _, _ in string.Formatter().parse(portuguese) if field is not None]
+        assert len(fields) == english.count("{}"), english
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, ENGLISH),
+        ({"LANG": "pt_BR.UTF-8"}, PORTUGUESE),
+        ({"LANG": "pt_BR.UTF-8", "LC_ALL": "C"}, ENGLISH),
+        ({"LANG": "en_GB.UTF-8", "LC_MESSAGES": "pt_PT"}, PORTUGUESE),
+        ({"LANG": "pt_BR.UTF-8", VARIABLE: "en"}, ENGLISH),
+    ],
+)
+def test_the_system_says_which_language(environment: dict[str, str], language: str) -> None:
+    assert of_environment(environment) == language
+
+
+@pytest.mark.parametrize("words", [["--lang", "pt-BR"], ["--lang=pt"], ["--lang", "PT_BR"]])
+def test_the_flag_stands_anywhere_and_wins(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "en")
+    assert choose(["status", *words, "--json"]) == ["status", "--json"]
+    assert os.environ[VARIABLE] == PORTUGUESE and translate("Options") == "Opções"
+    assert translate("task 'x' is not known. Did you mean lm/bncc?") == "a tarefa 'x' não é conhecida. Seria lm/bncc?"
+    assert translate("something that nobody translated") == "something that nobody translated"
+    assert choose(["x", "--", "--lang", "de"]) == ["x", "--", "--lang", "de"]
+    with pytest.raises(UserError, match="--lang de"):
+        choose(["status", "--lang", "de"])
+
+
+def test_a_person_reads_portuguese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(VARIABLE, "en")
+    for words, code, said in (
+        (["train", "--help", "--lang", "pt-BR"], 0, ("Treina um modelo", "Opções", "Argumentos", "Mesma semente")),
+        (["--lang", "pt-BR", "train", "probe/adding"], 2, ("falta o argumento", "oliveira train --help")),
+        (["train", "nada", "lstm", "--lang", "pt-BR"], 2, ("a tarefa 'nada' não é conhecida",)),
+        (["nada", "--lang", "pt-BR"], 2, ("não há o comando 'nada'",)),
+        (["train", "probe/adding", "--lang", "en"], 2, ("Missing argument", "oliveira train --help")),
+        (["status", "--lang", "de"], 2, ("--lang de",)),
+        (["--version"], 0, ("0.",)),
+    ):
+        monkeypatch.setattr("sys.argv", ["oliveira", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out = " ".join("".join(capsys.readouterr()).split())
+        assert (ended.value.code or 0) == code and all(part in out for part in said), out
