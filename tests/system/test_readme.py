@@ -44,7 +44,7 @@ RULES = {
     "make up TEXT=~/my-texts": Rule("make up TEXT={texts}", run="comes up"),
     "oliveira up --once --json life.json": Rule("tests/system/test_life.py", run="elsewhere"),
     "oliveira list": Rule(says="lstm"),
-    "oliveira list --task ?": Rule(says="forecast/power"),
+    "oliveira list --tasks": Rule(says="forecast/power"),
     "oliveira train forecast/power lstm": Rule(
         "oliveira train forecast/power lstm d_model=8 --budget steps=2", "next: oliveira export forecast/power/lstm"
     ),
@@ -55,6 +55,7 @@ RULES = {
     "oliveira explain lstm --task forecast/power": Rule(says="by backpropagation"),
     "oliveira export forecast/power/lstm": Rule(says="largest difference"),
     "oliveira predict forecast/power/lstm": Rule(says='"engine": "onnxruntime"'),
+    "oliveira serve forecast/power/lstm": Rule("tests/system/test_model_lives.py", run="elsewhere"),
     "oliveira reproduce forecast-lstm": Rule(says="OUTSIDE", code=1),  # two steps are not the published six hundred
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
@@ -66,7 +67,10 @@ RULES = {
     "oliveira reject": Rule(says='"rejected"', waiting=True),
     "oliveira pause": Rule(says="true"),
     "oliveira resume": Rule(says="false"),
-    "oliveira adapt NAME FOLDER": Rule("oliveira adapt ana {texts} --steps 2", "bits per byte"),
+    "oliveira adapt NAME FOLDER": Rule("oliveira adapt ana {texts} --steps 2 --keep", "bits per byte"),
+    "oliveira adapters list": Rule(says="ana"),
+    "oliveira adapters show NAME": Rule("oliveira adapters show ana", "bits per byte"),
+    "oliveira adapters remove NAME": Rule("oliveira adapters remove ana", "removed"),
     "oliveira compile champion": Rule("oliveira compile champion --streams 1 --rounds 1", "serves from"),
     "oliveira keys create NAME": Rule("oliveira keys create ana", r"sk-|-"),
     "oliveira prometheus-config": Rule(says="prometheus --config.file="),
