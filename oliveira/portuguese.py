@@ -186,20 +186,20 @@ HELP = {
         "Remove um adaptador; um servidor em curso deixa logo de responder por esse nome."
     ),
     # compile
-    "The engine reads the note when it starts. It stands beside the artifact and holds for this machine only.\nWith "
-    "--max-loss also forms that lose a little take part; they serve if serve.max_loss allows as much.": (
-        "O motor lê a nota ao iniciar. Ela fica ao lado do artefato e vale só para esta máquina.\nCom --max-loss "
-        "participam também formas que perdem um pouco; servem se serve.max_loss permitir tanto."
-    ),
-    "Nats a token that a faster form may lose; left out: serve.max_loss of the home.": (
-        "Nats por token que uma forma mais rápida pode perder; sem a opção: serve.max_loss da casa."
-    ),
-    "Held-out text for --max-loss, UTF-8; left out: what the home keeps for it.": (
-        "Texto reservado para --max-loss, em UTF-8; sem a opção: o que a casa guarda para isso."
-    ),
     "Writes a gpt's decode step as an ONNX graph, times it beside the native step and torch, and notes the fastest.": (
         "Escreve o passo de decodificação de um gpt como grafo ONNX, mede-o ao lado do passo nativo e do torch, e "
         "anota o mais rápido."
+    ),
+    "The engine reads the note when it starts. It stands beside the artifact and holds for this machine only.\n"
+    "With --max-loss also forms that lose a little take part; they serve if serve.max_loss allows as much.": (
+        "O motor lê a nota ao iniciar. Ela fica ao lado do artefato e vale só nesta máquina. Com --max-loss concorrem "
+        "também formas que perdem um pouco; elas servem se serve.max_loss permite tanto."
+    ),
+    "Nats a token that a faster form may lose; left out: serve.max_loss of the home.": (
+        "Nats por token que uma forma mais rápida pode perder; sem ele: serve.max_loss da pasta."
+    ),
+    "Held-out text for --max-loss, UTF-8; left out: what the home keeps for it.": (
+        "Texto separado para --max-loss, UTF-8; sem ele: o que a pasta guarda para isso."
     ),
     "Folder of an artifact or run, champion, or TASK/MODEL of a run.": (
         "Pasta de um artefato ou treino, champion, ou TAREFA/MODELO de um treino."

@@ -104,20 +104,11 @@ SENTENCES = {
     "--input cannot be read as JSON: {}. Give an object or @FILE.": (
         "--input não pode ser lido como JSON: {}. Dê um objeto ou @ARQUIVO."
     ),
-    "port {} on {} is taken by another program. Choose another --port, or 0 for any.": (
-        "a porta {} em {} já é de outro programa. Escolha outra com --port, ou 0 para qualquer uma."
-    ),
-    "cannot listen on {} port {}: {}. Choose another --host or --port.": (
-        "não é possível escutar em {} porta {}: {}. Escolha outro --host ou outra --port."
-    ),
     "the request holds a number that is not finite or too large for any float. Correct it.": (
-        "o pedido traz um número que não é finito ou grande demais para um float. Corrija-o."
+        "o pedido tem um número que não é finito ou é grande demais. Corrija."
     ),
     "the model's answer is not a finite number: the request's numbers are too large for it.": (
         "a resposta do modelo não é um número finito: os números do pedido são grandes demais para ele."
-    ),
-    "--text {} cannot be read as UTF-8 text: {}. Give another file.": (
-        "--text {} não pode ser lido como texto UTF-8: {}. Dê outro arquivo."
     ),
     "stopped at step {} of {}; start again to go on from there.": (
         "parado no passo {} de {}; comece de novo para continuar dali."
@@ -130,6 +121,9 @@ SENTENCES = {
     ),
     "--streams {} is not a list of whole numbers. Use for example 1,8.": (
         "--streams {} não é uma lista de números inteiros. Use por exemplo 1,8."
+    ),
+    "--text {} cannot be read as UTF-8 text: {}. Give another file.": (
+        "--text {} não pode ser lido como texto UTF-8: {}. Dê outro arquivo."
     ),
     # Adapters
     "name {} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.": (

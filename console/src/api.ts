@@ -19,6 +19,14 @@ export async function makeWish(verb: Verb, args: Record<string, unknown>): Promi
   return ((await response.json()) as { wish: number }).wish;
 }
 
+/** True when the server takes the key and remembers it for this browser session. Throws when it does not answer. */
+export async function signIn(key: string): Promise<boolean> {
+  // A header takes ASCII only, and so does a key.
+  if (!/^[\x21-\x7e]+$/.test(key)) return false;
+  const response = await fetch("/console/session", { method: "POST", headers: { ...HEADERS, Authorization: `Bearer ${key}` } });
+  return response.ok;
+}
+
 export async function getWish(id: number): Promise<Wish> {
   const response = await fetch(`/admin/wishes/${id}`);
   if (!response.ok) throw await refusal(response);

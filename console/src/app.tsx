@@ -9,6 +9,7 @@ import { Speak, useLanguage } from "./language";
 import { alarmGauge, type Live, useLive } from "./live";
 import { Loop } from "./loop";
 import { Metrics } from "./metrics";
+import { SignIn } from "./sign-in";
 import { type Language, LANGUAGES } from "./text";
 import type { State } from "./types";
 
@@ -28,8 +29,10 @@ function Page() {
     <>
       <a class="skip" href="#loop">{text.skip}</a>
       <Head state={state} />
-      <Warnings live={live} />
-      {state ? (
+      {!live.denied && <Warnings live={live} />}
+      {live.denied ? (
+        <SignIn />
+      ) : state ? (
         <main>
           <Loop state={state} />
           <Duel state={state} />
@@ -40,7 +43,7 @@ function Page() {
           <Decisions state={state} />
         </main>
       ) : (
-        <p class="quiet loading">{live.denied ? text.key : text.loading}</p>
+        <p class="quiet loading">{text.loading}</p>
       )}
     </>
   );

@@ -14,14 +14,15 @@ export interface Formats {
   milliseconds(seconds: number | null | undefined): string;
   duration(seconds: number | null | undefined): string;
   moment(time: number): string;
-  output(name: string, value: Value): string;
+  output(name: string, value: Value): string; // true and false in words
 }
 
 export function short(digest: string | null | undefined): string {
   return digest ? digest.slice(0, SHORT_DIGEST) : DASH;
 }
 
-export function formats(language: string): Formats {
+/** `yes` and `no`: how the language says true and false. */
+export function formats(language: string, yes: string, no: string): Formats {
   const fixed = (digits: number, sign: "auto" | "exceptZero", style: "decimal" | "percent") =>
     new Intl.NumberFormat(language, {
       minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: sign, style,
@@ -40,6 +41,7 @@ export function formats(language: string): Formats {
   };
   const output = (name: string, value: Value): string => {
     if (typeof value === "string") return /^[0-9a-f]{40,}$/.test(value) ? short(value) : value;
+    if (typeof value === "boolean") return value ? yes : no;
     if (typeof value !== "number") return value === null ? DASH : JSON.stringify(value);
     if (name.endsWith("bytes")) return `${write(value / 2 ** 20, fixed(2, "auto", "decimal"))} MiB`;
     if (name.endsWith("_ms")) return `${write(value, fixed(2, "auto", "decimal"))} ms`;

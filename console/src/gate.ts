@@ -43,8 +43,9 @@ export function comparison(state: State): Comparison {
   for (const measured of state.decisions) {
     const gate = readGate(measured.numbers);
     if (!gate) continue;
-    // A person may have approved or rejected it after the gate had spoken.
-    const decision = state.decisions.find((each) => each.digest === measured.digest && each.kind !== "rollback") ?? measured;
+    // A person may have approved or rejected it after the gate had spoken, and rolled it back after that.
+    const about = (each: Decision) => (each.kind === "rollback" ? each.previous : each.digest) === measured.digest;
+    const decision = state.decisions.find(about) ?? measured;
     return { champion: find(measured.previous), challenger: find(measured.digest), gate, decision, waits: false };
   }
   return { champion, challenger: null, gate: null, decision: null, waits: false };

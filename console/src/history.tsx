@@ -5,7 +5,8 @@ import { Verdict } from "./duel";
 import { readGate } from "./gate";
 import { useLanguage } from "./language";
 import { told } from "./reasons";
-import type { Decision, State, Value } from "./types";
+import type { Text } from "./text";
+import type { Decision, State, Value, Values } from "./types";
 
 export function Decisions({ state }: { state: State }) {
   const { text } = useLanguage();
@@ -48,19 +49,31 @@ function Row({ decision }: { decision: Decision }) {
       <td>
         <span class="what">{text.decisions[decision.kind] ?? decision.kind}</span> <Verdict decision={decision} />
       </td>
-      <td class="mono">{short(decision.digest)}</td>
-      <td class="figure">{before && after ? format.signedPercent(after / before - 1) : DASH}</td>
-      <td class="figure">{format.signedPercent(gate?.forgetting)}</td>
-      <td>{decision.actor}</td>
+      <td class="mono" data-name={text.artifact}>{short(decision.digest)}</td>
+      <td class="figure" data-name={text.newDomain}>{before && after ? format.signedPercent(after / before - 1) : DASH}</td>
+      <td class="figure" data-name={text.baseDomain}>{format.signedPercent(gate?.forgetting)}</td>
+      <td data-name={text.actor}>{text.words[decision.actor] ?? decision.actor}</td>
     </tr>
   );
 }
 
 /** Nested values as words: `tokens js 0.51 / 0.000003`. */
-function plain(name: string, value: Value, format: Formats): string {
-  if (Array.isArray(value)) return value.map((each) => plain(name, each, format)).join(" / ");
+function plain(name: string, value: Value, format: Formats, text: Text): string {
+  if (Array.isArray(value)) return value.map((each) => plain(name, each, format, text)).join(" / ");
+  if (typeof value === "string" && value in text.words) return text.words[value] ?? value;
   if (value === null || typeof value !== "object") return format.output(name, value);
-  return Object.entries(value).map(([inner, each]) => `${inner} ${plain(inner, each, format)}`).join(", ");
+  return Object.entries(value).map(([inner, each]) => `${named(inner, text)} ${plain(inner, each, format, text)}`).join(", ");
+}
+
+/** The most telling first. */
+function inOrder(data: Values, text: Text): Values {
+  const order = Object.keys(text.about);
+  const place = (name: string) => (order.includes(name) ? order.indexOf(name) : order.length);
+  return Object.fromEntries(Object.entries(data).sort(([a], [b]) => place(a) - place(b)));
+}
+
+function named(name: string, text: Text): string {
+  return text.about[name] ?? name.replaceAll("_", " ");
 }
 
 export function Events({ state }: { state: State }) {
@@ -78,10 +91,8 @@ export function Events({ state }: { state: State }) {
             <li key={event.id}>
               <time>{format.moment(event.time)}</time>
               <span>
-                <b>{event.kind.replaceAll("_", " ")}</b>{" "}
-                <span class="quiet">
-                  {Object.entries(event.data).map(([name, value]) => `${name.replaceAll("_", " ")} ${plain(name, value, format)}`).join(", ")}
-                </span>
+                <b>{text.happened[event.kind] ?? event.kind.replaceAll("_", " ")}</b>{" "}
+                <span class="quiet">{plain("", inOrder(event.data, text), format, text)}</span>
               </span>
             </li>
           ))}

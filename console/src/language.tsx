@@ -23,7 +23,7 @@ export function Speak({ children }: { children: ComponentChildren }) {
     () => ({
       language,
       text: LANGUAGES[language].text,
-      format: formats(language),
+      format: formats(language, LANGUAGES[language].text.yes, LANGUAGES[language].text.no),
       choose: (next) => {
         rememberLanguage(next);
         setLanguage(next);

@@ -45,12 +45,19 @@ class Feed {
   open(): void {
     this.connect();
     setInterval(() => {
+      if (this.live.denied) return; // until somebody signs in
       const silent = Date.now() - this.heard > SILENCE_MS;
       if (silent) this.set({ connected: false });
       // A connection that a dying server took and never answered stays "connecting" for ever: it is given up as well.
       const stuck = Date.now() - this.tried > SILENCE_MS;
       if (silent && (stuck || this.source?.readyState !== EventSource.CONNECTING)) this.connect();
     }, RETRY_MS);
+  }
+
+  /** After signing in. */
+  again(): void {
+    this.set({ denied: false });
+    this.connect();
   }
 
   /** The whole curve of a run that no longer learns. */
@@ -73,7 +80,9 @@ class Feed {
   private async explain(): Promise<void> {
     this.set({ connected: false });
     const response = await fetch("/admin/state").catch(() => null);
-    this.set({ denied: response?.status === 401 || response?.status === 403 });
+    const denied = response?.status === 401 || response?.status === 403;
+    if (denied) this.source?.close();
+    this.set({ denied });
   }
 
   private take(message: Message): void {

@@ -7,7 +7,7 @@ import { inOrder, mainOutputs, type Node, nodes, spent } from "./loop-nodes";
 import { AsTable } from "./as-table";
 import type { Stage, State } from "./types";
 
-const LETTER = 6.7; // width of a letter of a box's name
+const NAME_FONT = "600 13px"; // as `.box .name`
 
 export function Loop({ state }: { state: State }) {
   const { text, format } = useLanguage();
@@ -107,7 +107,8 @@ interface BoxProps {
 function Box({ node, place, size, pressed, choose }: BoxProps) {
   const { text, format } = useLanguage();
   const name = text.nodes[node.id];
-  const lines = wrapped(name, (size.width - 40) / LETTER);
+  const room = size.width - 42;
+  const lines = wrapped(name, room);
   const told = node.seconds === null ? text.states[node.state] : `${text.states[node.state]} · ${format.duration(node.seconds)}`;
   const act = () => choose(node.id);
   return (
@@ -132,7 +133,10 @@ function Box({ node, place, size, pressed, choose }: BoxProps) {
       <Mark state={node.state} />
       <text class="name" x="34" y={lines.length > 1 ? 20 : 28}>
         {lines.map((line, i) => (
-          <tspan x="34" dy={i ? 15 : 0}>{`${line} `}</tspan>
+          // A word that is wider than its box is drawn narrower.
+          <tspan x="34" dy={i ? 15 : 0} textLength={drawn(line) > room ? room : undefined} lengthAdjust="spacingAndGlyphs">
+            {`${line} `}
+          </tspan>
         ))}
       </text>
       <text class="told" x="34" y={lines.length > 1 ? 53 : 46}>{told}</text>
@@ -140,11 +144,21 @@ function Box({ node, place, size, pressed, choose }: BoxProps) {
   );
 }
 
-/** Words in lines of at most so many letters. */
-function wrapped(name: string, letters: number): string[] {
+/** Pixels of a text in a box, in the font that this browser has. */
+function drawn(text: string): number {
+  const pen = (ruler ??= document.createElement("canvas").getContext("2d"));
+  if (!pen) return 0;
+  pen.font = `${NAME_FONT} ${getComputedStyle(document.body).fontFamily}`;
+  return pen.measureText(text).width;
+}
+
+let ruler: CanvasRenderingContext2D | null = null;
+
+/** Words in lines of at most so many pixels. */
+function wrapped(name: string, room: number): string[] {
   return name.split(" ").reduce<string[]>((lines, word) => {
     const last = lines.at(-1);
-    return last !== undefined && last.length + 1 + word.length <= letters ? [...lines.slice(0, -1), `${last} ${word}`] : [...lines, word];
+    return last !== undefined && drawn(`${last} ${word}`) <= room ? [...lines.slice(0, -1), `${last} ${word}`] : [...lines, word];
   }, []);
 }
 

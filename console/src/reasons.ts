@@ -9,8 +9,15 @@ const PORTUGUESE: [RegExp, string][] = [
   [/^gain (\S+) bits per byte on the new domain is below (\S+)$/, "o ganho de $1 bits por byte no domínio novo fica abaixo de $2"],
   [/^forgetting (\S+) of the base domain is above (\S+)$/, "o esquecimento de $1 do domínio base passa de $2"],
   [/^latency (\S+) × the champion's is above (\S+)$/, "a latência de $1 × a do campeão passa de $2"],
+  [
+    /^latency (\S+) × the champion's \((\S+) to (\S+)\) is above (\S+)$/,
+    "a latência de $1 × a do campeão ($2 a $3) passa de $4",
+  ],
   [/^first model of this world$/, "primeiro modelo deste mundo"],
+  [/^the world or its text changed$/, "o mundo ou o seu texto mudou"],
   [/^rejected by hand$/, "rejeitado por uma pessoa"],
+  [/^by hand$/, "por uma pessoa"],
+  [/^(swap|approve) by (.+)$/, "pedido de $2"],
 ];
 
 export function told(reason: string, language: Language): string {

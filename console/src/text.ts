@@ -119,9 +119,27 @@ const en = {
     promoted: "promoted", rejected: "rejected", "rolled back": "rolled back", approved: "approved",
     "awaiting approval": "awaiting approval", refused: "refused", failed: "failed",
   } as Record<string, string>,
+  yes: "yes",
+  no: "no",
   events: "Events",
   noEvents: "Nothing has happened yet.",
-  key: "This page needs an admin key: open it with the address that `oliveira up` printed.",
+  happened: {
+    drift: "drift", swap: "swap", engine_restarted: "engine restarted", update: "retraining ended",
+    update_started: "retraining began", update_stopped: "retraining stopped", update_failed: "retraining failed",
+  } as Record<string, string>,
+  about: {
+    trigger: "trigger", verdict: "verdict", reason: "reason", digest: "model", champion_before: "champion before",
+    from: "from", to: "to", result: "result", seconds: "seconds", scores: "scores", tokens: "tokens", lengths: "lengths", loss: "loss",
+  } as Record<string, string>,
+  words: {} as Record<string, string>, // values that are words
+  signIn: {
+    title: "Sign in",
+    hint: "The command oliveira up prints an address with a key in it; oliveira keys create NAME --admin makes another.",
+    key: "Admin key",
+    go: "Open",
+    wrong: "This key is unknown, revoked, or not an admin key.",
+    silent: "The server does not answer.",
+  },
   outputs: {
     base_source: "base text", base_licence: "base licence", base_characters: "base characters", base_documents: "base documents",
     new_source: "new text", new_licence: "new licence", new_characters: "new characters", new_documents: "new documents",
@@ -264,9 +282,32 @@ const pt: Text = {
     promoted: "promovido", rejected: "rejeitado", "rolled back": "revertido", approved: "aprovado",
     "awaiting approval": "espera aprovação", refused: "recusado", failed: "falhou",
   },
+  yes: "sim",
+  no: "não",
   events: "Acontecimentos",
   noEvents: "Nada aconteceu ainda.",
-  key: "Esta página precisa de uma chave de administração: abra-a pelo endereço que `oliveira up` mostrou.",
+  happened: {
+    drift: "desvio", swap: "troca", engine_restarted: "motor reiniciado", update: "retreino terminado",
+    update_started: "retreino iniciado", update_stopped: "retreino parado", update_failed: "retreino falhou",
+  },
+  about: {
+    trigger: "motivo", verdict: "decisão", reason: "razão", digest: "modelo", champion_before: "campeão antes",
+    from: "de", to: "para", result: "resultado", seconds: "segundos", scores: "medidas", tokens: "tokens", lengths: "comprimentos",
+    loss: "perda",
+  },
+  words: {
+    ok: "certo", drift: "desvio", schedule: "agenda", "by hand": "por uma pessoa", console: "painel", gate: "portão",
+    pipeline: "preparo", loop: "ciclo", "command line": "terminal", promoted: "promovido", rejected: "rejeitado",
+    "awaiting approval": "espera aprovação", failed: "falhou",
+  },
+  signIn: {
+    title: "Entrar",
+    hint: "O comando oliveira up mostra um endereço com uma chave; oliveira keys create NOME --admin faz outra.",
+    key: "Chave de administração",
+    go: "Abrir",
+    wrong: "Esta chave é desconhecida, foi revogada ou não é de administração.",
+    silent: "O servidor não responde.",
+  },
   outputs: {
     base_source: "texto base", base_licence: "licença da base", base_characters: "caracteres da base",
     base_documents: "documentos da base", new_source: "texto novo", new_licence: "licença do novo",

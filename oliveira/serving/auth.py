@@ -4,8 +4,9 @@
     admin  /admin, /console; includes `use`
     any    /metrics, /ready, /version: any key that is not revoked
 
-A program sends `Authorization: Bearer KEY`. A browser opens /console/?key=KEY once and gets a cookie that no
-script can read and no other site can make it send; a POST by cookie must also carry `X-Oliveira: console`.
+A program sends `Authorization: Bearer KEY`. A browser opens /console/?key=KEY once, or sends the key from the page's
+sign-in, and gets a cookie that no script can read and no other site can make it send; a POST by cookie must also carry
+`X-Oliveira: console`. The files of the page itself hold no secret and are open, so that there is a page to sign in on.
 Keys are looked up at every request, so that a revoked one stops working at once.
 """
 
@@ -26,6 +27,8 @@ ANY_KEY = ("/metrics", "/ready", "/version")
 ADMIN = ("/admin", "/console")
 COOKIE = "oliveira_session"
 CONSOLE = "/console/"
+SESSION = "/console/session"  # POST with a key as a program sends it
+REFUSED = "/console/?refused"  # where the page says that the key is no good
 
 
 def needed_scope(path: str) -> str | None:
@@ -42,6 +45,8 @@ def authorise(scope: Scope, ledger: Ledger) -> Key | None:
         return None
     headers = Request(scope).headers
     presented = _bearer(headers.get("authorization", ""))
+    if not presented and method in ("GET", "HEAD") and path.startswith(CONSOLE):
+        return None
     by_cookie = not presented
     if by_cookie:
         presented = _cookie(headers.get("cookie", ""))
@@ -61,23 +66,30 @@ def authorise(scope: Scope, ledger: Ledger) -> Key | None:
 
 
 def log_in(scope: Scope, ledger: Ledger) -> Response | None:
-    """GET /console/?key=…: a cookie, and the page without the key in its address. None for other requests."""
+    """GET /console/?key=… and POST /console/session: a cookie for this browser session; None for other requests.
+
+    The page comes back without the key in its address; a key that is no good is told on the page.
+    """
+    if scope["method"] == "POST" and scope["path"] == SESSION:
+        authorise(scope, ledger)
+        response = Response(status_code=204, headers={"Cache-Control": "no-store"})
+        return _remembering(response, _bearer(Request(scope).headers.get("authorization", "")))
     if scope["method"] != "GET" or scope["path"] != CONSOLE:
         return None
     given = parse_qs(scope["query_string"].decode("latin-1")).get("key")
     if not given:
         return None
     key = ledger.verify_key(given[0])
-    if key is None or "admin" not in key.scopes:
-        raise ApiError(
-            401,
-            "the key is unknown, revoked or not an admin key. `oliveira keys` makes one.",
-            code="invalid_api_key",
-        )
-    response = RedirectResponse(
-        CONSOLE, status_code=303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-    )
-    response.set_cookie(COOKIE, given[0], httponly=True, samesite="strict", path="/")
+    good = key is not None and "admin" in key.scopes
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    page = RedirectResponse(CONSOLE if good else REFUSED, status_code=303, headers=headers)
+    return _remembering(page, given[0]) if good else page
+
+
+def _remembering(response: Response, key: str) -> Response:
+    """Nothing is remembered for a request that came by cookie: it has no key to give."""
+    if key:
+        response.set_cookie(COOKIE, key, httponly=True, samesite="strict", path="/")
     return response
 
 

@@ -175,7 +175,14 @@ class Front:
         return dict(self.serving)
 
     async def _guard(self, request: Request, call_next: Any) -> Response:
-        if request.cookies.get(COOKIE) != SECRET:
+        known = request.cookies.get(COOKIE) == SECRET
+        if request.url.path == "/console/session":  # as oliveira/serving/auth.py does
+            known = request.headers.get("authorization") == f"Bearer {SECRET}"
+            answer = Response(status_code=204 if known else 401)
+            if known:
+                answer.set_cookie(COOKIE, SECRET, httponly=True, samesite="strict")
+            return answer
+        if not known and not request.url.path.startswith("/console/"):
             return Response(status_code=401)
         if request.method == "POST" and request.headers.get("x-oliveira") != "console":
             return Response(status_code=403)

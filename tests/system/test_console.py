@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from oliveira.console.curve import CurveTail, thin
 from oliveira.console.figures import RequestFigures
 from oliveira.console.routes import STATIC, make_router
 from oliveira.console.state import STAGES, state_snapshot
+from oliveira.lifecycle import gate
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 
@@ -166,6 +169,24 @@ def test_request_figures_are_those_of_prometheus() -> None:
     assert found["ttft_p95"] == pytest.approx(0.02 + 0.02 * 9 / 10)  # … and the 19th of twenty
     now = 95.0
     assert figures() == {"requests_total": 20, "ttft_p50": None, "ttft_p95": None}  # more than a minute ago
+
+
+def test_every_reason_of_the_gate_is_known_to_the_portuguese_page() -> None:
+    root = Path(gate.__file__).parent.parent.parent
+    patterns = re.findall(r"/(\^.+?\$)/,", (root / "console" / "src" / "reasons.ts").read_text(encoding="utf-8"))
+    said = {text for node in ast.walk(ast.parse(Path(gate.__file__).read_text())) for text in _appended(node)}
+    assert len(said) >= 5
+    for text in said:
+        assert any(re.match(pattern, text) for pattern in patterns), text
+
+
+def _appended(node: ast.AST) -> list[str]:
+    """What `reasons.append(…)` is given, a number in the place of each figure."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "reasons.append"):
+        return []
+    given = node.args[0]
+    parts = given.values if isinstance(given, ast.JoinedStr) else [given]
+    return ["".join(str(part.value) if isinstance(part, ast.Constant) else "1.5" for part in parts)]
 
 
 @pytest.fixture
@@ -323,6 +344,69 @@ def test_browser_language_is_the_first_one(browser: Browser, front: Front) -> No
         opened = context.new_page()
         opened.goto(f"{url}/console/")
         expect(opened.locator("#loop-title")).to_have_text("O ciclo", timeout=WAIT)
+
+
+def test_without_a_key_there_is_a_page_to_sign_in_on(browser: Browser, front: Front) -> None:
+    with running(front) as url, browser.new_context(locale="pt-BR") as context:
+        opened = context.new_page()
+        opened.set_default_timeout(WAIT)
+        opened.goto(f"{url}/console/?refused")
+        expect(opened.get_by_role("alert")).to_contain_text("Esta chave é desconhecida")
+        opened.goto(f"{url}/console/")
+        expect(opened.locator("#sign-in-title")).to_have_text("Entrar")
+        expect(opened.get_by_role("alert")).to_have_text("")
+        field = opened.get_by_label("Chave de administração")
+        for wrong in ("sk-oli-nonsense", "chave é"):
+            field.fill(wrong)
+            field.press("Enter")
+            expect(opened.get_by_role("alert")).to_contain_text("Esta chave é desconhecida")
+        field.fill(SECRET)
+        field.press("Enter")
+        expect(opened.locator("[data-stage=train]")).to_be_visible()
+        assert SECRET not in opened.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
+        opened.reload()
+        expect(opened.locator("[data-stage=train]")).to_be_visible()
+
+
+CUT = """() => [
+    ...[...document.querySelectorAll(".decisions .scroll, .events .scroll, main table")]
+        .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.className),
+    ...[...document.querySelectorAll(".box")].filter(box => {
+        const [frame, name] = ["rect", ".name"].map(part => box.querySelector(part).getBoundingClientRect());
+        return name.right > frame.right || name.bottom > frame.bottom;
+    }).map(box => box.dataset.stage),
+    ...(document.documentElement.scrollWidth > innerWidth ? ["page"] : []),
+]"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("language", ["English", "Português"])
+def test_nothing_is_cut(page: Page, front: Front, language: str, width: int) -> None:
+    front.life.refuse_a_challenger()
+    front.life.promote_a_challenger()
+    front.life.ledger.rollback(actor="command line", reason="by hand")
+    page.set_viewport_size({"width": width, "height": 900})
+    press(page, language)
+    expect(page.locator(".decisions tbody tr")).to_have_count(4)
+    wait_for(lambda: page.evaluate(CUT) == [])
+
+
+def test_events_and_decisions_are_in_portuguese(page: Page, front: Front) -> None:
+    life = front.life
+    life.promote_a_challenger()
+    press(page, "Português")
+    expect(page.locator(".duel .verdict")).to_contain_text("promovido")
+    life.ledger.rollback(actor="command line", reason="by hand")
+    life.raise_alarm()
+    life.ledger.event("update_started", {"trigger": "by hand"})
+    life.ledger.event("note", {"passed": False})
+    expect(page.locator(".events li")).to_have_count(4)
+    events = page.locator(".events ol")
+    expect(events).to_contain_text("note passed não")
+    expect(events).to_contain_text("retreino iniciado motivo por uma pessoa")
+    expect(events).to_contain_text("troca de ")
+    expect(page.locator(".duel .verdict")).to_have_text("revertido")  # it said "promovido" for ever
+    expect(page.locator(".decisions tbody tr").first).to_contain_text("terminal")
 
 
 def test_operator_approves_rejects_retrains_and_pauses_by_keyboard(page: Page, front: Front) -> None:

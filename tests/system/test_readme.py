@@ -110,6 +110,7 @@ def test_rules_and_lines_are_the_same(name: str) -> None:
     printed = readme_lines.commands(name)
     assert [line for line in printed if line not in RULES] == [], "a line of the README without a rule in RULES"
     assert [line for line in RULES if line not in printed] == [], "a rule whose line is not in the README"
+    assert [line for line in printed if line in RULES] == list(RULES), "the rules run in the order of the README"
 
 
 class House:
