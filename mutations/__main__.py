@@ -28,6 +28,8 @@ from oliveira.provenance import ROOT, commit, is_clean
 
 LIST = Path(__file__).with_name("mutations.toml")
 RESULT = ROOT / "results" / "mutations.json"
+# What a failed test leaves open is told at the end as an error of its own, in place of the summary that names the test.
+QUIET = ("-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 PATIENCE = 900.0  # seconds for one mutation's tests; a program that does not end is noticed too
 
 
@@ -69,7 +71,17 @@ def copy_to(folder: Path) -> None:
 
 def run_tests(folder: Path, tests: list[str], *, first: bool = True) -> tuple[int, list[str]]:
     """Exit code of pytest in the copy, 124 when it did not end in time, and what failed; `first`: stop there."""
-    command = [sys.executable, "-m", "pytest", *(["-x"] if first else []), "-q", "-p", "no:cacheprovider", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *(["-x"] if first else []),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *QUIET,
+        *tests,
+    ]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
