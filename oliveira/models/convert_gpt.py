@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, Pair, Reference, first_steps, need, read, tokens
+from oliveira.models.convert import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 
 
 def to_gpt(module: nn.Module) -> Converted:
@@ -123,7 +123,7 @@ def _llama(theirs: Reference) -> Converted:
         "norm_eps": config.rms_norm_eps,
         "rope_base": plain_rope(config),
     }
-    return Converted(config=sizes, state=state, trial=causal_trial)
+    return Converted(config=sizes, state=state, trial=causal_trial, tolerance=ROUNDED)
 
 
 def _head(theirs: Reference, state: dict[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, Pair, Reference, first_steps, need, read, tokens
+from oliveira.models.convert import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 
 LAYER = {  # of both libraries → ours
     "norm.weight": "norm.weight",
@@ -69,7 +69,7 @@ def _transformers(theirs: Reference) -> Converted:
         "dt_rank": int(config.time_step_rank),
         "norm_eps": config.layer_norm_epsilon,
     }
-    return Converted(config=sizes, state=state, trial=_texts)
+    return Converted(config=sizes, state=state, trial=_texts, tolerance=ROUNDED)
 
 
 def _texts(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
@@ -105,7 +105,7 @@ def _mambapy(theirs: Reference) -> Converted:
         "dt_rank": config.dt_rank,
         "norm_eps": config.rms_norm_eps,
     }
-    return Converted(config=sizes, state=state, trial=_numbers)
+    return Converted(config=sizes, state=state, trial=_numbers, tolerance=ROUNDED)
 
 
 def _numbers(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert import Converted, Pair, Reference, first_steps, need, read, tokens
+from oliveira.models.convert import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.models.convert_gpt import plain_rope
 
 _NAMES = {
@@ -67,7 +67,7 @@ def _mixtral(theirs: Reference) -> Converted:
         "norm_eps": config.rms_norm_eps,
         "rope_base": plain_rope(config),
     }
-    return Converted(config=sizes, state=state, trial=_trial)
+    return Converted(config=sizes, state=state, trial=_trial, tolerance=ROUNDED)
 
 
 def _trial(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:

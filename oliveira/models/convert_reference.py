@@ -68,12 +68,13 @@ class Options:
         """Options that change no number of this model in evaluation."""
         self._read.update(names)
 
-    def changed(self) -> list[str]:
+    def changed(self, *, sizes: bool = True) -> list[str]:
         """Options that are not at their default and might change a number, as `name = value`."""
         return [
             f"{name} = {value!r}"
             for name, value in self._values.items()
             if name in self._defaults and value != self._defaults[name] and not _inert(name)
+            if sizes or type(value) is not int
         ]
 
     def close(self) -> None:

@@ -192,7 +192,7 @@ def test_the_check_leaves_no_trace(name: str, monkeypatch: pytest.MonkeyPatch) -
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
 
     checked = after()
-    monkeypatch.setattr(convert, "_compare", lambda *_: None)
+    monkeypatch.setattr(convert.Converted, "_compare", lambda *_: None)
     assert after() == checked
     assert all(torch.equal(before[k], v) for k, v in before.items())
     assert modes == ([m.training for m in reference.modules()] if before else [])
@@ -307,15 +307,21 @@ def test_a_head_with_a_bias(name: str) -> None:
         copy_of(name, module)
 
 
-def test_the_bias_of_a_reformers_head() -> None:
+@pytest.mark.parametrize("added", [True, False])
+def test_the_bias_of_a_reformers_head(added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers ≥ 5.24 adds `lm_head.decoder.bias`; before, there was `lm_head.bias`, which nothing added."""
+    head = hf.models.reformer.modeling_reformer.ReformerOnlyLMHead
+    begin = head.__init__
+
+    def of_either_version(self: Any, config: Any) -> None:
+        begin(self, config)
+        self.decoder = nn.Linear(24, 19, bias=added)
+
+    monkeypatch.setattr(head, "__init__", of_either_version)
     module = TABLE["reformer"][1]()
-    module.lm_head.decoder.bias = nn.Parameter(torch.randn(19))
-    assert torch.equal(copy_of("reformer", module).output.project.bias, module.lm_head.decoder.bias)
-    module.lm_head.decoder.bias = None  # as before
-    with torch.no_grad():
-        module.lm_head.bias.fill_(1)
-    assert not copy_of("reformer", module).output.project.bias.any()
+    bias = copy_of("reformer", module).output.project.bias
+    assert torch.equal(bias, module.lm_head.decoder.bias) if added else not bias.any()
+    assert module.lm_head.bias.any()
 
 
 def test_a_reformer_that_hashes_anew_at_each_call() -> None:
@@ -519,3 +525,22 @@ def test_layers_alone_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert.Converted, "_load", lambda *_: None)
     with pytest.raises(UserError, match="differ by"):
         to_recurrent(nn.GRU(4, 5))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "lstm"])
+def test_a_large_model_is_checked_without_copies_of_its_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "SMALL", 0)
+    reference, seen = TABLE[name][1](), set[int]()
+
+    def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+        made = kept(module, dtype)
+        seen.update(parameter.data_ptr() for parameter in made.parameters())
+        return made
+
+    kept = convert._copied
+    monkeypatch.setattr(convert, "_copied", copied)
+    ours = copy_of(name, reference)
+    assert {p.data_ptr() for p in (*reference.parameters(), *ours.parameters())} <= seen
+    monkeypatch.setattr(convert.Converted, "_load", lambda *_: None)
+    with pytest.raises(UserError, match="differ by"):
+        copy_of(name, reference)
