@@ -87,6 +87,7 @@ class Load:
                 self.answers.append(answer)
             if self.pause:
                 self._stop.wait(self.pause)
+        client.connection.close()
 
     @property
     def failed(self) -> int:
