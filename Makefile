@@ -1,4 +1,4 @@
-# Two commands matter: `make up` and `make test`. Both install what they need into .venv first.
+# Two commands matter: `make up` and `make test`. Both install what they need into .venv first, at the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
@@ -43,7 +43,7 @@ docs: install
 	$(BIN)/python -m benchmarks.page
 
 install: .venv/.core kernels
-	@echo "Installed. Say '. $(BIN)/activate' once in each terminal, then 'oliveira --help'."
+	@echo "Installed in .venv. Before you type 'oliveira' in a terminal, say there once: . $(BIN)/activate"
 install-test: .venv/.test kernels
 
 .venv/.core: pyproject.toml $(LOCK)

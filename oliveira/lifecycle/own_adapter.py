@@ -67,7 +67,7 @@ def make_adapter(
     if not 2 <= window <= model.config.max_len:
         raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts).files)]
+    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts, home).files)]
     split = hold_out([d for d in documents if d.text], seed, texts)
     tokens = token_row((d.text for d in split.learned), tokenizer)
     if len(tokens) < window + 2:

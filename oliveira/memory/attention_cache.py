@@ -464,9 +464,8 @@ class AttentionCache:
         if not self._complained:
             self._complained = True
             what = f"the attention cache fails at {error.filename or self.folder}: {error.strerror}"
-            print(
-                f"oliveira: {what}. Serving goes on; free some space or mend the folder.", file=sys.stderr, flush=True
-            )
+            with contextlib.suppress(OSError):  # stderr may be on the disk that is full
+                print(f"oliveira: {what}. Serving goes on; free some space or mend the folder.", file=sys.stderr)
 
 
 def _tagged(*fields: tuple[bytes, bytes]) -> bytes:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.models.convert_bert import to_bert
+from oliveira.models.convert_bert import bert_file, to_bert
 from oliveira.nn.attention import MultiHeadAttention
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import mean_step
@@ -132,7 +132,7 @@ class BERT(nn.Module):
 
         Raises `UserError` for what this class does not compute (`oliveira.models.convert_bert` says what).
         """
-        return cls.from_weights(module.config.to_dict(), dict(module.state_dict()), gives=gives, d_out=d_out)  # type: ignore[operator, union-attr]
+        return to_bert(module, gives, d_out).build(cls, BERTConfig)
 
     @classmethod
     def from_weights(
@@ -144,13 +144,7 @@ class BERT(nn.Module):
         d_out: int = 0,
     ) -> BERT:
         """As `from_reference`, from what stands in a config.json and a model.safetensors of transformers' BERT."""
-        converted = to_bert(config, weights, gives, d_out)
-        model = cls(BERTConfig(**converted.config))
-        fresh = (
-            {} if gives is None else {k: v for k, v in model.state_dict().items() if k.startswith(("head.", "pooler."))}
-        )
-        model.load_state_dict({**fresh, **converted.state})
-        return model.eval()
+        return bert_file(config, weights, gives, d_out).build(cls, BERTConfig)
 
     def hidden(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The last layer's states (B, T, D). Without `segments` all is the first sentence."""

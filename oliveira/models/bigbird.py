@@ -14,8 +14,9 @@ Deviations from the paper: none in the pattern. transformers' version goes over 
 blocks, takes the last block of the padded batch for the global one, and at evaluation replaces every random block by
 the first one once more. Here the pattern is one at all lengths (up to four blocks it is full attention by itself), the
 global block is the last one with a real step, and random blocks are drawn once and kept; a random block beyond the end
-of a shorter sequence drops out. So padding is invisible. `from_reference` copies the weights and that list of first
-blocks, so that it computes what the reference computes in `eval` mode. Token types are folded into the positions.
+of a shorter sequence drops out. So padding is invisible. `from_reference` copies the weights, that list of first blocks
+and, as `full_up_to`, where full attention ends: each row computes what the reference computes in `eval` mode for that
+row alone. Token types are folded into the positions.
 Complexity: O(L·T·D·(block_size·(5 + n_random) + D + d_ff)) time, O(T·(5 + n_random)·D) memory.
 Checked against: transformers BigBirdForMaskedLM, block_sparse (in training and evaluation) and original_full, outputs
 and gradients to 1e-5.
@@ -29,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_long import bigbird_weights
+from oliveira.models.convert_long import to_bigbird
 from oliveira.nn.attention import MultiHeadAttention
 from oliveira.nn.block_sparse import BlockSparseAttention
 from oliveira.nn.encoder import EncoderBlock
@@ -51,6 +52,7 @@ class BigBirdConfig(SequenceConfig):
     block_size: int = 16
     n_random: int = 3  # random blocks of each block and head
     n_global: Literal[0, 1, 2] = 2  # 1 = the first block, 2 = the last one too
+    full_up_to: int = 0  # transformers': attention is full in texts of up to so many steps, (5 + 2 n_random) blocks
     seed: int = 0  # of the random blocks
     dropout: float = 0.0
     norm_eps: float = 1e-5
@@ -71,7 +73,7 @@ def _attention(config: BigBirdConfig, layer: int) -> nn.Module:
         return MultiHeadAttention(config.d_model, config.n_heads, bias=True)
     return BlockSparseAttention(
         config.d_model, config.n_heads, config.max_len, config.block_size, config.n_random, config.n_global,
-        seed=config.seed + layer,
+        seed=config.seed + layer, full_up_to=config.full_up_to,
     )  # fmt: skip
 
 
@@ -116,10 +118,7 @@ class BigBird(nn.Module):
 
         Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
         """
-        config, state = bigbird_weights(module)
-        model = cls(BigBirdConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_bigbird(module).build(cls, BigBirdConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out)."""

@@ -102,10 +102,7 @@ class CNN(nn.Module):
         `height` and `width` are noted in the config: the weights fit any size. Raises `UserError` for what this class
         does not compute.
         """
-        config, state = to_cnn(module)
-        model = cls(CNNConfig(height=height, width=width, **config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_cnn(module).build(cls, CNNConfig, height=height, width=width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)  # convolutions of the CPU run up to 2 × faster so

@@ -1,149 +1,256 @@
-"""Weights of other libraries' models under the names of this house.
+"""Weights of other libraries' models under the names of this house: what all converters share.
 
-A converter reads a reference module and gives the config and the state of a `GPT`. It refuses, in one
-sentence, what `GPT` does not compute, and when a weight is left over: nothing is dropped in silence.
+    converted = read(module, "GPT", {"GPT2LMHeadModel": _gpt2})     a reader crosses off what it takes
+    model = converted.build(GPT, GPTConfig)                         loads, runs both sides, compares
 
-Covered: transformers GPT2LMHeadModel and LlamaForCausalLM, by way of `GPT.from_reference`.
-Dropout is a choice of training, not of the weights: it becomes 0.
+A conversion is refused, in one sentence, when
+- the reference is of another kind, has no plain weights (quantised, on `meta`), or was changed by hand: `_unlike`
+  compares it with a twin that its own class makes of its own config;
+- a weight is left over, or an option of its config is set that no reader asked for;
+- both sides differ on one random batch: in float64, where rounding hides nothing (`Converted.build`).
+So a reader that forgets something is found out by its user's own model, and cannot be called without the check.
+Dropout and other choices of training are not of the weights: dropout becomes 0.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import contextlib
+import copy
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from oliveira.errors import UserError
+from oliveira.errors import OliveiraError, UserError
+from oliveira.models.convert_reference import Options, strange, unlike
+
+Model = TypeVar("Model", bound=nn.Module)
+SMALL = 2**28  # weights: up to here the check may hold each side once more, in float64
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the largest output; references round within in float32
 
 
-class Converted(NamedTuple):
-    config: dict[str, Any]  # keyword arguments of GPTConfig
-    state: dict[str, Tensor]  # state_dict of GPT
+class Pair(NamedTuple):
+    """One output of both sides."""
+
+    name: str
+    ours: Tensor
+    theirs: Tensor
 
 
-def to_gpt(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `GPT` does not have."""
-    readers = {"GPT2LMHeadModel": _gpt2, "LlamaForCausalLM": _llama}
+Trial = Callable[[Any, Any, torch.Generator], Iterable[Pair]]  # our model, the reference, what is drawn from
+
+
+class Reference:
+    """A reference while it is read: what is taken is crossed off, and `close` refuses what is left."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.kind = module, type(module).__name__
+        self.weights: dict[str, Tensor] = dict(module.state_dict()) if isinstance(module, nn.Module) else {}
+        self.config = Options.of(module)
+        # What its class makes of its config; None: nothing of the reference's make can be compared.
+        self.twin: Callable[[], nn.Module] | None = None
+        if hasattr(module, "config"):
+            self.twin = lambda: type(module)(copy.deepcopy(module.config))
+
+    def take(self, name: str) -> Tensor:
+        if name not in self.weights:
+            raise UserError(f"this {self.kind} has no {name}. Give a whole one, as its library builds it.")
+        return self.weights.pop(name)
+
+    def drop(self, *names: str) -> None:
+        """Weights that the reference's own forward does not read."""
+        for name in names:
+            self.weights.pop(name, None)
+
+    def move(self, names: Mapping[str, str], state: dict[str, Tensor], source: str = "", target: str = "") -> None:
+        """Whole layers, weight and bias where there is one."""
+        for theirs, ours in names.items():
+            found = [part for part in ("weight", "bias") if f"{source}{theirs}.{part}" in self.weights]
+            for part in found or ["weight"]:
+                state[f"{target}{ours}.{part}"] = self.take(f"{source}{theirs}.{part}")
+
+    def close(self) -> None:
+        if self.weights:
+            left = ", ".join(sorted(self.weights)[:3])
+            raise UserError(f"this {self.kind} has weights that are not read: {left}. They have no place here.")
+        self.config.close()
+
+
+@dataclass(kw_only=True)
+class Converted:
+    config: dict[str, Any]  # keyword arguments of our config
+    state: dict[str, Tensor]  # state_dict of our model
+    trial: Trial | None  # None for a file: there is no reference to run
+    fresh: tuple[str, ...] = ()  # what starts anew, by the beginnings of its names
+    reference: Any = None
+    kind: str = ""  # of the reference, for a person …
+    wanted: str = ""  # … and of ours
+
+    def build(self, make: Callable[[Any], Model], config: Callable[..., Any], **more: Any) -> Model:
+        """Our model with these weights, in `eval` mode, after it has computed what the reference computes."""
+        with explained(self.kind, self.wanted):
+            try:
+                ours = make(config(**self.config, **more))
+            except ValueError as error:  # a sentence of the config's own
+                raise UserError(f"this {self.kind} cannot become a {self.wanted}: {error}") from None
+            self._load(ours)
+            ours.eval()
+            if self.trial is not None:
+                _compare(ours, self.reference, self.trial, self.kind)
+        return ours
+
+    def _load(self, ours: nn.Module) -> None:
+        own = ours.state_dict()
+        kept = {name: own[name] for name in own if name.startswith(self.fresh)} if self.fresh else {}
+        for name in sorted((own.keys() - kept.keys()) ^ (self.state.keys() - kept.keys())):
+            side = "gives nothing for" if name in own else "has more than we compute:"
+            raise UserError(f"this {self.kind} {side} {name} of a {type(ours).__name__}.")
+        for name, tensor in self.state.items():
+            if tensor.shape != own[name].shape:
+                raise UserError(
+                    f"{name} of this {self.kind} has the shape {tuple(tensor.shape)}, its sizes say "
+                    f"{tuple(own[name].shape)}. Give one whose config fits its weights."
+                )
+        ours.load_state_dict({**kept, **self.state})
+        after = ours.state_dict()
+        for name, tensor in self.state.items():  # two names of one weight, with two values: the last would win
+            if not torch.equal(after[name], tensor.to(after[name])) and not tensor.isnan().any():
+                raise UserError(f"{name} of this {self.kind} is tied here, and is another weight there. Untie it.")
+
+
+Reader = Callable[[Reference], Converted]
+
+
+def read(
+    module: Any, wanted: str, readers: Mapping[str, Reader], parts: Mapping[str, nn.Module] | None = None
+) -> Converted:
+    """By the reader of the module's kind. Raises `UserError` for another kind and for what the reader does not read.
+
+    `parts`: what stands around a layer; the reference is then an `nn.ModuleDict` of them and of the module as "layers".
+    """
     kind = type(module).__name__
     if kind not in readers:
-        raise UserError(f"a {kind} cannot become a GPT. Give one of {', '.join(readers)}.")
-    theirs = dict(module.state_dict())
-    converted = readers[kind](module.config, theirs)
-    if theirs:
-        raise UserError(f"{kind} has weights that GPT does not know: {', '.join(sorted(theirs)[:3])}.")
+        raise UserError(f"a {kind} cannot become a {wanted}. Give a {' or a '.join(readers)}.")
+    with explained(kind, wanted), quiet(), _same_random_numbers():
+        if parts is not None:
+            module = nn.ModuleDict({"layers": module, **parts})
+        if isinstance(module, nn.Module) and (why := strange(module)):
+            raise UserError(f"this {kind} cannot be read: {why}.")
+        reference = Reference(module)
+        converted = readers[kind](reference)
+        reference.close()
+        if reference.twin is not None and (why := unlike(module, reference.twin)):
+            raise UserError(f"this {kind} is not what its class makes of its config: {why}.")
+    converted.reference, converted.kind, converted.wanted = module, kind, wanted
     return converted
 
 
 def need(config: Any, name: str, *allowed: Any) -> Any:
     value = getattr(config, name)
     if value not in allowed:
-        raise UserError(
-            f"{type(config).__name__}.{name} = {value!r} is not covered. "
-            f"Only {' or '.join(repr(a) for a in allowed)} can be converted."
-        )
+        only = " or ".join(repr(a) for a in allowed if a is not None) or "None"
+        raise UserError(f"{name} = {value!r} is not covered. Only {only} can be converted.")
     return value
 
 
-def _gpt2(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    need(config, "scale_attn_weights", True)
-    need(config, "scale_attn_by_inverse_layer_idx", False)
-    need(config, "add_cross_attention", False)
-    activation = need(config, "activation_function", "gelu_new", "gelu_pytorch_tanh", "relu")
-    state = _outside(theirs, "transformer.wte", "transformer.ln_f", bias=True)
-    state["positions.table.weight"] = theirs.pop("transformer.wpe.weight")
-    for i in range(config.n_layer):
-        source, block = f"transformer.h.{i}.", f"blocks.{i}."
-        for part in ("weight", "bias"):
-            state[f"{block}attention_norm.{part}"] = theirs.pop(f"{source}ln_1.{part}")
-            state[f"{block}feed_forward_norm.{part}"] = theirs.pop(f"{source}ln_2.{part}")
-            # Conv1D keeps (in, out) where a linear layer keeps (out, in).
-            query, key, value = _transposed(theirs.pop(f"{source}attn.c_attn.{part}")).chunk(3)
-            state[f"{block}attention.query.{part}"] = query
-            state[f"{block}attention.key.{part}"] = key
-            state[f"{block}attention.value.{part}"] = value
-            for name, ours in (
-                ("attn.c_proj", "attention.output"),
-                ("mlp.c_fc", "feed_forward.up"),
-                ("mlp.c_proj", "feed_forward.down"),
-            ):
-                state[f"{block}{ours}.{part}"] = _transposed(theirs.pop(f"{source}{name}.{part}"))
-    return Converted(
-        {
-            "vocab_size": config.vocab_size,
-            "d_model": config.n_embd,
-            "n_layers": config.n_layer,
-            "n_heads": config.n_head,
-            "n_kv_heads": config.n_head,
-            "d_ff": config.n_inner or 4 * config.n_embd,
-            "max_len": config.n_positions,
-            "norm": "layernorm",
-            "feed_forward": "relu" if activation == "relu" else "gelu",
-            "positions": "learned",
-            "bias": True,
-            "tied": config.tie_word_embeddings,
-            "norm_eps": config.layer_norm_epsilon,
-        },
-        state,
-    )
+@contextlib.contextmanager
+def explained(kind: str, wanted: str) -> Iterator[None]:
+    """Whatever a strange object raises, as one sentence; the cause stays attached for who wants to know."""
+    try:
+        yield
+    except OliveiraError:
+        raise
+    except Exception as error:
+        said = str(error).strip().split("\n")[0] or "no reason given"
+        raise UserError(f"this {kind} cannot become a {wanted}: {type(error).__name__}: {said}.") from error
 
 
-def _llama(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    need(config, "hidden_act", "silu")
-    need(config, "mlp_bias", False)
-    need(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    rope = config.rope_parameters
-    if rope["rope_type"] != "default":
-        raise UserError(f"rope_type = {rope['rope_type']!r} is not covered. Only 'default' can be converted.")
-    state = _outside(theirs, "model.embed_tokens", "model.norm", bias=False)
-    names = {
-        "self_attn.q_proj": "attention.query",
-        "self_attn.k_proj": "attention.key",
-        "self_attn.v_proj": "attention.value",
-        "self_attn.o_proj": "attention.output",
-        "mlp.gate_proj": "feed_forward.gate",
-        "mlp.up_proj": "feed_forward.up",
-        "mlp.down_proj": "feed_forward.down",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "feed_forward_norm",
-    }
-    for i in range(config.num_hidden_layers):
-        for name, ours in names.items():
-            source, target = f"model.layers.{i}.{name}", f"blocks.{i}.{ours}"
-            state[f"{target}.weight"] = theirs.pop(f"{source}.weight")
-            if config.attention_bias and name.startswith("self_attn"):
-                state[f"{target}.bias"] = theirs.pop(f"{source}.bias")
-    return Converted(
-        {
-            "vocab_size": config.vocab_size,
-            "d_model": config.hidden_size,
-            "n_layers": config.num_hidden_layers,
-            "n_heads": config.num_attention_heads,
-            "n_kv_heads": config.num_key_value_heads,
-            "d_ff": config.intermediate_size,
-            "max_len": config.max_position_embeddings,
-            "norm": "rmsnorm",
-            "feed_forward": "swiglu",
-            "positions": "rope",
-            "bias": config.attention_bias,
-            "tied": config.tie_word_embeddings,
-            "norm_eps": config.rms_norm_eps,
-            "rope_base": rope["rope_theta"],
-        },
-        state,
-    )
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warning of a library reaches a person for what the check does."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
-def _outside(theirs: dict[str, Tensor], embedding: str, norm: str, *, bias: bool) -> dict[str, Tensor]:
-    """What stands before and after the blocks."""
-    state = {
-        "embedding.weight": theirs.pop(f"{embedding}.weight"),
-        "head.weight": theirs.pop("lm_head.weight"),
-        "norm.weight": theirs.pop(f"{norm}.weight"),
-    }
-    if bias:
-        state["norm.bias"] = theirs.pop(f"{norm}.bias")
-    return state
+# The random batch ---------------------------------------------------------------------------------
 
 
-def _transposed(tensor: Tensor) -> Tensor:
-    return tensor.T if tensor.ndim == 2 else tensor
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Whatever is drawn within, outside nobody notices."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _copied(module: Any, dtype: torch.dtype) -> Any:
+    """A copy in `eval` mode on the CPU; tensors that have the dtype already are shared."""
+    if not isinstance(module, nn.Module):
+        return module
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in memo:
+            moved = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+            memo[id(tensor)] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
+    copied = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        for name in [name for name in vars(part) if name.startswith("chunk_size_")]:
+            setattr(part, name, 0)  # a feed-forward net in chunks: the same numbers, but only for some lengths
+    return copied.eval()
+
+
+def _compare(ours: nn.Module, reference: Any, trial: Trial, kind: str) -> None:
+    """Raises `UserError` unless both give the same on the batch of `trial`."""
+    small = sum(p.numel() for p in ours.parameters()) <= SMALL
+    dtype = torch.float64 if small else torch.float32
+    ours_name = type(ours).__name__
+    with _same_random_numbers(), quiet(), torch.no_grad():
+        pairs = list(trial(_copied(ours, dtype), _copied(reference, dtype), torch.Generator().manual_seed(1)))
+    for name, mine, other in pairs:
+        if not other.isfinite().all():
+            raise UserError(f"this {kind} gives numbers that are not finite ({name}): it cannot be checked.")
+        if mine.shape != other.shape:
+            raise UserError(f"{name} of this {kind} is {tuple(other.shape)}, of our {ours_name} {tuple(mine.shape)}.")
+        difference, allowed = (mine - other).abs().max().item(), TOLERANCE[dtype] * other.abs().max().item()
+        if not difference <= allowed:
+            raise UserError(
+                f"this {kind} and the {ours_name} made of it differ by {difference:.2g} in {name} on a random batch, "
+                f"{allowed:.1g} is allowed. Look at {_suspect(reference)}."
+            )
+
+
+def _suspect(reference: Any) -> str:
+    """Where the difference may come from, for a person."""
+    for name, part in reference.named_modules() if isinstance(reference, nn.Module) else ():
+        if "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks:
+            return f"{name or 'the model'}, which has a forward or a hook of its own"
+    if changed := Options.of(reference).changed():
+        return ", ".join(changed[:4])
+    package = type(reference).__module__.split(".")[0]
+    return f"{type(reference).__name__} of {package}, which computes otherwise than the one we know"
+
+
+def tokens(n: int, vocab_size: int, length: int, random: torch.Generator) -> Tensor:
+    return torch.randint(vocab_size, (n, length), generator=random)
+
+
+def first_steps(*lengths: int) -> Tensor:
+    """(B, T): a row of each length, padded on the right. True = a real step."""
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

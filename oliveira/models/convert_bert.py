@@ -1,20 +1,22 @@
 """Weights of transformers' BERT under the names of `oliveira.models.bert`, from a module or from its two files.
 
-Covered: BertForPreTraining, BertForSequenceClassification, BertForTokenClassification; of these and of BertModel also
-the encoder alone, for a fresh head. A converter refuses, in one sentence, what `BERT` does not compute, and when a
-weight is left over: only a head that a fresh one replaces is left out.
+Covered: BertForPreTraining, BertForSequenceClassification, BertForTokenClassification; of these, of BertModel and of
+its other heads also the encoder alone, for a fresh head: only a head that a fresh one replaces is left out. RoBERTa and
+its kin (XLM-R, CamemBERT, Data2Vec) have BERT's names and count their positions otherwise: refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted
+from oliveira.models.convert import Converted, Pair, Reference, explained, first_steps, need, read, tokens
+from oliveira.models.convert_reference import Options
 
 _LAYER = {
     "attention.self.query": "attention.query",
@@ -27,6 +29,7 @@ _LAYER = {
     "output.LayerNorm": "feed_forward_norm",
 }
 _COVERED: dict[str, Any] = {
+    "model_type": "bert",
     "hidden_act": "gelu",
     "type_vocab_size": 2,
     "position_embedding_type": "absolute",
@@ -35,67 +38,89 @@ _COVERED: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 _HEADS = ("cls.", "classifier.")
+_WITH_HEAD = ("BertForPreTraining", "BertForSequenceClassification", "BertForTokenClassification")
+_ENCODER = ("BertModel", "BertForMaskedLM", "BertForNextSentencePrediction", "BertForMultipleChoice")
+# Of the hub's files, read by no BERT of transformers.
+_OF_FILES = ("directionality", "output_past", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+             "pooler_size_per_head", "pooler_type")  # fmt: skip
 
 
-def to_bert(config: Mapping[str, Any], weights: Mapping[str, Tensor], gives: str | None, d_out: int) -> Converted:
+def to_bert(module: Any, gives: str | None, d_out: int) -> Converted:
     """`gives` = None keeps the head that is there. Raises `UserError` for what `BERT` does not have."""
+    kinds = _WITH_HEAD if gives is None else (*_WITH_HEAD, *_ENCODER)
+    if gives is None and type(module).__name__ in _ENCODER:
+        raise UserError(
+            f"a {type(module).__name__} has no head that a BERT has (seq_relationship, or a classifier). Give one of "
+            f"{', '.join(_WITH_HEAD)}, or name the fresh head: gives='one' or 'steps', and d_out."
+        )
+    return read(module, "BERT", dict.fromkeys(kinds, partial(_bert, gives=gives, d_out=d_out)))
+
+
+def bert_file(config: Mapping[str, Any], weights: Mapping[str, Tensor], gives: str | None, d_out: int) -> Converted:
+    """As `to_bert`, from what stands in a config.json and a model.safetensors."""
+    with explained("config.json and its weights", "BERT"):
+        theirs = Reference(None)
+        theirs.kind, theirs.weights, theirs.config = "BERT", dict(weights), Options.of_file(config)
+        theirs.config.ignore(*_OF_FILES)
+        converted = _bert(theirs, gives=gives, d_out=d_out)
+        theirs.close()
+    converted.kind, converted.wanted, converted.trial = "BERT", "BERT", None  # a file computes nothing
+    return converted
+
+
+def _bert(theirs: Reference, *, gives: str | None, d_out: int) -> Converted:
+    config = theirs.config
     for name, value in _COVERED.items():
         if config.get(name, value) != value:
-            raise UserError(f"{name} = {config[name]!r} of this BERT is not covered. Only {value!r} can be converted.")
-    theirs = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
-    theirs.pop("embeddings.position_ids", None)  # 0, 1, 2 …: kept by old versions
+            need(config, name, value)
+    theirs.weights = {name.removeprefix("bert."): tensor for name, tensor in theirs.weights.items()}
+    counted = theirs.weights.pop("embeddings.position_ids", None)  # 0, 1, 2 …: kept by old versions
+    if counted is not None and not torch.equal(counted.flatten().long(), torch.arange(counted.numel())):
+        raise UserError("embeddings.position_ids of this BERT do not count from 0. Only such can be converted.")
     state: dict[str, Tensor] = {}
-    try:
-        _read(config, theirs, state, gives)
-    except KeyError as error:
-        raise UserError(
-            f"this BERT has no {error.args[0]}. Give a BertForPreTraining, BertForSequenceClassification or "
-            "BertForTokenClassification, or name the fresh head: gives='one' or 'steps', and d_out."
-        ) from None
+    _read(theirs, state, gives)
     if gives is not None:
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith((*_HEADS, "pooler."))}
-    if theirs:
-        raise UserError(f"this BERT has weights that ours does not know: {', '.join(sorted(theirs)[:3])}.")
+        theirs.drop(*[name for name in theirs.weights if name.startswith((*_HEADS, "pooler."))])
     kept = "mlm+nsp" if "mlm.dense.weight" in state else "one" if "pooler.weight" in state else "steps"
     head = state.get("head.weight")
-    return Converted(
-        {
-            "vocab_size": config["vocab_size"],
-            "gives": gives or kept,
-            "d_out": d_out if head is None else 0 if kept == "mlm+nsp" else len(head),
-            "max_len": config["max_position_embeddings"],
-            "d_model": config["hidden_size"],
-            "n_layers": config["num_hidden_layers"],
-            "n_heads": config["num_attention_heads"],
-            "d_ff": config["intermediate_size"],
-            "dropout": 0.0,
-            "norm_eps": config.get("layer_norm_eps", 1e-12),
-        },
-        state,
-    )
+    sizes = {
+        "vocab_size": config.vocab_size,
+        "gives": gives or kept,
+        "d_out": d_out if head is None else 0 if kept == "mlm+nsp" else len(head),
+        "max_len": config.max_position_embeddings,
+        "d_model": config.hidden_size,
+        "n_layers": config.num_hidden_layers,
+        "n_heads": config.num_attention_heads,
+        "d_ff": config.intermediate_size,
+        "dropout": 0.0,
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
+    }
+    fresh = () if gives is None else ("head.",) if "pooler.weight" in state else ("head.", "pooler.")
+    return Converted(config=sizes, state=state, fresh=fresh, trial=_outputs if gives is None else _states)
 
 
-def _read(config: Mapping[str, Any], theirs: dict[str, Tensor], state: dict[str, Tensor], gives: str | None) -> None:
-    state["embedding.weight"] = theirs.pop("embeddings.word_embeddings.weight")
-    state["positions.table.weight"] = theirs.pop("embeddings.position_embeddings.weight")
-    state["segments.weight"] = theirs.pop("embeddings.token_type_embeddings.weight")
-    _move(theirs, state, "embeddings.LayerNorm", "norm")
-    for i in range(config["num_hidden_layers"]):
-        for name, ours in _LAYER.items():
-            _move(theirs, state, f"encoder.layer.{i}.{name}", f"blocks.{i}.{ours}")
-    if gives != "steps" and "pooler.dense.weight" in theirs:
-        _move(theirs, state, "pooler.dense", "pooler")
+def _read(theirs: Reference, state: dict[str, Tensor], gives: str | None) -> None:
+    ends = {
+        "word_embeddings": "embedding",
+        "position_embeddings": "positions.table",
+        "token_type_embeddings": "segments",
+        "LayerNorm": "norm",
+    }
+    theirs.move(ends, state, "embeddings.")
+    for i in range(theirs.config.num_hidden_layers):
+        theirs.move(_LAYER, state, f"encoder.layer.{i}.", f"blocks.{i}.")
+    if gives != "steps" and "pooler.dense.weight" in theirs.weights:
+        theirs.move({"pooler.dense": "pooler"}, state)
     if gives is not None:
         return
-    if "classifier.weight" in theirs:
-        _move(theirs, state, "classifier", "head")
+    if "classifier.weight" in theirs.weights:
+        theirs.move({"classifier": "head"}, state)
         return
-    _move(theirs, state, "cls.seq_relationship", "head")
-    _move(theirs, state, "cls.predictions.transform.dense", "mlm.dense")
-    _move(theirs, state, "cls.predictions.transform.LayerNorm", "mlm.norm")
-    state["mlm.words.weight"] = theirs.pop("cls.predictions.decoder.weight", state["embedding.weight"])
-    state["mlm.words.bias"] = theirs.pop("cls.predictions.bias")
-    twin = theirs.pop("cls.predictions.decoder.bias", state["mlm.words.bias"])  # one bias under two names
+    heads = {"seq_relationship": "head", "predictions.transform.dense": "mlm.dense"}
+    theirs.move({**heads, "predictions.transform.LayerNorm": "mlm.norm"}, state, "cls.")
+    state["mlm.words.weight"] = theirs.weights.pop("cls.predictions.decoder.weight", state["embedding.weight"])
+    state["mlm.words.bias"] = theirs.take("cls.predictions.bias")
+    twin = theirs.weights.pop("cls.predictions.decoder.bias", state["mlm.words.bias"])  # one bias under two names
     for name, mine, other in (
         ("decoder.weight", state["mlm.words.weight"], state["embedding.weight"]),
         ("decoder.bias", state["mlm.words.bias"], twin),
@@ -104,6 +129,26 @@ def _read(config: Mapping[str, Any], theirs: dict[str, Tensor], state: dict[str,
             raise UserError(f"{name} of this BERT is not tied. Only tied output weights can be converted.")
 
 
-def _move(theirs: dict[str, Tensor], state: dict[str, Tensor], name: str, ours: str) -> None:
-    for part in ("weight", "bias"):
-        state[f"{ours}.{part}"] = theirs.pop(f"{name}.{part}")
+def _states(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    """What stands below a head, of two texts of two sentences, the shorter padded."""
+    length = min(ours.config.max_len, 7)
+    batch, real = tokens(2, ours.config.vocab_size, length, random), first_steps(length, (length + 1) // 2)
+    segments = tokens(2, 2, length, random)
+    given = dict(input_ids=batch, attention_mask=real.long(), token_type_ids=segments)
+    encoder = getattr(theirs, "bert", theirs)
+    mine, found = ours.hidden(batch, real, segments), encoder(**given)
+    yield Pair("states", mine[real], found[0][real])
+    if ours.pooler is not None and encoder.pooler is not None:
+        yield Pair("pooled states", torch.tanh(ours.pooler(mine[:, 0])), found[1])
+
+
+def _outputs(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    """The states, and what the heads make of other ones."""
+    yield from _states(ours, theirs, random)
+    batch = tokens(2, ours.config.vocab_size, min(ours.config.max_len, 5), random)
+    mine, found = ours(batch), theirs(input_ids=batch)
+    if ours.mlm is None:
+        yield Pair("logits", mine, found[0])
+    else:
+        yield Pair("words", mine.mlm, found[0])
+        yield Pair("sentences", mine.nsp, found[1])

@@ -6,13 +6,14 @@ compute, and a weight that is left over, is refused in one sentence.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted
+from oliveira.models.convert import Converted, Pair, Reference, first_steps, need, read, tokens
 
 LAYER = {  # of both libraries → ours
     "norm.weight": "norm.weight",
@@ -30,45 +31,33 @@ LAYER = {  # of both libraries → ours
 
 def to_mamba(module: nn.Module) -> Converted:
     """Raises `UserError` when `module` is of another kind or uses what `Mamba` does not have."""
-    kind, settings = type(module).__name__, getattr(module, "config", None)
-    theirs = dict(module.state_dict())
-    if kind == "MambaForCausalLM":
-        config, state = _transformers(settings, theirs)
-    elif kind == "Mamba" and type(module).__module__.startswith("mambapy"):
-        config, state = _mambapy(settings, theirs)
-    else:
-        raise UserError(f"a {kind} cannot become a Mamba. Give a MambaForCausalLM or a mambapy Mamba.")
-    if theirs:
-        raise UserError(f"{kind} has weights that Mamba does not know: {', '.join(sorted(theirs)[:3])}.")
-    return Converted(config, state)
+    return read(module, "Mamba", {"MambaForCausalLM": _transformers, "Mamba": _mambapy})
 
 
-def need(config: Any, **wanted: Any) -> None:
-    for name, value in wanted.items():
-        if (found := getattr(config, name)) != value:
-            raise UserError(f"{name} = {found!r} is not covered. Only {value!r} can be converted.")
-
-
-def _layers(theirs: dict[str, Tensor], prefix: str, n_layers: int) -> dict[str, Tensor]:
-    state = {}
+def _layers(theirs: Reference, state: dict[str, Tensor], prefix: str, n_layers: int) -> None:
     for number in range(n_layers):
         for name, ours in LAYER.items():
-            weight = theirs.pop(f"{prefix}layers.{number}.{name}")
+            weight = theirs.take(f"{prefix}layers.{number}.{name}")
             # A depthwise Conv1d keeps (channels, 1, steps).
             state[f"blocks.{number}.{ours}"] = weight[:, 0] if name == "mixer.conv1d.weight" else weight
-    return state
 
 
-def _transformers(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    need(config, hidden_act="silu", use_bias=False, use_conv_bias=True)
-    head = theirs.pop("lm_head.weight")
-    state = {
-        "input.embedding.weight": theirs.pop("backbone.embeddings.weight"),
-        "norm.weight": theirs.pop("backbone.norm_f.weight"),
-        "output.project.weight": head,
-        "output.project.bias": head.new_zeros(head.shape[0]),
-        **_layers(theirs, "backbone.", config.num_hidden_layers),
-    }
+def _transformers(theirs: Reference) -> Converted:
+    config = theirs.config
+    need(config, "hidden_act", "silu")
+    need(config, "use_bias", False)
+    need(config, "use_conv_bias", True)
+    need(config, "intermediate_size", config.expand * config.hidden_size)
+    config.ignore(
+        "residual_in_fp32", "use_mambapy", "use_associative_scan",  # the same sums in another order
+        "time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor",  # at the start
+        "rescale_prenorm_residual", "tie_word_embeddings",
+    )  # fmt: skip
+    state: dict[str, Tensor] = {}
+    ends = {"backbone.embeddings": "input.embedding", "backbone.norm_f": "norm", "lm_head": "output.project"}
+    theirs.move(ends, state)
+    state.setdefault("output.project.bias", torch.zeros(config.vocab_size))
+    _layers(theirs, state, "backbone.", config.num_hidden_layers)
     sizes = {
         "vocab_size": config.vocab_size,
         "d_out": config.vocab_size,
@@ -80,11 +69,22 @@ def _transformers(config: Any, theirs: dict[str, Tensor]) -> Converted:
         "dt_rank": int(config.time_step_rank),
         "norm_eps": config.layer_norm_epsilon,
     }
-    return Converted(sizes, state)
+    return Converted(config=sizes, state=state, trial=_texts)
 
 
-def _mambapy(config: Any, theirs: dict[str, Tensor]) -> Converted:
-    need(config, bias=False, conv_bias=True, inner_layernorms=False, mup=False)
+def _texts(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    batch, real = tokens(2, ours.config.vocab_size, 7, random), first_steps(7, 4)
+    yield Pair("logits", ours(batch, real)[real], theirs(input_ids=batch, attention_mask=real.long())[0][real])
+
+
+def _mambapy(theirs: Reference) -> Converted:
+    if not type(theirs.module).__module__.startswith("mambapy"):
+        raise UserError("a Mamba of this library is not covered. Give a MambaForCausalLM or a mambapy Mamba.")
+    config = theirs.config
+    for name, value in (("bias", False), ("conv_bias", True), ("inner_layernorms", False), ("mup", False)):
+        need(config, name, value)
+    config.ignore("dt_min", "dt_max", "dt_init", "dt_scale", "base_std", "mup_base_width")  # at the start
+    config.ignore("pscan", "use_cuda")  # the same sums in another order
     d_model = config.d_model
     state = {
         "input.project.weight": torch.eye(d_model),
@@ -92,8 +92,8 @@ def _mambapy(config: Any, theirs: dict[str, Tensor]) -> Converted:
         "norm.weight": torch.ones(d_model),
         "output.project.weight": torch.eye(d_model),
         "output.project.bias": torch.zeros(d_model),
-        **_layers(theirs, "", config.n_layers),
     }
+    _layers(theirs, state, "", config.n_layers)
     sizes = {
         "d_in": d_model,
         "d_out": d_model,
@@ -105,4 +105,10 @@ def _mambapy(config: Any, theirs: dict[str, Tensor]) -> Converted:
         "dt_rank": config.dt_rank,
         "norm_eps": config.rms_norm_eps,
     }
-    return Converted(sizes, state)
+    return Converted(config=sizes, state=state, trial=_numbers)
+
+
+def _numbers(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    sizes = ours.config
+    x = torch.randn(2, 7, sizes.d_in, generator=random, dtype=next(ours.parameters()).dtype)
+    yield Pair("states", ours(x), nn.functional.rms_norm(theirs(x), (sizes.d_in,), eps=sizes.norm_eps))

@@ -9,6 +9,8 @@ The order of a model's D axes means nothing to its layers, so its weights are re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert import Converted, need
+from oliveira.models.convert import Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.nn.positional import Sinusoidal
 
 EPS = 1e-5  # of every norm here and there
@@ -27,26 +29,20 @@ def to_transformer(module: nn.Module, ends: dict[str, int]) -> Converted:
 
     `ends`: vocab_size, target_vocab_size and max_len for a module without ends.
     """
-    kind, theirs = type(module).__name__, dict(module.state_dict())
-    if kind == "Transformer":
-        converted = _torch(module, theirs, ends)
-    elif kind == "MarianMTModel":
-        converted = _marian(module.config, theirs)
-    else:
-        raise UserError(f"a {kind} cannot become a Transformer. Give a torch.nn.Transformer or a MarianMTModel.")
-    if theirs:
-        raise UserError(f"{kind} has weights that Transformer does not know: {', '.join(sorted(theirs)[:3])}.")
-    return converted
+    return read(module, "Transformer", {"Transformer": partial(_torch, ends=ends), "MarianMTModel": _marian})
 
 
 # torch.nn.Transformer -----------------------------------------------------------------------------
 
 
-def _torch(module: Any, theirs: dict[str, Tensor], ends: dict[str, int]) -> Converted:
+def _torch(theirs: Reference, *, ends: dict[str, int]) -> Converted:
+    module = theirs.module
     if not (ends["vocab_size"] and ends["target_vocab_size"]):
         raise UserError("a torch.nn.Transformer has no embeddings. Give vocab_size and target_vocab_size, as in 4096.")
     if not (type(module.encoder) is nn.TransformerEncoder and type(module.decoder) is nn.TransformerDecoder):
         raise UserError("a torch.nn.Transformer with a custom encoder or decoder is not covered. Only its own can be.")
+    if not (len(module.encoder.layers) and len(module.decoder.layers)):
+        raise UserError("a torch.nn.Transformer without layers in one stack is not covered. Give one or more to each.")
     layer = module.encoder.layers[0]
     activations = {F.relu: "relu", F.gelu: "gelu"}
     if layer.activation not in activations:
@@ -55,6 +51,12 @@ def _torch(module: Any, theirs: dict[str, Tensor], ends: dict[str, int]) -> Conv
         raise UserError("a torch.nn.Transformer with bias = False is not covered. Only bias = True can be converted.")
     if layer.norm1.eps != EPS:
         raise UserError(f"layer_norm_eps = {layer.norm1.eps} is not covered. Only {EPS} can be converted.")
+    # All layers are as the first of the encoder, or the twin shows it.
+    theirs.twin = lambda: nn.Transformer(
+        module.d_model, module.nhead, len(module.encoder.layers), len(module.decoder.layers),
+        layer.linear1.out_features, activation=layer.activation, batch_first=module.batch_first,
+        norm_first=layer.norm_first,
+    )  # fmt: skip
     state: dict[str, Tensor] = {}
     parts = {
         "encoder": {"self_attn": "attention"},
@@ -69,12 +71,12 @@ def _torch(module: Any, theirs: dict[str, Tensor], ends: dict[str, int]) -> Conv
             for name, ours in attentions.items():
                 names[f"{name}.out_proj"] = f"{ours}.output"
                 for part in ("weight", "bias"):
-                    stacked = theirs.pop(f"{source}{name}.in_proj_{part}").chunk(3)
+                    stacked = theirs.take(f"{source}{name}.in_proj_{part}").chunk(3)
                     for projection, tensor in zip(("query", "key", "value"), stacked, strict=True):
                         state[f"{block}{ours}.{projection}.{part}"] = tensor
-            _move(theirs, state, {f"{source}{name}": f"{block}{ours}" for name, ours in names.items()})
-        _move(theirs, state, {f"{stack}.norm": f"{stack}_norm"})
-    config = {
+            theirs.move(names, state, source, block)
+        theirs.move({"norm": "norm"}, state, f"{stack}.", f"{stack}_")
+    sizes = {
         "d_model": module.d_model,
         "n_layers": len(module.encoder.layers),
         "n_decoder_layers": len(module.decoder.layers),
@@ -85,24 +87,41 @@ def _torch(module: Any, theirs: dict[str, Tensor], ends: dict[str, int]) -> Conv
         "final_norm": True,
         "activation": activations[layer.activation],
     }
-    return Converted({**config, **ends}, state)
+    fresh = ("source.", "target.", "head.")
+    return Converted(config={**sizes, **ends}, state=state, fresh=fresh, trial=_stacks)
+
+
+def _stacks(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    """Both stacks on numbers: a padded source, a causal target."""
+    width = ours.config.d_model
+    dtype = next(ours.parameters()).dtype
+    source, target = (torch.randn(2, steps, width, generator=random, dtype=dtype) for steps in (7, 5))
+    real, future = first_steps(7, 4), torch.ones(5, 5).triu(1).bool()
+    x, y = (source, target) if theirs.batch_first else (source.transpose(0, 1), target.transpose(0, 1))
+    found = theirs(x, y, tgt_mask=future, src_key_padding_mask=~real, memory_key_padding_mask=~real)
+    allowed = real[:, None, None, :]
+    mine = ours.decode(target, ours.encode(source, allowed), allowed)
+    yield Pair("the decoder's states", mine, found if theirs.batch_first else found.transpose(0, 1))
 
 
 # Marian -------------------------------------------------------------------------------------------
 
 
-def _marian(config: Any, theirs: dict[str, Tensor]) -> Converted:
+def _marian(theirs: Reference) -> Converted:
+    config = theirs.config
     need(config, "scale_embedding", True)
     activation = need(config, "activation_function", "relu", "gelu")
     need(config, "decoder_attention_heads", config.encoder_attention_heads)
     need(config, "decoder_ffn_dim", config.encoder_ffn_dim)
+    need(config, "is_decoder", False)
+    # Seen in the weights themselves.
+    config.ignore("vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "tie_word_embeddings")
     state: dict[str, Tensor] = {}
     parts = {"encoder": {"self_attn": "attention"}, "decoder": {"self_attn": "attention"}}
     parts["decoder"]["encoder_attn"] = "cross_attention"
     layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
     for stack, attentions in parts.items():
         for i in range(layers[stack]):
-            block, source = f"{stack}.{i}.", f"model.{stack}.layers.{i}."
             names = {
                 "fc1": "feed_forward.up",
                 "fc2": "feed_forward.down",
@@ -112,32 +131,38 @@ def _marian(config: Any, theirs: dict[str, Tensor]) -> Converted:
                 names[f"{name}_layer_norm"] = f"{ours}_norm"
                 for letter, projection in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "output")):
                     names[f"{name}.{letter}_proj"] = f"{ours}.{projection}"
-            _move(theirs, state, {f"{source}{name}": f"{block}{ours}" for name, ours in names.items()})
-        _check_positions(theirs.pop(f"model.{stack}.embed_positions.weight"))
-    state["source.embedding.weight"] = theirs.pop("model.encoder.embed_tokens.weight")
-    state["target.weight"] = theirs.pop("model.decoder.embed_tokens.weight")
-    state["head.weight"] = theirs.pop("lm_head.weight")
-    state["head.bias"] = theirs.pop("final_logits_bias")[0]
-    theirs.pop("model.shared.weight", None)  # what both embeddings were made of
+            theirs.move(names, state, f"model.{stack}.layers.{i}.", f"{stack}.{i}.")
+        _check_positions(theirs.take(f"model.{stack}.embed_positions.weight"))
+    ends = {"model.encoder.embed_tokens": "source.embedding", "model.decoder.embed_tokens": "target", "lm_head": "head"}
+    theirs.move(ends, state)
+    state["head.bias"] = theirs.take("final_logits_bias")[0]
+    theirs.drop("model.shared.weight")  # what both embeddings were made of
     read, written, head = (state[f"{name}.weight"] for name in ("source.embedding", "target", "head"))
     one_matrix = torch.equal(written, head) and (read.shape != written.shape or torch.equal(read, written))
     turned = {name: _interleaved(name, tensor) for name, tensor in state.items()}
-    return Converted(
-        {
-            "vocab_size": read.shape[0],
-            "target_vocab_size": written.shape[0],
-            "max_len": config.max_position_embeddings,
-            "d_model": config.d_model,
-            "n_layers": config.encoder_layers,
-            "n_decoder_layers": config.decoder_layers,
-            "n_heads": config.encoder_attention_heads,
-            "d_ff": config.encoder_ffn_dim,
-            "dropout": 0.0,
-            "activation": activation,
-            "tied": one_matrix,
-        },
-        turned,
-    )
+    sizes = {
+        "vocab_size": read.shape[0],
+        "target_vocab_size": written.shape[0],
+        "max_len": config.max_position_embeddings,
+        "d_model": config.d_model,
+        "n_layers": config.encoder_layers,
+        "n_decoder_layers": config.decoder_layers,
+        "n_heads": config.encoder_attention_heads,
+        "d_ff": config.encoder_ffn_dim,
+        "dropout": 0.0,
+        "activation": activation,
+        "tied": one_matrix,
+    }
+    return Converted(config=sizes, state=turned, trial=_translation)
+
+
+def _translation(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
+    """Logits of two targets, the source of one of them padded."""
+    sizes, length = ours.config, min(ours.config.max_len, 7)
+    source, target = tokens(2, sizes.vocab_size, length, random), tokens(2, sizes.target_vocab_size, length, random)
+    real = first_steps(length, (length + 1) // 2)
+    found = theirs(input_ids=source, attention_mask=real.long(), decoder_input_ids=target)[0]
+    yield Pair("logits", ours(source, target, real), found)
 
 
 def _check_positions(theirs: Tensor) -> None:
@@ -170,10 +195,3 @@ def _turned(tensor: Tensor, axis: int) -> Tensor:
     """sin sin … cos cos … → sin cos sin cos …; an odd D has one sine more."""
     axes = torch.arange(tensor.shape[axis], device=tensor.device)
     return tensor.index_select(axis, axes // 2 + axes % 2 * ((len(axes) + 1) // 2))
-
-
-def _move(theirs: dict[str, Tensor], state: dict[str, Tensor], names: dict[str, str]) -> None:
-    """Weight and bias of each module, from their name to ours."""
-    for name, ours in names.items():
-        for part in ("weight", "bias"):
-            state[f"{ours}.{part}"] = theirs.pop(f"{name}.{part}")

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert import to_gpt
+from oliveira.models.convert_gpt import to_gpt
 from oliveira.nn.attention import KeyValueCache, MultiHeadAttention, causal_mask
 from oliveira.nn.feedforward import FeedForward, SwiGLU
 from oliveira.nn.norm import LayerNorm, RMSNorm
@@ -149,12 +149,9 @@ class GPT(nn.Module):
     def from_reference(cls, module: nn.Module) -> GPT:
         """A copy of a transformers `GPT2LMHeadModel` or `LlamaForCausalLM`, in `eval` mode.
 
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert` says what).
+        Raises `UserError` for what this class does not compute (`oliveira.models.convert_gpt` says what).
         """
-        config, state = to_gpt(module)
-        model = cls(GPTConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_gpt(module).build(cls, GPTConfig)
 
     def hidden(
         self,

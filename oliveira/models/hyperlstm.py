@@ -18,12 +18,11 @@ recorded answers of labml_nn.hypernetworks.HyperLSTM 0.5.1 (two layers), outputs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from oliveira.errors import UserError
+from oliveira.models.convert_hyper import to_hyperlstm
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.hyper import HyperLSTMLayer
 from oliveira.registry import register
@@ -74,80 +73,10 @@ class HyperLSTM(nn.Module):
 
         Raises `UserError` for another kind, and when its input is not as wide as its state.
         """
-        if type(module).__name__ != "HyperLSTM":
-            raise UserError(f"a {type(module).__name__} cannot become a HyperLSTM. Give a HyperLSTM of labml_nn.")
-        cells = list(cast(Any, module).cells)
-        d_model, d_in = cells[0].w_x[0].shape
-        if d_in != d_model:
-            raise UserError(
-                f"input_size = {d_in} differs from hidden_size = {d_model}. A whole model has one d_model: use "
-                "layer_from_reference, which covers it."
-            )
-        embedding, tokens = "project", 0
-        if isinstance(input, nn.Embedding):
-            embedding, tokens = "embedding", input.num_embeddings
-        model = cls(
-            HyperLSTMConfig(
-                vocab_size=tokens,
-                d_in=0 if isinstance(input, nn.Embedding) else input.in_features,
-                d_out=output.out_features,
-                gives=gives,
-                d_model=d_model,
-                n_layers=len(cells),
-                d_hyper=cells[0].z_h.in_features,
-                d_embedding=cells[0].d_h[0].in_features,
-            )
-        )
-        model.layers = nn.ModuleList(layer_from_reference(cell) for cell in cells)
-        model.input.get_submodule(embedding).load_state_dict(input.state_dict())
-        model.output.project.load_state_dict(output.state_dict())
-        return model.eval()
+        return to_hyperlstm(module, input, output, gives).build(cls, HyperLSTMConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         h_BTD = self.input(x)
         for layer in self.layers:
             h_BTD = layer(self.dropout(h_BTD), mask)
         return self.output(self.dropout(h_BTD), mask)
-
-
-def layer_from_reference(cell: nn.Module) -> HyperLSTMLayer:
-    """A copy of one labml `HyperLSTMCell`: theirs keeps a gate's parts apart, and its gates in the order i, f, g, o."""
-    theirs = cast(Any, cell)
-    d_model, d_in = theirs.w_x[0].shape
-    d_hyper, d_embedding = theirs.z_h.in_features, theirs.d_h[0].in_features
-    layer = HyperLSTMLayer(d_in, d_model, d_hyper, d_embedding)
-
-    def rows(gates: Any) -> Tensor:
-        i, f, g, o = gates
-        return torch.stack([i, f, o, g]).detach()
-
-    def norms(name: str, of: Any) -> dict[str, Tensor]:
-        gate, cell = rows([n.weight for n in of.layer_norm]), rows([n.bias for n in of.layer_norm])
-        return {
-            f"{name}gate_norm.weight": gate,
-            f"{name}gate_norm.bias": cell,
-            f"{name}cell_norm.weight": of.layer_norm_c.weight[None],
-            f"{name}cell_norm.bias": of.layer_norm_c.bias[None],
-        }
-
-    small = theirs.hyper
-    above, below = small.input_lin.weight.split([d_model, d_in], dim=1)
-    squeezes = (theirs.z_h, theirs.z_x, theirs.z_b)
-    expands = (theirs.d_h, theirs.d_x, theirs.d_b)
-    layer.load_state_dict(
-        {
-            "input.weight": rows(theirs.w_x).flatten(0, 1),
-            "hidden": rows(theirs.w_h).flatten(0, 1),
-            "hyper_input.weight": rows(below.chunk(4)).flatten(0, 1),
-            "hyper_input.bias": rows(small.hidden_lin.bias.chunk(4)).flatten(0, 1),
-            "hyper_above": rows(above.chunk(4)).flatten(0, 1),
-            "hyper_hidden": rows(small.hidden_lin.weight.chunk(4)).flatten(0, 1),
-            "squeeze": torch.stack([rows(z.weight.chunk(4)) for z in squeezes]),
-            "squeeze_bias": torch.stack([rows(z.bias.chunk(4)) for z in squeezes[:2]]),
-            "expand": torch.stack([rows([gate.weight for gate in d]) for d in expands]),
-            "bias": rows([gate.bias for gate in theirs.d_b]),
-            **norms("", theirs),
-            **norms("hyper_", small),
-        }
-    )
-    return layer

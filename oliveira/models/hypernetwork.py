@@ -17,12 +17,11 @@ Checked against: hypnettorch ChunkedHMLP with its MLP main network, outputs and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from oliveira.errors import UserError
+from oliveira.models.convert_hyper import to_hypernetwork
 from oliveira.nn.flat import FlatConfig, flatten
 from oliveira.nn.hyper import ChunkedHyperMLP, main_mlp, mlp_shapes
 from oliveira.registry import register
@@ -73,43 +72,7 @@ class Hypernetwork(nn.Module):
 
         Raises `UserError` for another kind or form.
         """
-        kind, theirs = type(module).__name__, cast(Any, module)
-        if kind != "ChunkedHMLP":
-            raise UserError(f"a {kind} cannot become a Hypernetwork. Give a ChunkedHMLP.")
-        shapes = [tuple(shape) for shape in theirs.target_shapes]
-        widths = [shapes[0][-1], *(shape[0] for shape in shapes[::2])]
-        inner = theirs._hnet
-        refused = {
-            f"target_shapes = {shapes}": shapes != mlp_shapes(widths) or len(set(widths[1:-1])) != 1,
-            f"layers = {inner._layers}": len(inner._layers) != 1,
-            f"cond_chunk_embs = {theirs.cond_chunk_embs}": not theirs.cond_chunk_embs,
-            f"num_cond_embs = {theirs.num_known_conds}": theirs.num_known_conds != 1,
-            f"cond_in_size = {theirs._cond_in_size}": theirs._cond_in_size != 0,
-            f"uncond_in_size = {theirs._uncond_in_size}": theirs._uncond_in_size != 0,
-            f"activation_fn = {inner._act_fn}": not isinstance(inner._act_fn, nn.ReLU),
-            "use_batch_norm": inner._use_batch_norm,
-            "use_bias = False": not theirs.has_bias,
-        }
-        if wrong := [name for name, is_wrong in refused.items() if is_wrong]:
-            raise UserError(f"a ChunkedHMLP with {wrong[0]} is not covered. See Hypernetwork.from_reference.")
-        *linear, chunks = theirs.internal_params  # weight, bias, weight, bias, embeddings
-        model = cls(
-            HypernetworkConfig(
-                channels=1,
-                height=1,
-                width=widths[0],
-                d_out=widths[-1],
-                d_model=widths[1],
-                n_layers=len(widths) - 2,
-                d_hyper=inner._layers[0],
-                d_embedding=theirs.chunk_emb_size,
-                chunk_size=theirs._chunk_size,
-            )
-        )
-        names = [f"hyper.layers.{i}.{part}" for i in range(2) for part in ("weight", "bias")]
-        state = dict(zip(names, linear, strict=True)) | {"hyper.chunks": chunks}
-        model.load_state_dict({**state, "scale": torch.ones_like(model.scale)})
-        return model.eval()
+        return to_hypernetwork(module).build(cls, HypernetworkConfig)
 
     def weights(self) -> list[Tensor]:
         """What the main network computes with: W and b of each layer in turn."""

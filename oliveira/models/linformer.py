@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_long import linformer_weights
+from oliveira.models.convert_long import to_linformer
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -92,10 +92,7 @@ class Linformer(nn.Module):
     @classmethod
     def from_reference(cls, module: nn.Module) -> Linformer:
         """A copy of a `linformer.LinformerLM`, in `eval` mode. `UserError` for what this class does not compute."""
-        config, state = linformer_weights(module)
-        model = cls(LinformerConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_linformer(module).build(cls, LinformerConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out). Raises ValueError when there are more steps than `max_len`."""

@@ -95,10 +95,7 @@ class Mamba(nn.Module):
         The latter is a bare stack: its copy reads d_in = d_model numbers a step as they are and gives the states of the
         last layer through a norm of gain 1. Raises `UserError` for what this class does not compute.
         """
-        config, state = to_mamba(module)
-        model = cls(MambaConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_mamba(module).build(cls, MambaConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         u = self.input(x)

@@ -88,13 +88,12 @@ class MLP(nn.Module):
 
         Raises `UserError` for what this class does not compute.
         """
-        config, state = to_mlp(module)
-        model = cls(MLPConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_mlp(module).build(cls, MLPConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`."""
+        """`mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`, and for images
+        of other sides, which might have as many pixels.
+        """
         if self.embedding is not None:
             x = self.embedding(x)
         if mask is not None:
@@ -103,6 +102,10 @@ class MLP(nn.Module):
             if x.shape[1] > self.config.max_len:
                 raise ValueError(f"a sequence of {x.shape[1]} steps does not fit max_len = {self.config.max_len}")
             x = F.pad(x, (0, 0, 0, self.config.max_len - x.shape[1]))
+        elif self.config.channels and tuple(x.shape[1:]) != (
+            sides := (self.config.channels, self.config.height, self.config.width)
+        ):
+            raise ValueError(f"images of {tuple(x.shape[1:])} do not fit channels, height, width = {sides}")
         h_BD = x.flatten(1)
         for layer in self.hidden:
             h_BD = self.dropout(F.relu(layer(h_BD)))

@@ -124,10 +124,7 @@ class MoE(nn.Module):
 
         Raises `UserError` for what this class does not compute (`oliveira.models.convert_moe` says what).
         """
-        config, state = to_moe(module)
-        model = cls(MoEConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_moe(module).build(cls, MoEConfig)
 
     @classmethod
     def upcycle(cls, gpt: GPT, *, n_experts: int = 4, top_k: int = 2, **config: Any) -> MoE:

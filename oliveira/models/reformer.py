@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_long import reformer_weights
+from oliveira.models.convert_long import to_reformer
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
 from oliveira.nn.lsh import LocalAttention, LSHAttention
@@ -141,10 +141,7 @@ class Reformer(nn.Module):
 
         Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
         """
-        config, state = reformer_weights(module)
-        model = cls(ReformerConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_reformer(module).build(cls, ReformerConfig)
 
     def with_hashes(self, n_hashes: int) -> Reformer:
         """A copy that hashes `n_hashes` times: fewer are faster, more find more. The first ones are those it has."""

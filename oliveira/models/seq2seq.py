@@ -94,10 +94,7 @@ class Seq2Seq(nn.Module):
 
         Source: letters and `</s>`; target: `<s>` and phonemes. Raises `UserError` if the file is another one.
         """
-        config, state = from_g2p_en(path)
-        model = cls(Seq2SeqConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return from_g2p_en(path).build(cls, Seq2SeqConfig)
 
     def _states(self, source: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the output reads at each target step (B, T, d_model), and α (B, T, S) where there is attention."""

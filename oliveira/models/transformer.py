@@ -174,13 +174,7 @@ class Transformer(nn.Module):
         what this class does not compute (`oliveira.models.convert_transformer` says what).
         """
         ends = dict(vocab_size=vocab_size, target_vocab_size=target_vocab_size, max_len=max_len)
-        config, state = to_transformer(module, ends)
-        model = cls(TransformerConfig(**config))
-        fresh = (
-            {} if "source.embedding.weight" in state else {k: v for k, v in model.state_dict().items() if _is_end(k)}
-        )
-        model.load_state_dict({**fresh, **state})
-        return model.eval()
+        return to_transformer(module, ends).build(cls, TransformerConfig)
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens (B, S) or numbers (B, S, d_in) with their positions: (B, S, D)."""
@@ -245,7 +239,3 @@ class TwoTowers(Transformer):
         allowed = keys(mask)
         memory = self.encode(self.embed(source), allowed)
         return self.head(self.decode(self.embed_target(target), memory, allowed))
-
-
-def _is_end(name: str) -> bool:
-    return name.startswith(("source.", "target.", "head."))

@@ -101,12 +101,13 @@ class ViT(nn.Module):
 
         Raises `UserError` for what this class does not compute.
         """
-        config, state = to_vit(module)
-        model = cls(ViTConfig(**config))
-        model.load_state_dict(state)
-        return model.eval()
+        return to_vit(module).build(cls, ViTConfig)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, d_out). Raises ValueError for images of other sides, which might have as many patches."""
+        sides = self.config.height, self.config.width
+        if tuple(x_BCHW.shape[2:]) != sides:
+            raise ValueError(f"images of {tuple(x_BCHW.shape[2:])} do not fit height, width = {sides}")
         patches_BND = self.patches(x_BCHW).flatten(2).transpose(1, 2)
         first_B1D = self.class_token.expand(len(patches_BND), -1, -1)
         z = self.dropout(torch.cat([first_B1D, patches_BND], dim=1) + self.positions)

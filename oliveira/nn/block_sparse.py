@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oliveira.nn.masking import keys
+
 WINDOW = (-1, 0, 1)
 
 
@@ -144,10 +146,11 @@ class BlockSparseAttention(nn.Module):
     random: Tensor
 
     def __init__(
-        self, d_model: int, n_heads: int, max_len: int, block_size: int, n_random: int, n_global: int, seed: int
-    ) -> None:
+        self, d_model: int, n_heads: int, max_len: int, block_size: int, n_random: int, n_global: int, seed: int,
+        *, full_up_to: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.n_heads, self.block_size, self.n_global = n_heads, block_size, n_global
+        self.n_heads, self.block_size, self.n_global, self.full_up_to = n_heads, block_size, n_global, full_up_to
         self.query, self.key, self.value, self.output = (nn.Linear(d_model, d_model) for _ in range(4))
         n_blocks = -(-max_len // block_size)
         self.register_buffer("random", random_blocks(n_blocks, n_heads, n_random, n_global=n_global, seed=seed))
@@ -157,5 +160,19 @@ class BlockSparseAttention(nn.Module):
             project(x_BTD).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        y_BHTK = block_sparse_attention(q, k, v, self.random, self.block_size, self.n_global, mask)
+        y_BHTK = self._attend(q, k, v, mask)
         return self.output(y_BHTK.transpose(1, 2).flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """In blocks; rows whose last real step is one of the first `full_up_to`, in full."""
+        length, few = q.shape[2], self.full_up_to
+        if few and (length <= few or mask is not None):
+            first = None if mask is None else keys(mask[:, :few])
+            full = F.scaled_dot_product_attention(q[:, :, :few], k[:, :, :few], v[:, :, :few], attn_mask=first)
+            if length <= few:
+                return full
+        sparse = block_sparse_attention(q, k, v, self.random, self.block_size, self.n_global, mask)
+        if not few or mask is None:
+            return sparse
+        short = ~mask[:, few:].any(dim=1)[:, None, None, None]
+        return torch.where(short, F.pad(full, (0, 0, 0, length - few)), sparse)

@@ -39,7 +39,11 @@ class FlatConfig:
 
 
 def flatten(x: Tensor, config: FlatConfig, mask: Tensor | None = None) -> Tensor:
-    """(B, n_flat). Raises RuntimeError, in the product that follows, for a series longer than `max_len`."""
+    """(B, n_flat). Raises ValueError for images of other sides, which might have as many pixels, and RuntimeError, in
+    the product that follows, for a series longer than `max_len`.
+    """
+    if config.channels and tuple(x.shape[1:]) != (sides := (config.channels, config.height, config.width)):
+        raise ValueError(f"images of {tuple(x.shape[1:])} do not fit channels, height, width = {sides}")
     if mask is not None:
         x = x * mask[:, :, None].to(x.dtype)
     if config.d_in and x.shape[1] < config.max_len:

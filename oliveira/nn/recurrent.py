@@ -18,13 +18,12 @@ Checked against: torch.nn.RNN, LSTM, GRU, several layers, both ways, packed sequ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.errors import UserError
 from oliveira.nn.ends import Input, Output, SequenceConfig
 
 Kind = Literal["rnn", "lstm", "gru"]
@@ -166,27 +165,6 @@ class Recurrent(nn.Module):
             x_BTD = y_BTD
         return x_BTD
 
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Self:
-        """A copy of a `torch.nn.RNN`, `LSTM` or `GRU`, in `eval` mode and batch first whatever theirs is.
-
-        Raises `UserError` for projections, for ReLU in place of tanh, and for layers without bias.
-        """
-        kind: Kind | None = next((name for name, kernel in KERNELS.items() if type(module) is kernel), None)
-        if kind is None or not isinstance(module, nn.RNNBase):
-            raise UserError(f"a {type(module).__name__} is no recurrent layer. Give a torch.nn.RNN, LSTM or GRU.")
-        for field, wanted in (("proj_size", 0), ("bias", True), ("nonlinearity", "tanh")):
-            if (value := getattr(module, field, wanted)) != wanted:
-                raise UserError(f"{field} = {value!r} is not covered. Only {wanted!r} can be converted.")
-        sizes = module.input_size, module.hidden_size, module.num_layers
-        ours = cls(kind, *sizes, bidirectional=module.bidirectional).to(next(module.parameters()).dtype)
-        state = {}
-        for name, weight in module.state_dict().items():
-            part, layer = name.removesuffix("_reverse").rsplit("_l", 1)  # "weight_ih_l1_reverse"
-            state[f"{'back' if name.endswith('_reverse') else 'ahead'}.{layer}.{part}"] = weight
-        ours.load_state_dict(state)
-        return ours.eval()
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentConfig(SequenceConfig):
@@ -223,41 +201,3 @@ class RecurrentModel(nn.Module):
         """x (B, T) int64 or (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) with `gives = "one"`."""
         h_BTD = self.layers(self.dropout(self.input(x)), mask)
         return self.output(self.dropout(h_BTD), mask)
-
-    @classmethod
-    def from_reference(
-        cls,
-        module: nn.Module,
-        *,
-        input: nn.Embedding | nn.Linear,
-        output: nn.Linear,
-        gives: Literal["steps", "one"] = "steps",
-    ) -> Self:
-        """A copy of a torch model in its three parts: what feeds `module` (a `torch.nn.RNN`, `LSTM` or `GRU`), and
-        what reads it. In `eval` mode. Raises `UserError` for another kind, and for what `Recurrent` does not cover.
-        """
-        wanted = f"{'bidirectional ' if cls.bidirectional else ''}torch.nn.{KERNELS[cls.kind].__name__}"
-        theirs = Recurrent.from_reference(module)
-        if theirs.kind != cls.kind or bool(theirs.back) != cls.bidirectional:
-            raise UserError(f"this {type(module).__name__} cannot become a {cls.__name__}. Give a {wanted}.")
-        assert isinstance(module, nn.RNNBase)
-        if module.input_size != module.hidden_size:
-            raise UserError(
-                f"input_size = {module.input_size} differs from hidden_size = {module.hidden_size}. Use "
-                "Recurrent.from_reference, which covers it: a whole model has one d_model."
-            )
-        tokens = isinstance(input, nn.Embedding)
-        model = cls(
-            RecurrentConfig(
-                vocab_size=input.num_embeddings if isinstance(input, nn.Embedding) else 0,
-                d_in=0 if isinstance(input, nn.Embedding) else input.in_features,
-                d_out=output.out_features,
-                gives=gives,
-                d_model=module.hidden_size,
-                n_layers=module.num_layers,
-            )
-        )
-        model.layers.load_state_dict(theirs.state_dict())
-        model.input.get_submodule("embedding" if tokens else "project").load_state_dict(input.state_dict())
-        model.output.project.load_state_dict(output.state_dict())
-        return model.eval()

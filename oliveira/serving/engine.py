@@ -369,9 +369,10 @@ def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -
         with connection.makefile("rb") as stream:
             while line := stream.readline(MAX_LINE + 1):
                 inbox.put(unpack(line))
-    except (OSError, OliveiraError) as error:
-        print(f"oliveira engine: {error}", file=sys.stderr)
-    inbox.put(None)
+    except (OSError, OliveiraError) as found:
+        log.error("the front cannot be understood", extra={"reason": str(found)})
+    finally:
+        inbox.put(None)
 
 
 def main() -> int:

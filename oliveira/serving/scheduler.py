@@ -16,12 +16,11 @@ Shapes: logits (sum of the tokens asked for, V).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -100,8 +99,9 @@ class Scheduler:
         """Ends every request: after an exception that is nobody's, nobody knows what state they are in."""
         requests = [choices[0].request for choices in self.waiting]
         requests += [stream.request for stream in self._at_work()]
+        for stream in self._at_work():
+            self._forget_guesses(stream)
         self.waiting, self.following, self.reading, self.decoding = Turns(), deque(), None, []
-        self.speculator = None  # it knows streams that are gone
         self.pool.clear()
         texts = self.embedder.drop_all() if self.embedder is not None else []
         names = {request.id: request.name for request in requests} | {text.id: text.name for text in texts}
@@ -123,14 +123,6 @@ class Scheduler:
             "kv_usage": round(1 - len(self.pool.free) / self.capacity, 3),
             "attention_cache": None if self.prefixes is None else not self.prefixes.broken,
         }
-
-    @contextlib.contextmanager
-    def _boundary(self, request: Request, messages: list[Message]) -> Iterator[None]:
-        """An exception inside ends the request."""
-        try:
-            yield
-        except Exception as found:
-            self._fail(request, found, messages)
 
     def _fail(self, request: Request, found: Exception, messages: list[Message]) -> None:
         messages.append(self.failures.message(request.id, request.name, found))
@@ -156,8 +148,10 @@ class Scheduler:
         embeds = self.embedder is not None and self.embedder.busy and (self._embeds or self.reading is None)
         self._embeds = not embeds
         for stream in [*self.decoding, *([self.reading] if self.reading and not embeds else [])]:
-            with self._boundary(stream.request, messages):
+            try:
                 self._slide(stream)
+            except Exception as error:
+                self._fail(stream.request, error, messages)
         streams, reading = list(self.decoding), None if embeds else self.reading
         work: list[tuple[Stream, Run]] = []
         for stream, guess in zip(streams, self._guess(streams), strict=True):
@@ -167,11 +161,12 @@ class Scheduler:
         for (stream, run), found in zip(work, self._compute([run for _, run in work]), strict=True):
             if stream is not self.reading and stream not in self.decoding:
                 continue  # a sibling that failed took its whole request along
-            if isinstance(found, Exception):
-                self._fail(stream.request, found, messages)
-                continue
-            with self._boundary(stream.request, messages):
+            try:
+                if isinstance(found, Exception):
+                    raise found
                 (self._have_read if stream is reading else self._decoded)(stream, run, found, messages)
+            except Exception as error:
+                self._fail(stream.request, error, messages)
         if embeds and self.embedder is not None:
             messages += self.embedder.piece(CHUNK if self.decoding else MAX_TOKENS)
         return messages
@@ -190,11 +185,13 @@ class Scheduler:
                 self.following.popleft()
             else:
                 self.following.extend(self.waiting.take()[1:])
-            with self._boundary(request, messages):
+            try:
                 if request.read is None:
                     self._begin(stream, need)
                 else:
                     self._follow(stream, *request.read, messages)
+            except Exception as error:
+                self._fail(request, error, messages)
 
     def _begin(self, stream: Stream, need: int) -> None:
         """Its prompt is read from now on, after what is known of it."""
@@ -407,6 +404,9 @@ class Scheduler:
     def _leave(self, stream: Stream) -> None:
         self.decoding.remove(stream)
         self.pool.give_back(stream.table)
+        self._forget_guesses(stream)
+
+    def _forget_guesses(self, stream: Stream) -> None:
         if self.speculator is not None:
             try:
                 self.speculator.guesser.forget(stream)

@@ -13,14 +13,12 @@ about five minutes on one core.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from oliveira.data import weights
@@ -41,8 +39,8 @@ Tokens = list[list[int]]
 def minilm(home: Path, *, d_out: int) -> tuple[BERT, WordPiece]:
     """all-MiniLM-L6-v2 under a fresh head of `d_out` classes, and its tokenizer."""
     with weights.opened(weights.MINILM, home / "cache", print) as root:
-        config = json.loads((root / "config.json").read_bytes())
-        model = BERT.from_weights(config, load((root / "model.safetensors").read_bytes()), gives="one", d_out=d_out)
+        config, tensors = weights.read_json(root / "config.json"), weights.read_tensors(root / "model.safetensors")
+        model = BERT.from_weights(config, tensors, gives="one", d_out=d_out)
         pieces = (root / "vocab.txt").read_text(encoding="utf-8").split("\n")
     return model, WordPiece([piece for piece in pieces if piece], lowercase=True)
 

@@ -6,6 +6,7 @@ exception to a promise stands in the Entry: `xfail={"check": "reason"}`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -126,6 +127,21 @@ def check_shapes_and_finite(entry: Entry, form: Form) -> None:
     else:
         assert y.shape == expected, (y.shape, expected)
     assert first(y).dtype == torch.float32 and first(y).isfinite().all()
+
+
+def check_float32_is_float64_rounded(entry: Entry, form: Form) -> None:
+    """tests/parity computes in float64, users in float32: answers and gradients are the same but for the rounding."""
+    single, inputs = build(entry, form).eval(), example(form)
+    double = copy.deepcopy(single).double()
+    answers, gradients = [], []
+    for model in (single, double):
+        kind = next(model.parameters()).dtype
+        y = first(model(*(x.to(kind) if x.is_floating_point() else x for x in inputs)))
+        y.square().sum().backward()
+        answers.append(y.detach().double())
+        gradients.append(torch.cat([p.grad.flatten().double() for p in model.parameters()]))
+    for got, exact in (answers, gradients):
+        assert (got - exact).norm() <= 1e-4 * exact.norm(), ((got - exact).norm(), exact.norm())
 
 
 def check_every_parameter_gets_a_gradient(entry: Entry, form: Form) -> None:

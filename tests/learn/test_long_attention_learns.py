@@ -122,6 +122,10 @@ def shifted_by_the_first(random: torch.Generator, size: int) -> tuple[Tensor, Te
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "learns"), [("linformer", True), ("transformer", True), ("no attention", False)])
 def test_linformer_keeps_up_with_the_full_transformer(kind: str, learns: bool) -> None:
+    """Part 3 of the catalogue asks this of short ListOps, which takes 5,000 steps, minutes a seed, and ends at 0.351 ±
+    0.011 (3 seeds): the recipes listops-linformer and listops-transformer are that comparison. Here, in seconds, a task
+    that needs every step to reach one other, solved by both.
+    """
     torch.manual_seed(0)
     sizes = dict(vocab_size=4, d_out=4, d_model=32, n_layers=2, n_heads=2, d_ff=64, max_len=128)
     if kind == "transformer":

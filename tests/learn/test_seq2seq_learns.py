@@ -74,12 +74,11 @@ def test_reversal_needs_attention(attention: str, must: str) -> None:
     assert right.mean() >= 0.99, right.mean()
     with torch.inference_mode():
         looked = model.attention_map(held_out.source, held_out.target, held_out.source != PADDING).argmax(dim=-1)
-    # Each annotation sums up the words around its own (§3.2), so the net may look at the letter or at its neighbour;
-    # but from step to step the look must move one place to the left: a straight anti-diagonal.
-    near, moves = [], []
-    for row, n in zip(looked, held_out.lengths.tolist(), strict=True):
-        places = row[:n]
-        near.append((places - torch.arange(n - 1, -1, -1)).abs() <= 1)
-        moves.append(places[2:] == places[1:-1] - 1)
-    figures = torch.cat(near).float().mean().item(), torch.cat(moves).float().mean().item()
-    assert min(figures) >= 0.9, figures
+    # One anti-diagonal, as the paper's figure has it, up to a constant shift: each annotation sums up the words around
+    # its own (§3.2), and this net reads a letter off the neighbour at its right, 97 % of the steps after the first; the
+    # last letter, asked for first, has no such neighbour.
+    shifts = torch.cat(
+        [row[1:n] - torch.arange(n - 2, -1, -1) for row, n in zip(looked, held_out.lengths.tolist(), strict=True)]
+    )
+    on_one = max((shifts == shift).float().mean().item() for shift in (-1, 0, 1))
+    assert on_one >= 0.9, on_one

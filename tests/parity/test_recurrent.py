@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from oliveira.errors import UserError
 from oliveira.models.bigru import BiGRU
 from oliveira.models.bilstm import BiLSTM
+from oliveira.models.convert_recurrent import to_recurrent
 from oliveira.models.gru import GRU
 from oliveira.models.lstm import LSTM
 from oliveira.models.rnn import RNN
-from oliveira.nn.recurrent import Recurrent, RecurrentModel
 
 KERNELS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 SHAPES = {
@@ -59,14 +59,14 @@ def compare(ours: nn.Module, theirs: nn.Module, run_ours: Any, run_theirs: Any, 
 @pytest.mark.parametrize("kind", KERNELS)
 def test_against_torch(kind: str, shape: str, length: int) -> None:
     theirs = reference(kind, shape)
-    ours = Recurrent.from_reference(theirs)
+    ours = to_recurrent(theirs)
     compare(ours, theirs, ours, lambda x: theirs(x)[0], torch.randn(3, length, D_IN))
 
 
 @pytest.mark.parametrize("kind", KERNELS)
 def test_against_torch_time_first(kind: str) -> None:
     theirs = reference(kind, "three-layers-both-ways", batch_first=False)
-    ours = Recurrent.from_reference(theirs)
+    ours = to_recurrent(theirs)
     compare(ours, theirs, ours, lambda x: theirs(x.transpose(0, 1))[0].transpose(0, 1), torch.randn(3, 6, D_IN))
 
 
@@ -75,7 +75,7 @@ def test_against_torch_time_first(kind: str) -> None:
 def test_against_torch_packed(kind: str, shape: str) -> None:
     """Rows of different length, unsorted: the way back starts at each row's own last step."""
     theirs = reference(kind, shape)
-    ours = Recurrent.from_reference(theirs)
+    ours = to_recurrent(theirs)
     lengths = torch.tensor([4, 9, 1, 7])
     mask = torch.arange(9) < lengths[:, None]
 
@@ -90,10 +90,10 @@ def test_against_torch_packed(kind: str, shape: str) -> None:
 def test_double_precision_is_kept(kind: str) -> None:
     theirs = reference(kind, "three-layers-both-ways").double()
     x = torch.randn(2, 30, D_IN, dtype=torch.float64)
-    torch.testing.assert_close(Recurrent.from_reference(theirs)(x), theirs(x)[0], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(to_recurrent(theirs)(x), theirs(x)[0], atol=1e-12, rtol=1e-12)
 
 
-MODELS: dict[type[RecurrentModel], nn.RNNBase] = {
+MODELS: dict[Any, nn.RNNBase] = {
     RNN: nn.RNN(6, 6, 2, batch_first=True),
     LSTM: nn.LSTM(6, 6, 2, batch_first=True),
     GRU: nn.GRU(6, 6, 2, batch_first=True),
@@ -104,7 +104,7 @@ MODELS: dict[type[RecurrentModel], nn.RNNBase] = {
 
 @pytest.mark.parametrize("eats", ["tokens", "series"])
 @pytest.mark.parametrize("model", MODELS)
-def test_models_against_torch(model: type[RecurrentModel], eats: str) -> None:
+def test_models_against_torch(model: Any, eats: str) -> None:
     """A whole model from its three parts of torch, on padded rows; the answer of the last real step or of the mean."""
     theirs, width = MODELS[model].double(), 12 if model.bidirectional else 6
     source = nn.Embedding(19, 6) if eats == "tokens" else nn.Linear(4, 6)
@@ -132,7 +132,7 @@ REFUSED = {
 @pytest.mark.parametrize("word", REFUSED)
 def test_refuses_what_it_does_not_compute(word: str) -> None:
     with pytest.raises(UserError, match=word):
-        Recurrent.from_reference(REFUSED[word])
+        to_recurrent(REFUSED[word])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,6 @@ def test_refuses_what_it_does_not_compute(word: str) -> None:
         (GRU, nn.GRU(5, 6), "input_size = 5"),
     ],
 )
-def test_models_refuse_another_kind(model: type[RecurrentModel], module: nn.Module, word: str) -> None:
+def test_models_refuse_another_kind(model: Any, module: nn.Module, word: str) -> None:
     with pytest.raises(UserError, match=word):
         model.from_reference(module, input=nn.Linear(4, 6), output=nn.Linear(6, 3))

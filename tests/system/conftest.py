@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
+import life_helpers as life
 import pytest
 from serving_helpers import TEXTS, Home, Server
 
 from oliveira.data.tokenizer import Tokenizer
+from oliveira.files import write_json_atomic
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.pieces import pieces
+from oliveira.lifecycle.pipeline import Pipeline
+from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.stages import STAGES
+from oliveira.monitoring.traffic import TrafficLog
+from oliveira.world import load_world
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +27,22 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     Tokenizer.train(TEXTS, vocab_size=320).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def updatable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion and live text of another domain; copy it before you change it."""
+    home = tmp_path_factory.mktemp("updatable")
+    world = load_world("tiny", life.UPDATE, environment={})
+    write_json_atomic(home / "world.json", world.model_dump())
+    with Ledger(home) as ledger, Reporter(quiet=True) as report:
+        Pipeline(STAGES, home, world, ledger, report).run()
+    log = TrafficLog(home / "traffic", 8)
+    texts = [piece for _, text in sorted(topics.items())[:40] for piece in pieces(text)]
+    for number, text in enumerate(texts):
+        log.append({"id": str(number), "time": 0.0, "digest": "", "text": text, "tokens": [], "loss": 1.0})
+    log.close()
+    return home
 
 
 @pytest.fixture

@@ -13,6 +13,29 @@ from pydoc_data.topics import topics
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+# A life in which a retraining takes seconds and is promoted.
+UPDATE = {
+    "data.max_chars": "150000",
+    "data.new": "bncc-computacao",
+    "data.validation": "0.15",
+    "data.test": "0.15",
+    "monitor.window": "400",
+    "export.onnx": "false",
+    "train.steps": "300",
+    "train.lr": "0.01",
+    "train.warmup_steps": "20",
+    "train.optimizer": "muon",
+    "adapt.steps": "4",
+    "adapt.lr": "0.01",
+    "adapt.replay": "0.5",
+    "update.steps": "60",
+    "gate.min_gain": "0.05",
+    "gate.max_forgetting": "0.1",
+    "gate.max_latency": "4.0",
+    "monitor.check_windows": "10",
+}
+
+
 def new_domain(folder: Path) -> Path:
     """Python's own documentation, which ships with Python: a domain that no Portuguese model knows."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,7 @@ def talk(engine: Engine, waves: list[list[dict[str, Any]]]) -> Said:
             break
         for message in engine.turn(wave):
             said[message["id"]].append({key: value for key, value in message.items() if "seconds" not in key})
+        assert engine.scheduler.pool.blocks.isfinite().all()
     assert not engine.scheduler.busy
     assert len(engine.scheduler.pool.free) == engine.scheduler.capacity  # no block is lost
     return dict(said)
@@ -115,6 +116,8 @@ def at_step(kind: str) -> Callable[[Engine, pytest.MonkeyPatch], None]:
             for part, bad in zip(logits.split([run.wanted for run in runs]), hit, strict=True):
                 if bad:
                     part[:] = math.nan
+            for table in tables if kind == "nan" else []:
+                engine.scheduler.pool.blocks[table] = math.nan
             return logits
 
         patch.setattr(engine.scheduler.decoder, "step", wrong)
@@ -290,11 +293,15 @@ def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callab
     waves = conversation(engine)
     waves[3].append({"op": "embed", "id": "text", "tokens": list(range(200))})
     plain = talk(engine, [[generate("after", [5, 6, 7])]])
+    forgotten: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
+        assert engine.scheduler.speculator is not None
+        patch.setattr(engine.scheduler.speculator.guesser, "forget", forgotten.append)
         calls = iter(range(100))
         raising(lambda e: e.scheduler, "_admit", lambda messages: next(calls) == 4)(engine, patch)
         said = talk(engine, waves)
     assert set(said) == {"good0", "good1", "good2", "good3", "bad", "text"}
+    assert {stream.request.id for stream in forgotten} >= {"good0", "good1"}  # a draft has blocks for each
     assert all(messages[-1]["type"] == "error" and messages[-1]["status"] == 500 for messages in said.values())
     assert talk(engine, [[generate("after", [5, 6, 7])]]) == plain
     talk(engine, [[{"op": "embed", "id": "text", "tokens": [1]}]])

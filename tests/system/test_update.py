@@ -6,8 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from pydoc_data.topics import topics
 
+import life_helpers as life
 import pytest
 import torch
 from torch import nn
@@ -19,57 +19,15 @@ from oliveira.files import write_json_atomic
 from oliveira.lifecycle import update as room
 from oliveira.lifecycle.latency import Latency
 from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.pieces import pieces
-from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.progress import Reporter
-from oliveira.lifecycle.stages import STAGES
-from oliveira.monitoring.traffic import TrafficLog
 from oliveira.training.loss import cross_entropy
 from oliveira.world import World, load_world
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {
-    "data.max_chars": "150000",
-    "data.new": "bncc-computacao",
-    "data.validation": "0.15",
-    "data.test": "0.15",
-    "monitor.window": "400",
-    "export.onnx": "false",
-    "train.steps": "300",
-    "train.lr": "0.01",
-    "train.warmup_steps": "20",
-    "train.optimizer": "muon",
-    "adapt.steps": "4",
-    "adapt.lr": "0.01",
-    "adapt.replay": "0.5",
-    "update.steps": "60",
-    "gate.min_gain": "0.05",
-    "gate.max_forgetting": "0.1",
-    "gate.max_latency": "4.0",
-    "monitor.check_windows": "10",
-}
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a champion and live text of another domain."""
-    home = tmp_path_factory.mktemp("home")
-    world = load_world("tiny", SETTINGS, environment={})
-    write_json_atomic(home / "world.json", world.model_dump())
-    with Ledger(home) as ledger, Reporter(quiet=True) as report:
-        Pipeline(STAGES, home, world, ledger, report).run()
-    log = TrafficLog(home / "traffic", 8)
-    texts = [piece for _, text in sorted(topics.items())[:40] for piece in pieces(text)]
-    for number, text in enumerate(texts):
-        log.append({"id": str(number), "time": 0.0, "digest": "", "text": text, "tokens": [], "loss": 1.0})
-    log.close()
-    return home
-
 
 @pytest.fixture
-def home(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "home"))
+def home(updatable: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(updatable, tmp_path / "home"))
 
 
 def champion(home: Path) -> str | None:
@@ -78,7 +36,7 @@ def champion(home: Path) -> str | None:
 
 
 def set_world(home: Path, **changes: str) -> World:
-    world = load_world("tiny", SETTINGS | changes, environment={})
+    world = load_world("tiny", life.UPDATE | changes, environment={})
     write_json_atomic(home / "world.json", world.model_dump())
     return world
 

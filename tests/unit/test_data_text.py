@@ -41,9 +41,9 @@ def test_nfc_bounds_runs_of_marks_and_is_idempotent(text: str, times: int) -> No
 
 
 def test_a_megabyte_of_marks_is_linear() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     nfc("a" + "\u0301\u0323" * 250_000)
-    assert time.perf_counter() - start < 3, "the library's normalisation needs more than a minute"
+    assert time.process_time() - start < 3, "the library's normalisation needs more than a minute"
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,11 @@ def write(path: Path, module: Any, tokenizer: Tokenizer, kind: Kind = Kind.F32, 
     writer.add_array("tokenizer.ggml.merges", [" ".join(pair) for pair in model["merges"]])
     for name, value in fields.pop("strings", {}).items():
         writer.add_string(name, value)
+    for name, value in fields.pop("numbers", {}).items():
+        writer.kv_data[0].pop(name, None)
+        writer.add_uint32(name, value)
+    for name in fields.pop("without", ()):
+        del writer.kv_data[0][name]
     extra = fields.pop("tensors", {})
     assert not fields
 
@@ -147,6 +152,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rope": ({"strings": {"llama.rope.scaling.type": "yarn"}}, "yarn"),
     "tensor": ({"tensors": {"rope_freqs.weight": np.ones(8, np.float32)}}, "rope_freqs"),
     "pre-tokenizer": ({"pre": "llama-bpe"}, "llama-bpe"),
+    "unread": ({"numbers": {"llama.attention.sliding_window": 8}}, "sliding_window"),
+    "begin": ({"numbers": {"tokenizer.ggml.add_bos_token": 1}}, "add_bos_token"),
+    "no-heads": ({"numbers": {"llama.attention.head_count": 0}}, "head_count"),
+    "odd-heads": ({"numbers": {"llama.attention.head_count": 3}}, "head"),
+    "no-context": ({"without": ["llama.context_length"]}, "context_length"),
+    "long": ({"numbers": {"llama.context_length": 2**31}}, "context_length"),
+    "more-layers": ({"numbers": {"llama.block_count": 2**31}}, "blk.2"),
+    "wide": ({"numbers": {"llama.embedding_length": 2**31}}, "shape"),
+    "narrow": ({"numbers": {"llama.feed_forward_length": 95}}, "shape"),
+    "words": ({"numbers": {"llama.vocab_size": 299}}, "shape"),
+    "a-word": ({"without": ["llama.block_count"], "strings": {"llama.block_count": "two"}}, "block_count"),
+    "no-merges": ({"without": ["tokenizer.ggml.merges"]}, "merges"),
 }
 
 
@@ -156,6 +173,46 @@ def test_refuses_what_it_does_not_compute(name: str, tokenizer: Tokenizer, tmp_p
     write(tmp_path / "tiny.gguf", llama(2, tokenizer.vocab_size), tokenizer, **changes)
     with pytest.raises(UserError, match=word):
         read_gguf(tmp_path / "tiny.gguf")
+
+
+def test_a_file_that_was_cut(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """At every 24th of its length: what is left is never read as a model."""
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer)
+    whole = (tmp_path / "x.gguf").read_bytes()
+    for kept in range(1, 24):
+        (tmp_path / "x.gguf").write_bytes(whole[: len(whole) * kept // 24])
+        with pytest.raises(CorruptError, match=r"x\.gguf"):
+            read_gguf(tmp_path / "x.gguf")
+
+
+def test_a_file_with_a_changed_byte(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """In its head: a sentence, or a model all the same (a letter of a token, a number that nobody reads)."""
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer)
+    whole = (tmp_path / "x.gguf").read_bytes()
+    refused = 0
+    for place in [*range(0, 480, 19), *range(9000, 12000, 311)]:
+        (tmp_path / "x.gguf").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read_gguf(tmp_path / "x.gguf")
+        except (UserError, CorruptError):
+            refused += 1
+    assert refused > 10
+
+
+def test_a_type_that_the_package_cannot_read(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: Any) -> None:
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer)
+
+    def unknown(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(gguf.quants, "dequantize", unknown)
+    with pytest.raises(UserError, match=r"token_embd.*F32"):
+        read_gguf(tmp_path / "x.gguf")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        read_gguf(tmp_path / "nothing.gguf")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no such thing" * 20])

@@ -12,6 +12,7 @@ from oliveira.nn.attention import ConcatCache, MultiHeadAttention, attention_ref
 from oliveira.nn.feedforward import FeedForward, SwiGLU
 from oliveira.nn.norm import LayerNorm, RMSNorm, layer_norm_reference
 from oliveira.nn.positional import Learned, Rotary, Sinusoidal
+from oliveira.registry import create
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +179,19 @@ def test_gradcheck(module: nn.Module) -> None:
 
     parameters = [parameter.detach().requires_grad_() for parameter in module.parameters()]
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), *parameters), atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_a_transformer_s_one_answer_is_read_off_its_real_steps(pool: str) -> None:
+    torch.manual_seed(0)
+    sizes = dict(d_in=3, d_out=2, gives="one", d_model=8, n_layers=1, n_heads=2, d_ff=8, max_len=9, pre_norm=True)
+    one = create("transformer", **sizes, pool=pool).eval()
+    every = create("transformer", **{**sizes, "gives": "steps"}).eval()
+    every.load_state_dict(one.state_dict())
+    x, mask = torch.randn(2, 9, 3), torch.arange(9) < torch.tensor([[9], [5]])
+    steps = every(x, mask)
+    for row, length in enumerate((9, 5)):
+        real = steps[row, :length]
+        wanted = real[-1] if pool == "last" else real.mean(dim=0)
+        torch.testing.assert_close(one(x, mask)[row], wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one(x[row : row + 1, :length])[0], wanted, atol=1e-6, rtol=1e-5)

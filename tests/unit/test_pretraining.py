@@ -139,6 +139,19 @@ def test_evaluation_and_loss(data: PairData, wordpiece: WordPiece) -> None:
     assert data.baselines["unigram"] < math.log(36)
 
 
+def test_the_baseline_is_of_the_test_split(data: PairData, wordpiece: WordPiece) -> None:
+    counts = np.ones(wordpiece.vocab_size)
+    for lines in data.lines["train"]:
+        counts += np.bincount(np.concatenate(lines), minlength=len(counts))
+    nats: dict[str, list[float]] = {"validation": [], "test": []}
+    for split, found in nats.items():
+        for batch in data._scored(split):  # type: ignore[arg-type]
+            asked = batch.targets[0][batch.targets[0] != IGNORED]
+            found += (-np.log(counts / counts.sum()))[asked.numpy()].tolist()
+    assert data.baselines["unigram"] == pytest.approx(np.mean(nats["test"]))
+    assert data.baselines["unigram"] != pytest.approx(np.mean(nats["validation"]))
+
+
 def test_too_little_text(wordpiece: WordPiece) -> None:
     with pytest.raises(UserError, match="validation"):
         PairData({"train": [document(0), document(1)], "validation": ["d2"], "test": [document(3)]}, wordpiece, 19)

@@ -82,6 +82,8 @@ def test_evenly_spaced_pieces() -> None:
 def test_baselines_are_computed_once(data: TextData, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = data.baselines
     assert found["5-gram Kneser-Ney"] < found["xz"] < found["unigram"]
+    counted = (data.tokens["train"], data.tokens["test"], data.n_bytes("test"), data.tokenizer.vocab_size)
+    assert found["unigram"] == baselines.unigram(*counted), "of the test split"
 
     def never(*_: Any, **__: Any) -> float:
         raise AssertionError("computed again")

@@ -72,10 +72,10 @@ def test_the_special_token_cannot_be_written_by_a_user(tokenizer: Tokenizer, tmp
 )
 def test_a_megabyte_of_one_character_takes_a_tenth_of_a_second(tokenizer: Tokenizer, text: str) -> None:
     seconds = []
-    for _ in range(5):  # the best of five: another process may have the core
-        start = time.perf_counter()
+    for _ in range(5):
+        start = time.process_time()
         tokens = tokenizer.encode(text)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert tokenizer.decode(tokens) == text
     assert min(seconds) <= 0.1
 
@@ -86,9 +86,9 @@ def test_a_megabyte_of_one_character_takes_a_tenth_of_a_second(tokenizer: Tokeni
     ids=["ab", "marks", "only marks"],
 )
 def test_no_megabyte_takes_longer_than_a_few_seconds(tokenizer: Tokenizer, text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer.encode(text)
-    assert time.perf_counter() - start < 5, "quadratic normalisation takes minutes here"
+    assert time.process_time() - start < 5, "quadratic normalisation takes minutes here"
 
 
 def test_batches_equal_singles(tokenizer: Tokenizer) -> None:

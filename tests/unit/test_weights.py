@@ -7,10 +7,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from oliveira.data import routes, weights
 from oliveira.data.weights import Weights
-from oliveira.errors import UserError
+from oliveira.errors import CorruptError, UserError
 from oliveira.files import sha256_file
 
 WHEEL = "oliveira_toy-1.0-py3-none-any.whl"
@@ -73,3 +75,21 @@ def test_nowhere(toy: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not weights.at_hand(toy, tmp_path / "cache")
     with pytest.raises(UserError, match="cannot be had"), weights.opened(toy, tmp_path / "cache", print):
         raise AssertionError("opened all the same")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 40, -1])
+def test_tensors_of_a_file_that_is_cut(kept: int, tmp_path: Path) -> None:
+    whole = save({"a": torch.ones(3, 5)})
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    assert torch.equal(weights.read_tensors(tmp_path / "model.safetensors")["a"], torch.ones(3, 5))
+    for content in (whole[:kept], bytes(200), b"no such thing" * 30):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(CorruptError, match=r"model\.safetensors"):
+            weights.read_tensors(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"[" * 100_000])
+def test_settings_that_are_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CorruptError, match=r"config\.json"):
+        weights.read_json(tmp_path / "config.json")
