@@ -279,7 +279,7 @@ WORDS = {
     "weights": "pesos",
     "forward": "ida",
     "with backward": "ida e volta",
-    "kept for backward": "guardado p/ a volta",
+    "kept for backward": "para a volta",
     "times": "tempos",
     "FLOPs leave out": "FLOPs não contam",
     "published results  results/RECIPE.json, -picture.png and .png (its curve)": (

@@ -171,8 +171,9 @@ SENTENCES = {
         "{} é um arquivo, não uma pasta. Dê a pasta em que está: {}."
     ),
     "folder {} holds no {} file{}. Put text there.": "a pasta {} não tem arquivo {}{}. Ponha texto nela.",
-    "{} is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.": (
-        "{} é UTF-16, não UTF-8. Converta: iconv -f UTF-16 -t UTF-8."
+    "{} is {}, not UTF-8. Convert it: iconv -f {} -t UTF-8.": ("{} é {}, não UTF-8. Converta: iconv -f {} -t UTF-8."),
+    "folder {} is a home of oliveira, not a folder of texts. Give another one.": (
+        "a pasta {} é uma casa do oliveira, não uma pasta de textos. Dê outra."
     ),
     # What commands say when all went well
     "{} parameters, {} steps in {} s": "{} parâmetros, {} passos em {} s",

@@ -10,7 +10,7 @@ from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
 from oliveira.lifecycle.process import is_held
-from oliveira.serving.adapter_names import adapter_names
+from oliveira.serving.adapter_names import adapter_names, weights_digest
 
 
 def overview(ledger: Ledger) -> dict[str, Any]:
@@ -27,10 +27,18 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "aliases": ledger.aliases(),
         "challenger": _challenger(ledger),
         "serving": ledger.setting("serving") if running else None,
-        "adapters": adapter_names(home),
+        "adapters": _adapters(ledger),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
     }
+
+
+def _adapters(ledger: Ledger) -> list[str]:
+    """Those that fit the champion: only they are answered for."""
+    digest = ledger.alias("champion")
+    row = ledger.artifact(digest) if digest else None
+    base = weights_digest(row.path) if row else ""
+    return adapter_names(ledger.home, base) if base else []
 
 
 def _stage(row: StageRow, running: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from oliveira.cli import app
 from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import sha256_file
 from oliveira.lifecycle import own_adapter
+from oliveira.lifecycle.overview import overview
 from oliveira.lifecycle.own_adapter import make_adapter
 from oliveira.serving.adapter_names import adapter_names
 from oliveira.world import AdaptSection
@@ -47,13 +48,7 @@ def oliveira(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
 
 def typed(home: Home, *words: str) -> Result:
     """The same in this process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        return CliRunner().invoke(app, [*words, "--home", str(home.path)], env={"COLUMNS": "80"})
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return CliRunner().invoke(app, [*words, "--home", str(home.path)], env={"COLUMNS": "80"})
 
 
 @pytest.mark.parametrize("weights", ["fp32", "nf4", "int8"])
@@ -170,7 +165,9 @@ def test_the_commands_about_adapters(make_home: Callable[..., Home], tmp_path: P
     home = make_home()
     home.promote(home.make())
     found = made(home, texts(tmp_path / "texts"))
+    assert overview(home.ledger)["adapters"] == ["ana"]
     home.promote(home.make(seed=5))  # what it was trained on is served no more
+    assert overview(home.ledger)["adapters"] == []
     listed = json.loads(typed(home, "adapters", "list", "--json").stdout)
     assert [(row["name"], row["fits"]) for row in listed] == [("ana", False)]
     assert "ana" in typed(home, "adapters", "list").stdout
