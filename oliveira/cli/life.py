@@ -68,7 +68,7 @@ def up(
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
     chosen = choose(home, Asked(world, text, overrides), typer.confirm if asks else None)
-    planned = fitted(chosen)
+    planned = fitted(home, chosen)
     if print_world:
         print(json.dumps(planned.world.model_dump(), indent=2))
         return

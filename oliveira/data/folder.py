@@ -87,7 +87,7 @@ def _is_home(folder: Path, own: Path | None) -> bool:
 
 
 def _look(folder: Path, top: Path, root: Path, own: Path | None, found: Listing) -> list[Path]:
-    """Sorts the entries of a folder into `found`; returns the folders below. `top`: its beginning; `root`: resolved."""
+    """Sorts the entries of a folder into `found`; returns the folders below. `root` is `top`, resolved."""
     try:
         entries = list(os.scandir(folder))
     except OSError as error:

@@ -75,7 +75,7 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     return Chosen(wanted, name, explicit)
 
 
-def fitted(chosen: Chosen) -> Plan:
+def fitted(home: Path, chosen: Chosen) -> Plan:
     """Its windows and budgets made to fit a text of the person's own. Raises `UserError` if that is too little."""
     from oliveira.data.folder import list_folder, read_folder
     from oliveira.lifecycle.plan import Plan, lengths_of, plan
@@ -84,7 +84,7 @@ def fitted(chosen: Chosen) -> Plan:
     lengths = None
     if base.startswith(PATH):
         folder = expand(base.removeprefix(PATH)).absolute()
-        lengths = lengths_of(read_folder(folder, list_folder(folder).files), chosen.world.data.max_chars)
+        lengths = lengths_of(read_folder(folder, list_folder(folder, home).files), chosen.world.data.max_chars)
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
 
 

@@ -147,7 +147,7 @@ def test_what_a_person_set_once_no_later_plan_changes(tmp_path: Path) -> None:
     remember(home, choose(home, asked(text=str(text), train__steps="300")))
     learnt(home)
     chosen = choose(home, asked())
-    planned = fitted(chosen)
+    planned = fitted(home, chosen)
     assert planned.world.train.steps == 300 and planned.world.monitor.window < World().monitor.window
     assert chosen.world.monitor.window == World().monitor.window, "the plan is made anew when the text has grown"
     assert planned.note
