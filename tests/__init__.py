@@ -1,0 +1,1 @@
+"""So that `python -m tests.attack` finds this folder: some packages install a `tests` of their own."""
