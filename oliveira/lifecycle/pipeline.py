@@ -57,6 +57,8 @@ class Stage:
     run: Callable[[Context], dict[str, Any]]  # returns flat outputs: numbers and strings
     inputs: Callable[[World, Path], dict[str, str]] = field(default=lambda world, home: {})
     summary: Callable[[dict[str, Any]], str] = field(default=lambda outputs: "")
+    # What it left outside its folder, where that is all there as it was written; else it is run again.
+    whole: Callable[[Ledger, dict[str, Any]], bool] = field(default=lambda ledger, outputs: True)
 
 
 class Pipeline:
@@ -118,7 +120,8 @@ class Pipeline:
         row = self.ledger.stage(key)
         record = self._read(key, folder)
         if row is not None and row.state == "done":
-            if record is not None and record["digest"] == row.digest:
+            whole = record is not None and record["digest"] == row.digest
+            if record is not None and whole and stage.whole(self.ledger, record["outputs"]):
                 return record
             self.report.say(f"{stage.name}: the stored result is missing or damaged; it is made again.")
             self.ledger.forget_stage(key)

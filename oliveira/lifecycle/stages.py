@@ -22,11 +22,12 @@ from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
 from oliveira.data.shards import TokenShard
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import OliveiraError, UserError
+from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.eta import Eta
+from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.models.gpt import GPT
@@ -340,6 +341,19 @@ def _package(context: Context) -> dict[str, Any]:
     return outputs
 
 
+def _artifacts_are_whole(ledger: Ledger, outputs: dict[str, Any]) -> bool:
+    """They lie beside the stages, and a disk may have damaged one since it was packaged."""
+    try:
+        for digest in outputs.values():
+            row = ledger.artifact(digest)
+            if row is None:
+                return False
+            artifact.open_artifact(row.path, digest)
+    except CorruptError:
+        return False
+    return True
+
+
 def _export(context: Context) -> dict[str, Any]:
     if not context.world.export.onnx:
         return {"onnx": "off"}
@@ -439,6 +453,7 @@ STAGES = (
         _part("compress", "monitor"),
         _package,
         summary=lambda o: f"artifact {o['base'][:12]}",
+        whole=_artifacts_are_whole,
     ),
     Stage("export", 1, ("preprocess", "package"), _part("export"), _export),
     Stage(

@@ -16,6 +16,7 @@ from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.serving.address import authority
+from oliveira.terminal import say_error
 from oliveira.world import World
 
 MAX_RESTARTS = 5  # in a row, each within RESTART_WINDOW seconds of the last
@@ -154,11 +155,27 @@ class House:
 
     def wait_until_ready(self, stop: Stop) -> bool:
         """False when asked to stop before that."""
+        told = ""
         while not stop.wait(0.1):
             self.check()
             if self.ready():
                 return True
+            if (failure := self._refusal()) and failure != told:
+                told = failure
+                say_error(failure)
         return False
+
+    def _refusal(self) -> str:
+        """Why the champion is not served: without this word one would wait for it in silence. "" = no reason."""
+        last = self.ledger.last_event("swap_failed")
+        if last is None or last["time"] < self.started or last["data"]["digest"] != self.ledger.alias("champion"):
+            return ""
+        if not (life := self.ledger.setting("life")) or life["ready"] < self.started:
+            return ""  # the stages may still make it again
+        return (
+            f"the champion {last['data']['digest'][:12]} is not served: {last['data']['reason']}. It is tried again; "
+            "`oliveira history` lists others, `oliveira swap` and `oliveira rollback` serve one."
+        )
 
 
 def snippet(address: str, key: str) -> str:

@@ -23,7 +23,7 @@ LONG = {**ASK, "prompt": "a", "max_tokens": 100, "stop": "\0\0"}
 @attack
 def embeddings_beside_streams(life: Life) -> str:
     """256 long texts to embed while four streams are read: no stream stands still."""
-    texts = ["uma frase que se repete, mais ou menos longa, " * 8] * 256
+    texts = ["uma frase que se repete, mais ou menos longa"] * 256
     gaps: list[float] = []
 
     def stream(_: int) -> int:

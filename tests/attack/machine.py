@@ -44,19 +44,20 @@ def cluster_variables(life: Life) -> None:
 
 @attack
 def no_home_no_name(life: Life) -> str:
-    """No HOME, and where root asks: a user whom passwd does not know."""
-    if os.geteuid():
-        _serves(life, env=environment(HOME=None))
-        return "as this user"
+    """No HOME, and where root asks and may lend its files: a user whom passwd does not know."""
     with life.copy() as house:
-        life.folder.chmod(0o755)
-        for path in (house.home, *house.home.rglob("*")):
-            os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
-        house.start(env=environment(HOME=None, USER=None, LOGNAME=None), user=STRANGER, group=STRANGER, extra_groups=[])
-        house.ready(60)
+        nobody: dict[str, Any] = {"user": STRANGER, "group": STRANGER, "extra_groups": []}
+        env = environment(HOME=None, USER=None, LOGNAME=None)
+        try:
+            subprocess.run(program("--version"), check=True, capture_output=True, env=env, **nobody)
+            for path in (life.folder, house.home, *house.home.rglob("*")):
+                os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+        except (PermissionError, subprocess.CalledProcessError):
+            nobody = {}
+        house.start(env=env, **nobody).ready(60)
         life.answers(house, 20)
         assert house.stop() == 0, house.said()
-    return f"as user {STRANGER}"
+    return f"as user {STRANGER}" if nobody else "as this user: another one may not read the program here"
 
 
 @attack
@@ -76,14 +77,15 @@ def _bare(*verb: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 @attack
 def full_standard_output(life: Life) -> None:
-    """stdout is /dev/full: the commands say so in their exit code, the house serves on."""
+    """stdout is /dev/full: `up` and the commands say so in one sentence, exit code 4, and leave nothing running."""
     if not Path("/dev/full").exists():
         raise Skipped("no /dev/full here")
-    with Path("/dev/full").open("wb") as full:
-        _serves(life, stdout=full)
-        for verb in (["status"], ["history"]):
-            done = command(life.house.home, *verb, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    with Path("/dev/full").open("wb") as full, life.copy() as house:
+        for verb in (["up", "--port", "0"], ["status"], ["history"]):
+            done = command(house.home, *verb, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == 4 and done.stderr.count(b"oliveira: ") == 1, (verb, done.returncode, done.stderr)
             assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr, done.stderr
+        life.kept(house.home)
 
 
 @attack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def test_a_damaged_result_is_made_again(house: House, damage: str) -> None:
     house.run()
     assert house.ran == ["one", "two", "one"], "one is made again; its digest is the same, so two is reused"
     assert victim.read_text() == "seed 0"
+
+
+def test_what_a_stage_left_elsewhere_is_part_of_its_result(house: House) -> None:
+    """An artifact lies beside the stages: damaged, the stage that made it is run again."""
+    there = True
+    house.stages = (dataclasses.replace(house.stages[0], whole=lambda ledger, outputs: there), house.stages[1])
+    house.run()
+    house.run()
+    assert house.ran == ["one", "two"]
+    there = False
+    house.run()
+    assert house.ran == ["one", "two", "one"]
 
 
 def test_a_folder_that_is_whole_is_adopted(house: House) -> None:
