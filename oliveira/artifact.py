@@ -54,6 +54,7 @@ class Artifact:
     lineage: dict[str, Any]
     metrics: dict[str, Any]
 
+    @torch.inference_mode(False)  # whoever asks first: another may want gradients later
     def load_model(self) -> nn.Module:
         """The model in `eval` mode with its weights. Raises `CorruptError` when they do not fit."""
         try:

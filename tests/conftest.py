@@ -57,6 +57,7 @@ def _together(item: pytest.Item) -> str:
     return str(item.path)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads them
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:

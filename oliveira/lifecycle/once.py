@@ -32,14 +32,15 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
     base, new = _prompts(house, "base", "validation"), _prompts(house, "new", "train")
     before = house.ledger.alias("champion")
     assert before is not None
+    since = _last_decision(house)  # of a life that was ended after its alarm, the loop may go on at once
+    alarms = _alarms(house)
 
     say(f"{IDLE_REQUESTS} requests of the known domain")
     with Load(house.address, house.key, base, workers=1, pause=PAUSE) as idle:
         witness.until(lambda: len(idle.answers) >= IDLE_REQUESTS, "the answers to the known domain")
 
     say("traffic of the new domain, until the monitor raises its alarm")
-    since = _last_decision(house)
-    sent, characters = _send_until_drift(house, witness, new)
+    sent, characters = _send_until_drift(house, witness, new, alarms)
     drift = house.ledger.last_event("drift")
     assert drift is not None
     say(f"drift after {sent} requests; a challenger is trained on them, at low priority")
@@ -106,11 +107,17 @@ def _prompts(house: House, domain: str, split: str) -> list[str]:
     return [tokenizer.decode(tokenizer.encode(text)[:room]).rstrip("\ufffd") for text in texts]
 
 
-def _send_until_drift(house: House, witness: _Witness, prompts: list[str]) -> tuple[int, int]:
-    """Sends live text until the alarm, and on until there is enough of it to learn from."""
-    client = Client(house.address, house.key, traffic=True)
+def _alarms(house: House) -> int:
+    """The newest alarm that is over."""
     last = house.ledger.last_event("drift")
-    known, sent, characters = (last["id"] if last else 0), 0, 0
+    on = any(name == "drift_alarm" and value for name, _, value, _ in house.ledger.gauges())
+    return 0 if last is None else last["id"] - on
+
+
+def _send_until_drift(house: House, witness: _Witness, prompts: list[str], known: int) -> tuple[int, int]:
+    """Sends live text until an alarm after the event `known`, and on until there is enough of it to learn from."""
+    client = Client(house.address, house.key, traffic=True)
+    sent, characters = 0, 0
     feed: Iterator[str] = itertools.cycle(prompts)
     detected = False
     while not detected or characters < 2 * house.world.update.min_new_chars:

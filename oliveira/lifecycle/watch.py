@@ -31,12 +31,14 @@ class Watch:
         )
         self.characters = 0  # of live text seen since the monitor was started
         self._checked = 0.0
+        self._alarmed = False  # and the ledger has an event of it
         saved = ledger.setting(MONITOR, {})
-        self.restart(saved.get("state") if saved.get("digest") == ledger.alias("champion") else None)
+        same = saved.get("digest") == ledger.alias("champion")
+        self.restart(saved.get("state") if same else None, alarmed=same and bool(saved.get("alarmed")))
 
-    def restart(self, state: dict[str, Any] | None = None) -> None:
+    def restart(self, state: dict[str, Any] | None = None, *, alarmed: bool = False) -> None:
         """A fresh monitor after a swap or a retraining that has looked at what was seen so far; after a start of the
-        program the one that `state` describes."""
+        program the one that `state` describes, whose alarm was told of already if `alarmed`."""
         self._forget_scores()
         self.digest = self.ledger.alias("champion")
         row = self.ledger.artifact(self.digest) if self.digest else None
@@ -51,7 +53,7 @@ class Watch:
                 self.monitor = DriftMonitor(
                     reference, window=section.window, alpha=section.alpha, confirm=section.confirm
                 )
-        self._alarmed = self.monitor is not None and self.monitor.state().alarm
+        self._alarmed = alarmed
         self._save()
         self._report(force=True)
 
@@ -80,7 +82,7 @@ class Watch:
 
     def _save(self) -> None:
         state = self.monitor.to_json() if self.monitor else None
-        self.ledger.set_setting(MONITOR, {"digest": self.digest, "state": state})
+        self.ledger.set_setting(MONITOR, {"digest": self.digest, "state": state, "alarmed": self._alarmed})
 
     def _report(self, *, force: bool) -> None:
         due = time.monotonic() - self._checked > 10
@@ -99,9 +101,10 @@ class Watch:
                     values["drift_score", labels] = score
                     if p_value is not None:
                         values["drift_pvalue", labels] = p_value
-            if state.alarm and not self._alarmed:
+            new, self._alarmed = state.alarm and not self._alarmed, state.alarm
+            if new:  # first the event: a program that ends between the two tells it twice, never not at all
                 self.ledger.event("drift", {"digest": self.digest, "scores": _plain(state.scores)})
-            self._alarmed = state.alarm
+                self._save()
         self.ledger.set_gauges(values)
 
     def _ground(self) -> Gauges:

@@ -75,6 +75,13 @@ def test_round_trip(made: Artifact) -> None:
     assert made.metrics == {"loss": 1.25, "tiny": 1e-05} and made.lineage["stage"] == "train"
 
 
+def test_a_model_that_is_loaded_while_predicting_can_learn(made: Artifact) -> None:
+    with torch.inference_mode():
+        model = made.load_model()
+        model(torch.tensor([[1, 2]]))
+    model(torch.tensor([[1, 2]])).sum().backward()
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_untied_with_biases(weights: str, tmp_path: Path) -> None:
     model = build(weights, UNTIED)

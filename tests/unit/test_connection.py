@@ -195,7 +195,7 @@ def test_http_1_0_ends_with_the_connection(address: Address) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert status(answer) == 200 and b"chunked" not in head.lower() and b"connection: close" in head
     assert body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
-    assert b"3\r\n" not in exchange(address, b"GET /half HTTP/1.0\r\n\r\n")
+    assert exchange(address, b"GET /half HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\nhalf an answer")
     plain = exchange(address, b"GET /health HTTP/1.0\r\n\r\n")
     assert plain.endswith(b'{"status":"ok"}') and b"content-length: 15" in plain
     assert b"\r\n0\r\n\r\n" in exchange(address, b"GET /stream HTTP/1.1\r\nConnection: close\r\n\r\n")

@@ -1,10 +1,13 @@
-"""What `make test` leaves out was run whole and passed: results/long-tests.json says when and on which commit."""
+"""The suite itself: tests that belong together stay in one process, and what `make test` leaves out was run whole and
+passed: results/long-tests.json says when and on which commit."""
 
 from __future__ import annotations
 
 import ast
 import json
 from pathlib import Path
+
+import pytest
 
 from oliveira.provenance import is_clean
 
@@ -29,3 +32,9 @@ def test_every_long_test_was_run_and_passed() -> None:
     ran = {name.partition("[")[0] for name in record["tests"]}
     assert ran == long_tests(), "make test-long, then commit results/long-tests.json"
     assert {outcome for outcome, _ in record["tests"].values()} == {"passed"} and is_clean(record["commit"])
+
+
+def test_tests_that_belong_together_stay_in_one_process(request: pytest.FixtureRequest) -> None:
+    """pytest 9.2 ignores how pytest-xdist 3.8 names the groups: the lines of the README ran in two homes."""
+    in_two = hasattr(request.config, "workerinput")
+    assert request.node.nodeid.endswith("test_suite.py") == in_two

@@ -74,6 +74,24 @@ def test_a_restart_goes_on_and_a_swap_starts_afresh(home: Path) -> None:
         assert not Watch(home, WORLD, ledger).look()
 
 
+def test_an_alarm_whose_event_could_not_be_written_is_told_after_a_restart(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Ledger(home) as ledger:
+        watch = Watch(home, WORLD, ledger)
+        send(home, samples(2, 60, 400, 6.0))
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "event", full)
+            with pytest.raises(OSError):
+                watch.look()
+        assert drifts(ledger) == 0
+        assert Watch(home, WORLD, ledger).look() and drifts(ledger) == 1
+        assert Watch(home, WORLD, ledger).look() and drifts(ledger) == 1
+
+
 @pytest.mark.parametrize("other", ["two", "", "an adapter's"])
 def test_what_another_model_answered_is_not_this_ones_drift(home: Path, other: str) -> None:
     """Its losses were measured by other weights. As new text it counts all the same."""
