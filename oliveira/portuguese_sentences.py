@@ -71,6 +71,9 @@ SENTENCES = {
     "{} has no {}. Did you mean {}?": "{} não tem {}. Seria {}?",
     "{} is not key=value, for example d_model=128.": "{} não é chave=valor, por exemplo d_model=128.",
     "steps = {} is a budget: write --budget steps={}.": "steps = {} é um orçamento: escreva --budget steps={}.",
+    "{} = {} has no effect here: the task decides. Leave it out, or train a world.": (
+        "{} = {} não tem efeito aqui: a tarefa decide. Deixe de fora, ou treine um mundo."
+    ),
     "--budget {} is not steps=N, seconds=N or flops=N, for example steps=600.": (
         "--budget {} não é steps=N, seconds=N ou flops=N, por exemplo steps=600."
     ),

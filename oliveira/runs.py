@@ -43,6 +43,8 @@ from oliveira.world import TrainSection
 
 EVALUATIONS = 8  # of a run, unless train.evaluate_every says otherwise
 TIMED_STEPS = 5
+# Of the training section, what only a world reads: a run's budget is apart, its loss and its looks are the task's.
+WORLD_ONLY = ("steps", "label_smoothing", "evaluate_tokens", "sample_every")
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def parse_budget(text: str) -> tuple[str, float]:
 def split_values(entry: Entry, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """`d_model=128, lr=3e-3` → the model's config and the training section."""
     config_names = [field.name for field in dataclasses.fields(entry.config)]
-    train_names = [name for name in TrainSection.model_fields if name != "steps"]
+    train_names = [name for name in TrainSection.model_fields if name not in WORLD_ONLY]
     config, section = {}, {}
     for key, value in values.items():
         if key in config_names:
@@ -171,6 +173,8 @@ def split_values(entry: Entry, values: dict[str, Any]) -> tuple[dict[str, Any], 
             section[key] = value
         elif key == "steps":
             raise UserError(f"steps = {value} is a budget: write --budget steps={value}.")
+        elif key in WORLD_ONLY:
+            raise UserError(f"{key} = {value} has no effect here: the task decides. Leave it out, or train a world.")
         else:
             names = config_names + train_names
             near = difflib.get_close_matches(key, names, n=3, cutoff=0.4) or names

@@ -75,7 +75,7 @@ def main() -> None:
     limit_threads()
     try:
         sys.argv[1:] = language.choose(sys.argv[1:])
-        with terminal.checked_output(), explain_disk(Path()):  # what no command foresaw
+        with explain_disk(Path()), terminal.checked_output():  # what no command foresaw
             code = speaking.run(app)
     except OliveiraError as error:
         if str(error):

@@ -30,6 +30,7 @@ from oliveira.nn.hyper import mlp_shapes
 from oliveira.registry import entries, entry
 
 pytestmark = [
+    pytest.mark.float32,  # what a person converts; the check itself goes up to float64
     pytest.mark.filterwarnings("ignore:enable_nested_tensor"),
 ]
 IDS: dict[str, Any] = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)

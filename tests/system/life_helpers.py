@@ -29,7 +29,7 @@ UPDATE = {
     "adapt.lr": "0.01",
     "adapt.replay": "0.5",
     "update.steps": "60",
-    "gate.min_gain": "0.05",
+    "gate.min_gain": "0.5",  # far from both: a good challenger gains 2, one that saw "a a a a" 0.05
     "gate.max_forgetting": "0.1",
     "gate.max_latency": "4.0",
     "monitor.check_windows": "10",

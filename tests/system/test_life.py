@@ -66,13 +66,21 @@ def test_commands_tell_the_life(lived: tuple[Path, Path, list[dict], list[float]
 
 
 def test_rollback_without_a_running_loop(lived: tuple[Path, Path, list[dict], list[float]]) -> None:
+    """Both lives ended by rolling back: there is no way back until something else was served."""
     home = lived[0]
+
+    def back() -> int:
+        return life.run(life.command(home, "rollback")).returncode
+
     before = life.as_json(home, "status")["aliases"]
-    done = life.run(life.command(home, "rollback"))
+    assert back() == 2 and life.as_json(home, "status")["aliases"] == before
+    promoted = next(row for row in life.as_json(home, "history")["decisions"] if row["verdict"] == "promoted")
+    done = life.run(life.command(home, "swap", promoted["digest"][:12]))
     assert done.returncode == 0, done.stderr
-    after = life.as_json(home, "status")["aliases"]
-    assert after["champion"] == before["previous"]
-    assert after.get("previous") != before["champion"], "what was rolled back is not previous"
+    swapped = life.as_json(home, "status")["aliases"]
+    assert (swapped["champion"], swapped["previous"]) == (promoted["digest"], before["champion"])
+    assert back() == 0 and life.as_json(home, "status")["aliases"] == before
+    assert back() == 2, "what was rolled back is not previous"
 
 
 def test_a_corrupt_artifact_is_refused_by_swap(lived: tuple[Path, Path, list[dict], list[float]]) -> None:

@@ -214,10 +214,12 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(path: Path, documents: object) -> tuple[int, int]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (tmp_path / "a.txt").write_text("texto")
+    text, home = tmp_path / "text", tmp_path / "home"
+    text.mkdir()
+    (text / "a.txt").write_text("texto")
     monkeypatch.setattr(sources, "write_documents", full)
     with pytest.raises(DiskError, match="no space left"):
-        sources.collect(f"path:{tmp_path}", tmp_path, home=tmp_path, max_chars=0, say=lambda text: None)
+        sources.collect(f"path:{text}", home, home=home, max_chars=0, say=lambda text: None)
 
 
 def test_real_text_from_collect_to_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ def test_bad_budgets(text: str) -> None:
         (dict(task="probe/adding", model="lstn"), "lstm"),
         (dict(task="probe/adding", model="gpt"), "Models that do: .*lstm"),
         (dict(task="probe/adding", model="lstm", d_mode=4), "Did you mean d_model"),
+        (dict(task="probe/adding", model="lstm", label_smoothing=0.1), "label_smoothing = 0.1 has no effect"),
         (dict(task="probe/adding", model="lstm", d_model="wide"), "d_model = 'wide' is refused"),
         (dict(task="probe/adding", model="lstm", d_in=7), "set by probe/adding"),
         (dict(task="probe/adding", model="lstm", lr=-1.0), "lr = -1.0 is refused"),

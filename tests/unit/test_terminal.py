@@ -82,7 +82,7 @@ def test_every_process_sets_its_output_up() -> None:
     runnable = [
         path
         for path in PACKAGE.rglob("*.py")
-        if "__name__ == " in path.read_text(encoding="utf-8")
+        if "\nif __name__ == " in path.read_text(encoding="utf-8")
         and path.name != "__main__.py"
         and path.relative_to(PACKAGE).as_posix() not in PLAIN_ALREADY
     ]
