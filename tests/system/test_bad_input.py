@@ -179,7 +179,7 @@ def test_a_full_disk_in_every_stage_loses_nothing(tmp_path: Path, small_disk: Pa
             done = {name: row.digest or "" for name, row in rows.items() if row.state == "done"}
             stopped_in |= {name for name, row in rows.items() if row.state == "failed"}
     filler.unlink(missing_ok=True)
-    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
     last = life.run(life.up(home, text, "--quiet", "--once", **SMALL))
     assert last.returncode == 0, last.stdout + last.stderr
     with Ledger(home) as ledger:
