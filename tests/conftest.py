@@ -48,11 +48,8 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
 
 
 def _together(item: pytest.Item) -> str:
-    """Servers of the system tests never run beside each other: two would take each other's time. A file stays whole."""
-    room = item.path.parent.name
-    if room == "system":
-        return room
-    if room == "contract":
+    """A file stays whole; the contract's tests stay with their model."""
+    if item.path.parent.name == "contract":
         return f"contract-{item.name.partition('[')[2].partition('-')[0]}"
     return str(item.path)
 
@@ -68,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """In two processes the servers under test go first on the processor; other tests take what they leave."""
     if hasattr(item.config, "workerinput"):
         with contextlib.suppress(PermissionError):  # back to the first priority: root alone may
-            os.setpriority(os.PRIO_PROCESS, 0, _priority + (0 if _together(item) == "system" else 5))
+            os.setpriority(os.PRIO_PROCESS, 0, _priority + (0 if item.path.parent.name == "system" else 5))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
