@@ -103,7 +103,10 @@ def make_folder(path: Path) -> None:
     """`mkdir -p` that survives power loss: the entry of each new folder is on disk when it returns."""
     if not path.is_dir():
         make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileNotFoundError:  # its parent is there, and takes no folders: /proc
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
         fsync_path(path.parent)
 
 

@@ -49,8 +49,10 @@ SENTENCES = {
     "cannot write to {}: {}. Choose a folder you may write to with --home.": (
         "não se pode escrever em {}: {}. Escolha com --home uma pasta em que possa."
     ),
-    "key name {} must have 1 to 64 characters. Choose a shorter one.": (
-        "o nome de chave {} precisa ter de 1 a 64 caracteres. Escolha um mais curto."
+    "{} {} is not a number to go by. Give a finite one.": "{} {} não é um número que sirva. Dê um finito.",
+    "{} is empty. Give a path; a dot means this folder.": "{} está vazio. Dê um caminho; um ponto é esta pasta.",
+    "key name {} must have 1 to 64 characters, all of which can be shown.": (
+        "o nome de chave {} precisa ter de 1 a 64 caracteres, todos visíveis."
     ),
     "key {} is unknown or revoked already. `oliveira keys list` shows the keys.": (
         "a chave {} é desconhecida ou já foi revogada. `oliveira keys list` mostra as chaves."

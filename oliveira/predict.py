@@ -144,7 +144,7 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
 
     expected_answer = wanted.answer(described["state"], record, described["request"])
     example = [torch.from_numpy(np.repeat(np.ascontiguousarray(a[:1]), 2, axis=0)) for a in calls[-1]]
-    with tempfile.TemporaryDirectory(prefix=".export.", suffix=".tmp", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:  # a kill leaves nothing in the run
         graph = Path(scratch) / GRAPH
         steps = export_forward(model, example, graph, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)

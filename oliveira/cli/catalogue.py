@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.table import Table
 from oliveira.language import translate
 
 WIDTH = 80  # columns of a terminal that nobody has widened

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
+from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import translate
 from oliveira.world import ServeSection

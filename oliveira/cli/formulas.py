@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from oliveira.cli.table import Table
 from oliveira.files import write_atomic
 from oliveira.formulas import Formula, Result, find, formulas, run
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.models import parse_values
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.table import Table
 from oliveira.language import ENGLISH, current, translate
 
 Model = Annotated[str, typer.Argument(help="Name of a model; `oliveira list` shows them.")]

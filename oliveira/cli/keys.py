@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import translate
 from oliveira.lifecycle.ledger import Ledger
@@ -34,8 +34,8 @@ def create(
 
     oliveira keys create console --admin
     """
-    if not name.strip() or len(name) > 64:
-        raise UserError(f"key name {name[:20]!r} must have 1 to 64 characters. Choose a shorter one.")
+    if not name.strip() or len(name) > 64 or not name.strip().isprintable():
+        raise UserError(f"key name {name[:20]!r} must have 1 to 64 characters, all of which can be shown.")
     with Ledger(home.absolute()) as ledger:
         print(ledger.add_key(name.strip(), ("use", "admin") if admin else ("use",)))
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.language import translate

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
 from oliveira.lifecycle.process import Stop

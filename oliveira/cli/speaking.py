@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +18,7 @@ Refusal: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, 
 def run(app: typer.Typer) -> int:
     """Runs the command that was typed. Returns its exit code; raises `UserError` for words that no command takes."""
     command = typer.main.get_command(app)
+    _refuse_odd_values(command)
     if current() != ENGLISH:
         _translate_panels()
         _translate(command)
@@ -26,6 +29,28 @@ def run(app: typer.Typer) -> int:
     except typer.Abort:
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _refuse_odd_values(command: Any) -> None:
+    """What types of options take and no command can use: nan, infinity, and "", which `Path` calls this folder."""
+    for parameter in command.params:
+        parameter.process_value = _checked(parameter, parameter.process_value)
+    for inner in getattr(command, "commands", {}).values():
+        _refuse_odd_values(inner)
+
+
+def _checked(parameter: Any, process: Any) -> Any:
+    name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+
+    def checked(context: Any, given: Any) -> Any:
+        value = process(context, given)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} {value} is not a number to go by. Give a finite one.")
+        if isinstance(value, Path) and given == "":
+            raise UserError(f"{name} is empty. Give a path; a dot means this folder.")
+        return value
+
+    return checked
 
 
 def _in_one_sentence(error: Any) -> UserError:

@@ -47,9 +47,13 @@ def make_router(ledger: Ledger, home: Path, serving_state: ServingState, static:
     async def page(path: str) -> Response:
         if not (static / "index.html").is_file():
             return HTMLResponse(NOT_BUILT, status_code=503, headers=HEADERS)
-        file = (static / (path or "index.html")).resolve()
-        if not (file.is_relative_to(static.resolve()) and file.is_file()):
-            raise HTTPException(404, f"console/{path} is not a file of the console.")
+        try:
+            file = (static / (path or "index.html")).resolve()
+            found = file.is_relative_to(static.resolve()) and file.is_file()
+        except (ValueError, OSError):  # a NUL character, a name that is too long
+            found = False
+        if not found:
+            raise HTTPException(404, f"console/{path[:80]} is not a file of the console.")
         # Names under assets/ carry a hash of their content.
         cache = "public, max-age=31536000, immutable" if path.startswith("assets/") else "no-cache"
         return FileResponse(file, headers=HEADERS | {"Cache-Control": cache})

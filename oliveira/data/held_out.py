@@ -16,6 +16,7 @@ from oliveira.errors import UserError
 
 HELD_OUT = 0.1  # of the documents, at least one
 NEAR_DUPLICATE = 0.8  # Jaccard similarity, as data.near_duplicate
+TRIES = 200  # texts that are looked at when all that were drawn repeat others
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ def hold_out(documents: Sequence[Document], seed: int, folder: Path) -> Texts:
     while held_out and _known(held_out, learned) > LEAK_FLAG:  # a text that repeats learned ones judges nothing
         fresh = [document for document in held_out if _known([document], learned) <= LEAK_FLAG]
         learned, held_out = learned + [document for document in held_out if document not in fresh], fresh
+    for document in sorted(kept, key=lambda each: position(seed, each.name))[:TRIES] if not held_out else ():
+        others = [each for each in kept if groups[each.name] != groups[document.name]]
+        if _known([document], others) <= LEAK_FLAG:  # those that were drawn repeat others, this one does not
+            held_out, learned = [document], others
+            break
     if not held_out:
         raise UserError(
             f"every text of {folder} repeats parts of the others: none can be held out and judge. "

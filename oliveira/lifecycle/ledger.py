@@ -225,6 +225,8 @@ class Ledger(Wishes):
                     "`oliveira history` shows what was, `oliveira swap` serves any of it."
                 )
             self._point("champion", previous)
+            if self.alias("challenger") == previous:
+                self._point("challenger", None)
             self._decide("rollback", "rolled back", previous, old, actor, {"reason": reason})
             self._point("previous", self._below_top())
             return previous

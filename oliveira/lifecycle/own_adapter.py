@@ -112,6 +112,7 @@ def make_adapter(
     }
     if not numbers["active"]:
         return numbers
+    check_name(home, name, replace=replace)  # another may have taken it meanwhile
     with atomic_directory(home / FOLDER / name) as out:
         save_adapter(out, model, base=base)
         numbers["bytes"] = (out / ADAPTER_WEIGHTS).stat().st_size

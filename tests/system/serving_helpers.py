@@ -27,7 +27,7 @@ from oliveira.serving.address import authority
 from oliveira.world import ServeSection, World
 
 MAX_LEN = 256
-START_SECONDS = 120.0  # bound for a server to start: 2 s here, far more beside a training in another session
+START_SECONDS = 300.0  # bound for a server to start: 2 s here, far more beside a training in another session
 TEXTS = [
     "No princípio era o verbo, e o verbo estava com a língua portuguesa.",
     "A noite caiu sobre a cidade; os bondes paravam devagar, um a um, sem pressa nenhuma.",

@@ -151,7 +151,7 @@ def test_page_serves_its_own_files_only(tmp_path: Path) -> None:
     with TestClient(app) as client:
         assert "default-src 'self'" in client.get("/console/").headers["content-security-policy"]
         assert "immutable" in client.get("/console/assets/a.js").headers["cache-control"]
-        for path in ("..%2fsecret", "%2e%2e/secret", "assets", "link", "%2fetc%2fpasswd"):
+        for path in ("..%2fsecret", "%2e%2e/secret", "assets", "link", "%2fetc%2fpasswd", "%00", "a" * 300):
             assert client.get(f"/console/{path}").status_code == 404, path
 
 

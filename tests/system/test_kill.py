@@ -48,13 +48,24 @@ def running(home: Path, since: float = 0.0) -> str | None:
         return next((row.name for row in at), None)
 
 
+def at_work(home: Path, since: float) -> bool:
+    """A stage runs, or all have been done: it takes seconds to come so far, many on a busy machine."""
+    if running(home, since) is not None:
+        return True
+    if not (home / "ledger.sqlite").exists():
+        return False
+    with Ledger(home) as ledger:
+        return float(ledger.setting("life", {}).get("ready", 0.0)) >= since
+
+
 def wait_for_another(home: Path, since: float, hits: Counter[str]) -> None:
-    """Until the program is at a stage that was hit less than `train`; at most a few seconds of its work."""
-    reached, deadline = False, time.monotonic() + 8
+    """Until the program is at a stage that was hit less than `train`; seconds of its work, more while only two stages were hit."""
+    deadline = time.monotonic() + 120
+    while not at_work(home, since) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    deadline = time.monotonic() + (3 if len(hits) > 2 or hits["train"] < 5 else 60)
     while time.monotonic() < deadline:
         at = running(home, since)
-        if at is not None and not reached:
-            reached, deadline = True, time.monotonic() + 4
         if at is not None and (hits[at] < hits["train"] or hits["train"] < 5):
             return
         time.sleep(0.02)

@@ -25,6 +25,9 @@ def test_a_key_has_the_slots_and_half_of_the_queue() -> None:
         permit.release()
     assert admission.taken == 0 and not admission._of
     admission.take(100, "ana")  # larger than all there is: alone it may
+    assert Admission(slots=4, queue=1).own == 5, (
+        "half of an odd queue is rounded up: one key alone may use a queue of one"
+    )
 
 
 def test_turns_go_round_the_keys() -> None:

@@ -99,3 +99,9 @@ def test_each_number_alone_refuses(change: dict[str, float], reason: str) -> Non
     passed, numbers = judge(dataclasses.replace(GOOD, **change), GATE)
     assert not passed and any(reason in text for text in numbers["reasons"])
     json.dumps(numbers, allow_nan=False)
+
+
+def test_exactly_at_a_threshold_passes() -> None:
+    at = dataclasses.replace(GOOD, base_after=GOOD.base_before + GATE.max_forgetting)
+    exact = at.base_after - at.base_before
+    assert judge(at, GATE.model_copy(update={"max_forgetting": exact}))[0]

@@ -51,3 +51,12 @@ def test_where_nothing_can_judge_a_sentence_says_so(texts: list[str], said: str)
     for seed in range(4):
         with pytest.raises(UserError, match=said):
             hold_out(documents(*texts), seed, FOLDER)
+
+
+def test_names_alone_refuse_nothing() -> None:
+    """Whichever texts are drawn, one that repeats nothing judges where there is one."""
+    shared = text(9, 60)
+    texts = [f"{shared} {text(number)}" for number in range(8)] + [text(20)]
+    for seed in range(12):
+        found = hold_out(documents(*texts), seed, FOLDER)
+        assert [document.text for document in found.held_out] == [texts[-1]] and len(found.learned) == 8

@@ -272,6 +272,10 @@ def test_promote_and_roll_back(ledger: Ledger) -> None:
     assert [decision.kind for decision in ledger.decisions(limit=2)] == ["rollback", "promote"]
     with pytest.raises(UserError, match="nothing older was served"):
         ledger.rollback(actor="operator", reason="once more")
+    ledger.promote("b", actor="gate", numbers={})
+    ledger.set_challenger("a")
+    ledger.rollback(actor="operator", reason="worse")
+    assert ledger.aliases() == {"champion": "a"}, "who serves is nobody's challenger"
 
 
 @pytest.mark.parametrize(

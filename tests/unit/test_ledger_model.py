@@ -121,6 +121,8 @@ class LedgerMachine(RuleBasedStateMachine):
         champion, previous = self.aliases["champion"], self.aliases["previous"]
         assert self.ledger.rollback(actor="me", reason="-") == previous
         self.aliases["champion"] = previous
+        if self.aliases.get("challenger") == previous:
+            del self.aliases["challenger"]
         self.served.pop()
         self._point_previous()
         self.decisions.append(("rollback", previous, champion))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,14 @@ def test_digests_are_of_the_code_alone() -> None:
     assert provenance.code(plain) != provenance.code(plain.replace("no", "a"))
     one_line = 'class A:\n    def f(self): "doc"\n'
     assert "def f" in provenance.code(one_line)
+
+
+def test_modules_that_are_imported_by_name_are_followed() -> None:
+    found = set(
+        provenance._names(ast.parse("import a.b\nfrom oliveira.data import text\nfrom oliveira.nn.norm import RMSNorm"))
+    )
+    assert {"a.b", "oliveira.data.text", "oliveira.nn.norm"} <= found
+    assert "oliveira/training/curves.py" in provenance.files_of(recipes.load("lm-gpt"))["training"]
 
 
 def test_what_differs_is_said() -> None:
