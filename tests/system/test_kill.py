@@ -59,7 +59,8 @@ def at_work(home: Path, since: float) -> bool:
 
 
 def wait_for_another(home: Path, since: float, hits: Counter[str]) -> None:
-    """Until the program is at a stage that was hit less than `train`; seconds of its work, more while only two stages were hit."""
+    """Until the program is at a stage that was hit less than `train`; within seconds, or more while two stages at most
+    were hit."""
     deadline = time.monotonic() + 120
     while not at_work(home, since) and time.monotonic() < deadline:
         time.sleep(0.02)
