@@ -58,6 +58,7 @@ def _in_one_sentence(error: Any) -> UserError:
         print(error.format_message())
         return UserError("")
     said = translate(error.format_message().strip())
+    said += "" if said.endswith((".", "!", "?")) else "."
     where = error.ctx.command_path if error.ctx else "oliveira"
     return UserError(f"{said} See `{where} --help`.")
 

@@ -140,6 +140,22 @@ def test_nan_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> None:
         train(fresh(), job(loss=loss), CONFIG, tmp_path, seed=0)
 
 
+def test_a_gradient_without_end_leaves_the_weights_though_the_loss_is_finite(tmp_path: Path) -> None:
+    def loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        weight = next(model.parameters())
+        return next_token_loss()(model, rows) + (weight - weight.detach()).abs().sqrt().sum()
+
+    model = fresh()
+    with pytest.raises(TrainingError, match="step 1"):
+        train(model, job(loss=loss), CONFIG, tmp_path, seed=0)
+    assert same(model, fresh())
+
+
+def test_asked_to_stop_at_its_last_step_it_has_ended(tmp_path: Path) -> None:
+    steps = iter([False] * (CONFIG.steps - 1) + [True])
+    train(fresh(), job(should_stop=lambda: next(steps)), CONFIG, tmp_path, seed=0)
+
+
 def test_the_checkpoint_is_written_before_the_evaluation(tmp_path: Path) -> None:
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert (tmp_path / CHECKPOINT).exists()

@@ -92,6 +92,16 @@ def test_an_alarm_whose_event_could_not_be_written_is_told_after_a_restart(
         assert Watch(home, WORLD, ledger).look() and drifts(ledger) == 1
 
 
+def test_a_champion_that_is_promoted_again_is_as_old_as_it_was(home: Path) -> None:
+    with Ledger(home) as ledger:
+        now = ledger.clock()
+        ledger.clock = lambda: now + 1000
+        ledger.promote("one", actor="test", numbers={})
+        Watch(home, WORLD, ledger).look()
+        [age] = [value for name, _, value, _ in ledger.gauges() if name == "champion_age_seconds"]
+    assert 990 < age < 1010
+
+
 @pytest.mark.parametrize("other", ["two", "", "an adapter's"])
 def test_what_another_model_answered_is_not_this_ones_drift(home: Path, other: str) -> None:
     """Its losses were measured by other weights. As new text it counts all the same."""
