@@ -49,6 +49,47 @@ SENTENCES = {
     "cannot write to {}: {}. Choose a folder you may write to with --home.": (
         "não se pode escrever em {}: {}. Escolha com --home uma pasta em que possa."
     ),
+    "artifact {} is not a package of this ledger.": ("o artefato {} não é um pacote deste registro."),
+    "artifact {} is not the challenger that waits for {}: that is {}. Name that one; `oliveira swap` "
+    "serves any other.": (
+        "o artefato {} não é o desafiante que espera por {}: esse é {}. Diga o nome dele; `oliveira swap` "
+        "serve qualquer outro."
+    ),
+    "artifact {} {}. `oliveira history` lists those that are.": (
+        "artefato {}: {}. `oliveira history` lista os que existem."
+    ),
+    "no challenger waits for {}. `oliveira history` shows what was decided.": (
+        "nenhum desafiante espera por {}. `oliveira history` mostra o que foi decidido."
+    ),
+    "retrain needs a running `oliveira up` in this home. Start it, then ask again.": (
+        "retrain precisa de um `oliveira up` em execução nesta casa. Inicie-o e peça de novo."
+    ),
+    "retraining is paused. Say `oliveira resume` first.": ("o retreino está pausado. Diga antes `oliveira resume`."),
+    "run {} is not in the ledger": ("a execução {} não está no registro"),
+    "stage {} ({}) is done already": ("a etapa {} ({}) já terminou"),
+    "stage {} is not running": ("a etapa {} não está em execução"),
+    "the gate rejected challenger {}: {}. Reject it, or approve it all the same with a reason that is "
+    'kept: --override "why".': (
+        "o portão rejeitou o desafiante {}: {}. Rejeite-o, ou aprove-o mesmo assim com um motivo que fica "
+        'guardado: --override "por quê".'
+    ),
+    "the previous model changed while it was verified. Ask again.": (
+        "o modelo anterior mudou enquanto era verificado. Peça de novo."
+    ),
+    "the program stopped before it was done; nothing of it will run later. Ask again.": (
+        "o programa parou antes do fim; nada disso será feito depois. Peça de novo."
+    ),
+    "there is no previous model to roll back to: nothing older was served, or it was rolled back. "
+    "`oliveira history` shows what was, `oliveira swap` serves any of it.": (
+        "não há modelo anterior a que voltar: nada mais antigo foi servido, ou já foi revertido. `oliveira "
+        "history` mostra o que houve, `oliveira swap` serve qualquer um."
+    ),
+    "wish {} is not in the ledger": ("o pedido {} não está no registro"),
+    "wish {} is unknown.": ("o pedido {} é desconhecido."),
+    "{} is withdrawn: it will not be done later.": ("{} foi retirado: não será feito depois."),
+    "{} was not taken up within {} s and is withdrawn{}. Ask again.": (
+        "{} não foi atendido em {} s e foi retirado{}. Peça de novo."
+    ),
     "{} {} is not a number to go by. Give a finite one.": "{} {} não é um número que sirva. Dê um finito.",
     "{} is empty. Give a path; a dot means this folder.": "{} está vazio. Dê um caminho; um ponto é esta pasta.",
     "key name {} must have 1 to 64 characters, all of which can be shown.": (

@@ -21,7 +21,17 @@ from oliveira.portuguese_sentences import SENTENCES
 
 ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
-OWN = ("predict.py", "data/held_out.py", "serving/adapter_names.py", "lifecycle/own_adapter.py")
+OWN = (
+    "predict.py",
+    "data/held_out.py",
+    "serving/adapter_names.py",
+    "lifecycle/own_adapter.py",
+    "lifecycle/verbs.py",
+    "lifecycle/asking.py",
+    "lifecycle/ledger.py",
+    "lifecycle/deploy.py",
+    "lifecycle/wishes.py",
+)
 EXAMPLE = ("oliveira ", "curl ", "prometheus ")
 FROM_CLICK = 9  # sentences at the head of SENTENCES that are not ours
 
