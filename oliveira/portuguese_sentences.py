@@ -91,6 +91,7 @@ SENTENCES = {
         "{} não foi atendido em {} s e foi retirado{}. Peça de novo."
     ),
     "{} {} is not a number to go by. Give a finite one.": "{} {} não é um número que sirva. Dê um finito.",
+    "{} is empty. Give a value, or leave it out.": "{} está vazio. Dê um valor, ou não o escreva.",
     "{} is empty. Give a path; a dot means this folder.": "{} está vazio. Dê um caminho; um ponto é esta pasta.",
     "key name {} must have 1 to 64 characters, all of which can be shown.": (
         "o nome de chave {} precisa ter de 1 a 64 caracteres, todos visíveis."

@@ -32,7 +32,8 @@ def run(app: typer.Typer) -> int:
 
 
 def _refuse_odd_values(command: Any) -> None:
-    """What types of options take and no command can use: nan, infinity, and "", which `Path` calls this folder."""
+    """What types take and no command can use: nan, infinity, and a typed "", which would silently be the default (or,
+    as a path, this folder)."""
     for parameter in command.params:
         parameter.process_value = _checked(parameter, parameter.process_value)
     for inner in getattr(command, "commands", {}).values():
@@ -48,6 +49,8 @@ def _checked(parameter: Any, process: Any) -> Any:
             raise UserError(f"{name} {value} is not a number to go by. Give a finite one.")
         if isinstance(value, Path) and given == "":
             raise UserError(f"{name} is empty. Give a path; a dot means this folder.")
+        if given == "" and context.get_parameter_source(parameter.name).name == "COMMANDLINE":
+            raise UserError(f"{name} is empty. Give a value, or leave it out.")
         return value
 
     return checked

@@ -205,9 +205,7 @@ class Ledger(Wishes):
         with self.transaction():
             self._require(digest)
             old = self.alias("champion")
-            self._point("champion", digest)
-            if self.alias("challenger") == digest:
-                self._point("challenger", None)
+            self._crown(digest)
             number = self._decide(kind, "promoted", digest, old, actor, numbers)
             self._point("previous", self._below_top())
             return number
@@ -224,12 +222,16 @@ class Ledger(Wishes):
                     "there is no previous model to roll back to: nothing older was served, or it was rolled back. "
                     "`oliveira history` shows what was, `oliveira swap` serves any of it."
                 )
-            self._point("champion", previous)
-            if self.alias("challenger") == previous:
-                self._point("challenger", None)
+            self._crown(previous)
             self._decide("rollback", "rolled back", previous, old, actor, {"reason": reason})
             self._point("previous", self._below_top())
             return previous
+
+    def _crown(self, digest: str) -> None:
+        """Who serves is nobody's challenger."""
+        self._point("champion", digest)
+        if self.alias("challenger") == digest:
+            self._point("challenger", None)
 
     def _below_top(self) -> str | None:
         """What was served before the champion and never rolled back since, by the decisions."""

@@ -130,6 +130,19 @@ def test_a_worse_adapter_is_not_taken_unless_asked_for(
     assert json.loads((home.path / "adapters" / "ana" / "made.json").read_bytes()) == better
 
 
+def test_a_name_that_is_taken_meanwhile_is_left_to_who_took_it(make_home: Callable[..., Home], tmp_path: Path) -> None:
+    home, folder = make_home(), texts(tmp_path / "texts")
+    made, taken = open_artifact(home.make().path), home.path / own_adapter.FOLDER / "ana"
+    section = AdaptSection(steps=2, lr=0.01)
+
+    def another(_: object) -> None:
+        taken.mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(UserError, match="taken"):
+        make_adapter(home.path, made, "ana", folder, section, keep=True, on_progress=another)
+    assert not list(taken.iterdir())
+
+
 def test_stopped_it_says_what_is_kept_and_goes_on(make_home: Callable[..., Home], tmp_path: Path) -> None:
     home, folder = make_home(), texts(tmp_path / "texts")
     home.promote(home.make())

@@ -102,6 +102,7 @@ def test_each_number_alone_refuses(change: dict[str, float], reason: str) -> Non
 
 
 def test_exactly_at_a_threshold_passes() -> None:
-    at = dataclasses.replace(GOOD, base_after=GOOD.base_before + GATE.max_forgetting)
-    exact = at.base_after - at.base_before
+    at = dataclasses.replace(GOOD, base_after=GOOD.base_before * 1.01)
+    exact = at.base_after / at.base_before - 1
     assert judge(at, GATE.model_copy(update={"max_forgetting": exact}))[0]
+    assert not judge(at, GATE.model_copy(update={"max_forgetting": exact * 0.999}))[0]

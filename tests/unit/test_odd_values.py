@@ -42,6 +42,20 @@ def test_an_empty_path_is_not_this_folder(
     assert code == 2 and not out and "is empty" in err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("up", "--text", ""),
+        ("up", "--world", ""),
+        ("train", "forecast/power", "mlp", "--budget", ""),
+        ("list", "--task", ""),
+    ],
+)
+def test_an_empty_word_is_not_the_default(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, *words)
+    assert code == 2 and not out and "is empty" in err
+
+
 def test_stored_words_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.add_key("a\x1b[31m[red]x[/nope]", ("use",))
