@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oliveira.errors import Interrupted, UserError
+from oliveira.files import digest_directory, sha256_json
+from oliveira.lifecycle import pipeline
 from oliveira.lifecycle.flow import BOXES, FLOW, box_state, mermaid
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import RECORD, Context, Pipeline, Stage
@@ -116,6 +120,60 @@ def test_a_folder_that_is_whole_is_adopted(house: House) -> None:
     house.run()
     assert house.ran == ["one", "two"]
     assert house.ledger.stage(key).state == "done"
+
+
+def test_a_result_that_is_whole_but_not_the_one_that_the_ledger_knows_is_made_again(house: House) -> None:
+    """Forged consistently: the files agree with their record, and the record's digest is not that of the ledger."""
+    house.run()
+    folder = house.folder("one")
+    (folder / "text.txt").write_text("seed 9")
+    record = json.loads((folder / RECORD).read_text())
+    record["files"] = {name: digest for name, digest in digest_directory(folder).items() if name != RECORD}
+    record["digest"] = sha256_json({"files": record["files"], "outputs": record["outputs"]})
+    (folder / RECORD).write_text(json.dumps(record))
+    house.run()
+    assert house.ran == ["one", "two", "one"]
+    assert (folder / "text.txt").read_text() == "seed 0"
+
+
+def test_another_keys_result_is_not_adopted(house: House) -> None:
+    """A folder in the right place with another key's record (a home put together by hand) is no result."""
+    house.run(World(seed=1))
+    other = house.folder("one")
+    house.run()
+    (mine,) = (folder for folder in other.parent.iterdir() if folder != other)
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    key = next(row.key for row in house.ledger.stages() if row.name == "one" and row.key.startswith(mine.name))
+    house.ledger._connection.execute("UPDATE stage SET state = 'running', digest = NULL WHERE key = ?", (key,))
+    house.run()
+    assert house.ran == ["one", "two", "one", "two", "one"]
+    assert (mine / "text.txt").read_text() == "seed 0"
+
+
+def test_the_seconds_of_a_stage_count_what_was_spent_before_a_stop(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now)
+
+    def stopped(context: Context) -> dict[str, Any]:
+        nonlocal now
+        now += 5.0
+        raise Interrupted("stopped; start again to go on.")
+
+    def ended(context: Context) -> dict[str, Any]:
+        nonlocal now
+        now += 2.0
+        return {}
+
+    for run in (stopped, stopped, ended):
+        house.stages = (dataclasses.replace(house.stages[0], run=run),)
+        with contextlib.suppress(Interrupted):
+            house.run()
+    (row,) = house.ledger.stages()
+    assert row.state == "done"
+    assert json.loads((house.folder("one") / RECORD).read_text())["seconds"] == 12.0
 
 
 def test_a_failed_stage_is_recorded_and_run_again(house: House) -> None:
