@@ -111,15 +111,11 @@ def _show_life(console: Console, life: dict[str, Any]) -> None:
     for domain, scores in life["val_bits_per_byte"].items():
         rows.append((f"bits per byte, {domain}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
     swap, latency = life["swap"], life["latency"]
-    swapped = f"{swap['seconds']} s" if swap["from"] != swap["to"] else "no swap: nothing was promoted"
+    swapped = f"{swap['failed']} failed of {swap['requests']} requests, {swap.get('seconds')} s"
+    restored = "digest restored" if life["rollback"]["digest_restored"] else "not restored"
     rows += [
-        ("swap", f"{swap['failed']} failed of {swap['requests']} requests, {swapped}"),
-        (
-            "rollback",
-            "digest restored"
-            if life["rollback"]["digest_restored"]
-            else life["rollback"].get("reason", "not restored"),
-        ),
+        ("swap", swap.get("reason", swapped)),
+        ("rollback", life["rollback"].get("reason", restored)),
         (
             "p95 latency",
             f"{latency['idle_p95'] * 1e3:.0f} ms idle, {latency['while_training_p95'] * 1e3:.0f} ms while training",

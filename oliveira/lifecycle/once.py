@@ -23,6 +23,7 @@ IDLE_REQUESTS = 60
 SWAP_REQUESTS = 200
 PAUSE = 0.25  # seconds between two requests where latency is measured
 PATIENCE = 600.0
+NOTHING = "nothing was promoted"
 
 
 def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str, Any]:
@@ -181,11 +182,12 @@ def _swap_under_load(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Back to the old model, then forward to the new one, while requests keep coming."""
-    target = decision["digest"] if decision["verdict"] == "promoted" else before
+    if decision["verdict"] != "promoted":
+        return {"requests": 0, "failed": 0, "reason": NOTHING}
+    target = decision["digest"]
     say("swap under load")
-    if _served(house) == target and target != before:
-        _wish(house, witness, "/admin/swap", {"digest": before})
-        witness.until(lambda: _served(house) == before, "the old model being served")
+    _wish(house, witness, "/admin/swap", {"digest": before})
+    witness.until(lambda: _served(house) == before, "the old model being served")
     with Load(house.address, house.key, prompts, workers=4) as load:
         witness.until(lambda: len(load.answers) >= SWAP_REQUESTS // 2, "the first half of the load")
         started = time.monotonic()
@@ -210,7 +212,7 @@ def _roll_back(
 ) -> dict[str, Any]:
     """The digest that answers over HTTP after the rollback must be the one from before."""
     if decision["verdict"] != "promoted":
-        return {"digest_restored": False, "reason": "nothing was promoted"}
+        return {"digest_restored": False, "reason": NOTHING}
     say("rollback")
     _wish(house, witness, "/admin/rollback", {"reason": "up --once"})
     witness.until(lambda: _served(house) == before, "the old model being served again")

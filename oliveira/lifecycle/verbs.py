@@ -48,6 +48,8 @@ def _promotion(ledger: Ledger, wish: Wish, digest: str, override: dict[str, Any]
     def effect() -> dict[str, Any]:
         if wish.kind == "approve":
             _challenger(ledger, digest, "approval")  # still: two may approve at once
+        elif digest == ledger.alias("champion") == (ledger.setting("serving") or {}).get("digest"):
+            raise UserError(f"artifact {digest[:12]} is the champion and is served already: there is nothing to swap.")
         numbers = {"reasons": [f"{wish.kind} by {wish.actor}"]} | override
         ledger.promote(digest, actor=wish.actor, numbers=numbers, kind=wish.kind)
         return {"champion": digest}

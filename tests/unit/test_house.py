@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oliveira.lifecycle import up
+from oliveira.lifecycle import once, up
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.process import end
 from oliveira.lifecycle.up import Child, House
@@ -89,3 +89,15 @@ def test_who_computes_and_does_not_look_ends_all_the_same(how: str) -> None:
         else:
             process.stdin.close()
         assert process.stdout.read() == b"interrupted\n" and process.wait(20) == 0
+
+
+def test_after_a_rejection_the_witness_swaps_and_rolls_back_nothing(tmp_path: Path) -> None:
+    """A swap of the champion for itself would stand in the history as a promotion."""
+    with Ledger(tmp_path) as ledger:
+        mine = house(tmp_path, ledger)
+        witness, said = once._Witness(mine, up.Stop()), []
+        decision = {"verdict": "rejected", "digest": "new", "numbers": {}}
+        swap = once._swap_under_load(mine, witness, ["text"], "old", decision, said.append)
+        assert swap == {"requests": 0, "failed": 0, "reason": "nothing was promoted"}
+        assert once._roll_back(mine, witness, "old", decision, said.append)["reason"] == "nothing was promoted"
+        assert said == [] and ledger.pending_wishes() == []

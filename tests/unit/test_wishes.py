@@ -113,6 +113,17 @@ def test_what_was_refused_is_never_done(ledger: Ledger, kind: str, args: dict[st
     assert state(ledger) == before and ledger.pending_wishes() == []
 
 
+def test_what_is_served_is_not_swapped_for_itself(ledger: Ledger) -> None:
+    """History would call it a promotion. While the champion is *not* served, the same word tries it again."""
+    ledger.set_setting("serving", {"digest": "b"})
+    before, decided = state(ledger), len(ledger.decisions())
+    with pytest.raises(OliveiraError, match="artifact b is the champion and is served already"):
+        ask(ledger, "swap", {"digest": "b"})
+    assert (state(ledger), len(ledger.decisions())) == (before, decided)
+    ledger.set_setting("serving", {"digest": "a"})
+    assert ask(ledger, "swap", {"digest": "b"}).result == {"champion": "b"}
+
+
 def test_with_nothing_waiting_approve_and_reject_say_so(ledger: Ledger) -> None:
     assert ask(ledger, "reject", {}).result == {"rejected": "c"}
     for kind, what in (("approve", "approval"), ("reject", "rejection")):
