@@ -1,5 +1,13 @@
 """What can go wrong, sorted by who can mend it."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+# How torch says it; Python and numpy raise MemoryError.
+_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+
 
 class OliveiraError(Exception):
     """Any failure that Oliveira explains in one sentence instead of a traceback."""
@@ -35,3 +43,16 @@ class Interrupted(OliveiraError):
     """A person or the supervisor asked to stop; the work can be resumed."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def explain_memory() -> Iterator[None]:
+    """Turns 'this does not fit into the memory' into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            raise OliveiraError(
+                "this needs more memory than there is. Use a smaller model, a shorter max_len or a smaller batch_size."
+            ) from error
+        raise

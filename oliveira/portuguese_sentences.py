@@ -94,6 +94,12 @@ SENTENCES = {
         "{} não foi atendido em {} s e foi retirado{}. Peça de novo."
     ),
     "{} {} is not a number to go by. Give a finite one.": "{} {} não é um número que sirva. Dê um finito.",
+    "{} is too large. Give at most {}.": "{} é grande demais. Dê no máximo {}.",
+    "{} {} is too large. Give less.": "{} {} é grande demais. Dê menos.",
+    "--budget {} is too large. Give at most steps={}.": "--budget {} é grande demais. Dê no máximo steps={}.",
+    "this needs more memory than there is. Use a smaller model, a shorter max_len or a smaller batch_size.": (
+        "isto precisa de mais memória do que há. Use um modelo menor, um max_len mais curto ou um batch_size menor."
+    ),
     "{} is empty. Give a value, or leave it out.": "{} está vazio. Dê um valor, ou não o escreva.",
     "{} is empty. Give a path; a dot means this folder.": "{} está vazio. Dê um caminho; um ponto é esta pasta.",
     "key name {} must have 1 to 64 characters, all of which can be shown.": (

@@ -16,7 +16,17 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from oliveira.errors import UserError
 
@@ -42,10 +52,19 @@ _INJECTED = re.compile(
 )
 _INJECTED_VALUE = re.compile(r"(?:tcp|udp|sctp)://.*|/[^/]+/[^/]+")  # OLIVEIRA_PORT, OLIVEIRA_NAME
 
+LARGEST = 10**12  # of any count: steps, bytes, tokens. More is no wish that a machine could grant
+
 
 class Section(BaseModel):
     # No inf or nan: `world.json` could not hold them.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _possible(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name != "seed" and isinstance(value, int) and value > LARGEST:
+            raise PydanticKnownError("less_than_equal", {"le": LARGEST})
+        return value
 
 
 class DataSection(Section):

@@ -11,7 +11,7 @@ import typer
 from oliveira import __version__, language, terminal
 from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models, speaking
 from oliveira.cli import compile as compiling
-from oliveira.errors import OliveiraError
+from oliveira.errors import OliveiraError, explain_memory
 from oliveira.files import explain_disk
 from oliveira.processors import limit_threads
 from oliveira.world import forget_injected
@@ -75,7 +75,7 @@ def main() -> None:
     limit_threads()
     try:
         sys.argv[1:] = language.choose(sys.argv[1:])
-        with explain_disk(Path()), terminal.checked_output():  # what no command foresaw
+        with explain_disk(Path()), explain_memory(), terminal.checked_output():  # what no command foresaw
             code = speaking.run(app)
     except OliveiraError as error:
         if str(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from pathlib import Path
@@ -16,13 +17,13 @@ from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
+from oliveira.world import LARGEST
 
 TaskName = Annotated[
     str, typer.Argument(help="kind/source, for example forecast/power; `oliveira list --tasks` shows them.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="TASK/MODEL of the newest run, or a run's folder.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same bits.", min=0)]
-Budget = Annotated[str, typer.Option(help="steps=N, seconds=N or flops=N; empty: what the task suggests.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")]
 
 
@@ -37,7 +38,23 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
             values[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             values[key] = text
+        if isinstance(values[key], int) and abs(values[key]) > LARGEST:
+            raise UserError(f"{pair} is too large. Give at most {LARGEST}.")
     return values
+
+
+def _affordable(budget: str) -> str:
+    """What is no number is refused where it is read."""
+    kind, _, amount = budget.partition("=")
+    with contextlib.suppress(ValueError):
+        if kind == "steps" and float(amount) > LARGEST:
+            raise UserError(f"--budget {budget} is too large. Give at most steps={LARGEST}.")
+    return budget
+
+
+Budget = Annotated[
+    str, typer.Option(help="steps=N, seconds=N or flops=N; empty: what the task suggests.", callback=_affordable)
+]
 
 
 def train(
@@ -59,6 +76,7 @@ def train(
     """
     from oliveira.runs import fit
 
+    parsed = parse_values(values or [])
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("train")
         run = fit(
@@ -71,7 +89,7 @@ def train(
             on_progress=lambda p: report.progress(p.step / p.steps, f"loss {p.loss:.4f}"),
             should_stop=Stop(within=1.0),
             fresh=not resume,
-            **parse_values(values or []),
+            **parsed,
         )
     if as_json:
         print(json.dumps({"folder": str(run.folder), **run.result}, indent=2))
@@ -116,6 +134,7 @@ def compare(
     """
     from oliveira.comparison import compare as run
 
+    parsed = _values_by_model(models, set_ or [])
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("compare")
         made = run(
@@ -127,7 +146,7 @@ def compare(
             folder=write,
             report=report,
             should_stop=Stop(within=1.0),
-            values=_values_by_model(models, set_ or []),
+            values=parsed,
         )
     if as_json:
         print(json.dumps(made.result, indent=2))

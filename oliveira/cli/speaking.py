@@ -47,6 +47,8 @@ def _checked(parameter: Any, process: Any) -> Any:
         value = process(context, given)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name} {value} is not a number to go by. Give a finite one.")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{name} {value} is too large. Give less.")
         if isinstance(value, Path) and given == "":
             raise UserError(f"{name} is empty. Give a path; a dot means this folder.")
         if given == "" and context.get_parameter_source(parameter.name).name == "COMMANDLINE":

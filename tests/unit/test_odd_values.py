@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from oliveira.cli import main
-from oliveira.errors import DiskError
+from oliveira.errors import DiskError, OliveiraError, explain_memory
 from oliveira.files import write_atomic
 from oliveira.lifecycle.ledger import Ledger
 
@@ -29,6 +31,43 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 def test_a_number_that_is_none(words: tuple[str, ...], value: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, *words, value)
     assert code == 2 and not out and err.count("\n") == 1 and words[-1] in err, (out, err)
+
+
+HUGE = "1" + "0" * 23
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("up", "--set", f"train.steps={HUGE}"),
+        ("up", "--set", f"update.min_new_chars={HUGE}"),
+        ("up", "--port", HUGE),
+        ("adapt", "ana", "texts", "--steps", HUGE),
+        ("train", "forecast/power", "mlp", f"d_model={HUGE}"),
+        ("train", "forecast/power", "mlp", "--seed", HUGE),
+        ("train", "forecast/power", "mlp", "--budget", f"steps={HUGE}"),
+        ("train", "forecast/power", "mlp", "--budget", "steps=1e23"),
+        ("compare", "forecast/power", "mlp", "rnn", "--set", f"mlp.d_model={HUGE}"),
+    ],
+)
+def test_a_number_that_no_machine_can_do(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OLIVEIRA_HOME", str(tmp_path / "home"))
+    code, out, err = said(capsys, *words)
+    assert code == 2 and not out and err.count("\n") == 1 and not (tmp_path / "home").exists(), (out, err)
+
+
+def test_what_does_not_fit_into_the_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch, numpy and Python each say it their own way."""
+    for make in (lambda: torch.empty(10**15), lambda: torch.empty(10**12, 10**12), lambda: np.empty(10**16)):
+        with pytest.raises(OliveiraError, match="more memory than there is"), explain_memory():
+            make()
+    with pytest.raises(RuntimeError, match="another"), explain_memory():
+        raise RuntimeError("another error is not hidden")
+    words = ("train", "probe/functions", "mlp", "d_model=1000000000000", "--home", str(tmp_path))
+    code, _, err = said(capsys, *words)
+    assert code == 1 and "Traceback" not in err and "more memory than there is" in err
 
 
 @pytest.mark.parametrize(
