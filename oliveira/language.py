@@ -1,7 +1,7 @@
 """In which language the program speaks to a person: English, or Brazilian Portuguese.
 
 `--lang` on any command, else OLIVEIRA_LANG (so that our own processes follow), else LC_ALL, LC_MESSAGES, LANG. The code
-is written in English; `portuguese.py` and `portuguese_sentences.py` hold the translations, {} standing for what a
+is written in English; `portuguese*.py` hold the translations, {} standing for what a
 sentence is about. What is not there stays English. JSON, names and files are the same in every language.
 """
 
@@ -14,6 +14,7 @@ from functools import cache
 
 from oliveira.errors import UserError
 from oliveira.portuguese import HELP, WORDS
+from oliveira.portuguese_lines import FOREIGN, LINES, TERMS
 from oliveira.portuguese_sentences import SENTENCES
 
 VARIABLE = "OLIVEIRA_LANG"
@@ -52,7 +53,7 @@ def translate(text: str) -> str:
     """The text in the language that is spoken: looked up whole, then as a sentence about something."""
     if current() == ENGLISH:
         return text
-    for table in (WORDS, HELP):
+    for table in (WORDS, TERMS, HELP):
         if text in table:
             return table[text]
     for pattern, portuguese in _patterns():
@@ -64,5 +65,5 @@ def translate(text: str) -> str:
 @cache
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
     """The longest first: the more a sentence says itself, the surer it is the one."""
-    ordered = sorted(SENTENCES.items(), key=lambda pair: -len(pair[0]))
+    ordered = sorted((FOREIGN | LINES | SENTENCES).items(), key=lambda pair: -len(pair[0]))
     return [(re.compile(re.escape(english).replace(r"\{\}", "(.*?)"), re.DOTALL), said) for english, said in ordered]

@@ -20,6 +20,12 @@ SENTENCES = {
     "--lang {} is not a language of this program. Use en or pt-BR.": (
         "--lang {} não é uma língua deste programa. Use en ou pt-BR."
     ),
+    # Worlds
+    "environment variable {} is not a setting. Did you mean {}?": "a variável {} não é um campo. Seria {}?",
+    "{}: {} is not a section. `oliveira up --print-world` shows the fields.": (
+        "{}: {} não é uma seção. `oliveira up --print-world` mostra os campos."
+    ),
+    "{} is not valid TOML: {}. Mend that line.": "{} não é TOML válido: {}. Corrija essa linha.",
     # Homes and lives
     "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
         "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."

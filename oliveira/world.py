@@ -59,6 +59,15 @@ class Section(BaseModel):
     # No inf or nan: `world.json` could not hold them.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """`steps = true` is no number, though Python takes it for 1."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted in (int, float):
+            raise PydanticKnownError("int_type" if wanted is int else "float_type")
+        return value
+
     @field_validator("*", mode="after")
     @classmethod
     def _possible(cls, value: Any, info: ValidationInfo) -> Any:
@@ -328,7 +337,7 @@ def _read(place: Path, path: str | Path) -> tuple[str, dict[str, Any]]:
         ) from None
     try:
         return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not valid TOML: {error}. Mend that line.") from None
 
 
@@ -375,8 +384,8 @@ def _set(tree: dict[str, Any], key: str, value: str, origin: str) -> None:
             raise UserError(f"{origin}: {parent} is not a section. `oliveira up --print-world` shows the fields.")
     try:
         tree[leaf] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        tree[leaf] = value  # a bare word is a string
+    except (ValueError, RecursionError):
+        tree[leaf] = value  # a bare word is a string; so is what is nested or written too long to be read
 
 
 def _explain(error: ValidationError, place: Path, text: str, origins: dict[str, str]) -> str:

@@ -34,7 +34,7 @@ def list_adapters(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(*map(translate, ("name", "fits the champion", "bits per byte", "rank", "MB")))
+    table = Table("name", "fits the champion", "bits per byte", "rank", "MB")
     for row in rows:
         bits = row.get("bits_per_byte")
         gain = f"{bits['before']:.3f} → {bits['after']:.3f}" if bits else "–"

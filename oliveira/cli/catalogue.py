@@ -120,7 +120,7 @@ def sources(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(*map(translate, ("name", "title", "licence")))
+    table = Table("name", "title", "licence")
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -62,7 +62,7 @@ def compile_(
 
     def say(text: str) -> None:
         if not quiet and not as_json:
-            print(text, file=sys.stderr)
+            print(translate(text), file=sys.stderr)
 
     serve = served_by(home)
     allowed = serve.max_loss if max_loss is None else max_loss
@@ -80,7 +80,7 @@ def compile_(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), translate("weights, MB"))
+    table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
     for name, size in found["weight_bytes"].items():
         times = (f"{found['seconds'][str(n)][name] * 1e3:.3f}" for n in numbers)
         table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["fastest"] else "")

@@ -38,7 +38,7 @@ def inspect(
         print(json.dumps(found.as_json(), indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(*map(translate, ("layer", "class", "output", "parameters", "calls")))
+    table = Table("layer", "class", "output", "parameters", "calls")
     for layer in found.layers:
         depth = layer.path.count(".") + 1 if layer.path else 0
         name = layer.path or found.model

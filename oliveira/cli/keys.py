@@ -53,7 +53,7 @@ def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([vars(key) for key in found], indent=2))
         return
-    table = Table(*map(translate, ("id", "name", "scopes", "created", "state")))
+    table = Table("id", "name", "scopes", "created", "state")
     for key in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created))
         table.add_row(key.id, key.name, " ".join(key.scopes), when, _state(key.revoked))

@@ -77,36 +77,39 @@ def up(
         loaded = loaded.model_copy(update={"update": loaded.update.model_copy(update={"cool_down": 0.0})})
     console, stop = Console(highlight=False, soft_wrap=True), Stop()
     if planned.note and not quiet:
-        console.print(f"planned    {planned.note}", markup=False)
+        console.print(_line("planned", planned.note), markup=False)
     started = time.monotonic()
     with House(home, loaded, port=port, quiet=quiet) as house:
         remember(home, chosen)
-        console.print(f"console    {house.console}", markup=False)
+        console.print(_line("console", house.console), markup=False)
         if not house.wait_until_ready(stop):
             return
-        console.print(f"ready      {time.monotonic() - started:.1f} s", markup=False)
+        console.print(_line("ready", f"{time.monotonic() - started:.1f} s"), markup=False)
         if once:
-            life = live_once(house, stop, lambda line: None if quiet else console.print(f"  {line}", markup=False))
+            life = live_once(
+                house, stop, lambda line: None if quiet else console.print(f"  {translate(line)}", markup=False)
+            )
             if json_:
                 write_json_atomic(json_.absolute(), life)
             _show_life(console, life)
             return
         if not quiet:
             console.print(snippet(house.address, house.key), markup=False)
-            console.print(f"console    {house.console}   (Ctrl-C stops)", markup=False)
+            console.print(_line("console", f"{house.console}   ({translate('Ctrl-C stops')})"), markup=False)
         while not stop.wait(0.2):
             house.check()
         console.print(translate("draining …"))
 
 
 def _show_life(console: Console, life: dict[str, Any]) -> None:
-    table = Table(*map(translate, ("stage", "seconds", "digest", "")))
+    table = Table("stage", "seconds", "digest", "")
     for name, row in life["stages"].items():
-        table.add_row(name, f"{row['seconds']:.1f}", row["digest"][:12], "reused" if row["reused"] else "")
+        reused = translate("reused") if row["reused"] else ""
+        table.add_row(translate(name), f"{row['seconds']:.1f}", row["digest"][:12], reused)
     console.print(table)
     rows: list[tuple[str, str]] = [
         ("drift", f"detected after {life['drift']['requests']} requests"),
-        ("gate", f"{life['gate']['decision']}: {'; '.join(life['gate']['reasons'])}"),
+        ("gate", f"{translate(life['gate']['decision'])}: {_reasons(life['gate'])}"),
     ]
     for domain, scores in life["val_bits_per_byte"].items():
         rows.append((f"bits per byte, {domain}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
@@ -124,7 +127,7 @@ def _show_life(console: Console, life: dict[str, Any]) -> None:
     ]
     facts = Table("the loop", "")
     for fact in rows:
-        facts.add_row(*fact)
+        facts.add_row(*map(translate, fact))
     console.print(facts)
 
 
@@ -149,18 +152,27 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    table = Table(*map(translate, ("stage", "state", "seconds", "result")))
+    table = Table("stage", "state", "seconds", "result")
     for name in FLOW:
         row = found["stages"].get(name, {"state": "waiting"})
         result = row.get("message") or ", ".join(
             f"{k} {_short(v)}" for k, v in list(row.get("outputs", {}).items())[:3]
         )
         seconds = row.get("seconds")
-        table.add_row(name, row["state"], "" if seconds is None else f"{seconds:.1f}", result)
+        table.add_row(translate(name), translate(row["state"]), "" if seconds is None else f"{seconds:.1f}", result)
     console = Console(highlight=False)
     console.print(table)
     for name, text in overview_lines(found):
-        console.print(f"{name:<10} {text}", markup=False, soft_wrap=True)
+        console.print(_line(name, text), markup=False, soft_wrap=True)
+
+
+def _line(name: str, text: str) -> str:
+    return f"{translate(name):<10} {translate(text)}"
+
+
+def _reasons(numbers: dict[str, Any]) -> str:
+    said = numbers.get("reasons", []) or [numbers.get("reason", "")]
+    return "; ".join(translate(str(reason)) for reason in said)
 
 
 def _short(value: Any) -> str:
@@ -184,17 +196,18 @@ def history(
         made = [vars(row) | {"path": str(row.path)} for row in artifacts]
         print(json.dumps({"decisions": [vars(row) for row in decisions], "artifacts": made}, indent=2))
         return
-    table = Table(*map(translate, ("when", "what", "verdict", "artifact", "by", "why")))
+    table = Table("when", "what", "verdict", "artifact", "by", "why")
     for row in decisions:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
-        why = "; ".join(row.numbers.get("reasons", [])) or row.numbers.get("reason", "")
-        table.add_row(when, row.kind, row.verdict, (row.digest or "")[:12], row.actor, why)
+        said = map(translate, (row.kind, row.verdict))
+        table.add_row(when, *said, (row.digest or "")[:12], translate(row.actor), _reasons(row.numbers))
     Console().print(table)
-    made_table = Table(*map(translate, ("artifact", "kind", "bits per byte", "parent")))
+    made_table = Table("artifact", "kind", "bits per byte", "parent")
     for artifact in artifacts:
         scores = artifact.metrics.get("validation_bits_per_byte", {})
         text = ", ".join(f"{k} {_score(v)}" for k, v in scores.items())
-        made_table.add_row(artifact.digest[:12], artifact.kind, text, str(artifact.lineage.get("parent", ""))[:12])
+        parent = str(artifact.lineage.get("parent", ""))[:12]
+        made_table.add_row(artifact.digest[:12], translate(artifact.kind), text, parent)
     Console().print(made_table)
 
 
@@ -292,7 +305,8 @@ def _ask(home: Path, kind: str, args: dict[str, Any]) -> None:
     if wish.state == "done":
         print(json.dumps(wish.result, indent=2))
     else:
-        print(f"{kind} goes on; `oliveira status` shows how far it is, `oliveira history` what the gate will say.")
+        said = f"{kind} goes on; `oliveira status` shows how far it is, `oliveira history` what the gate will say."
+        print(translate(said))
 
 
 def _retraining_shown(report: Reporter) -> Callable[[dict[str, Any] | None], None]:

@@ -36,7 +36,7 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"{pair!r} is not key=value, for example d_model=128.")
         try:
             values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             values[key] = text
         if isinstance(values[key], int) and abs(values[key]) > LARGEST:
             raise UserError(f"{pair} is too large. Give at most {LARGEST}.")
@@ -96,7 +96,7 @@ def train(
         return
     metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
     unit = f", {metric['unit']}" if metric["unit"] else ""
-    table = Table(f"{metric['name']}{unit}", translate(f"test, {metric['better']} is better"))
+    table = Table(f"{metric['name']}{unit}", f"test, {metric['better']} is better")
     scores = {model: run.metric, **run.result["baselines"]}
     for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
         table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")

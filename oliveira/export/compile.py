@@ -76,7 +76,11 @@ def compile_artifact(
     record_path(path).unlink(missing_ok=True)
     graph = graph_path(path)
     export_decode(model, graph)
-    say(f"{graph}: {graph.stat().st_size / 1e6:.1f} MB" + _as_fp32(artifact.weights))
+    size = graph.stat().st_size / 1e6
+    if artifact.weights == "fp32":
+        say(f"{graph}: {size:.1f} MB")
+    else:
+        say(f"{graph}: {size:.1f} MB (the artifact's {artifact.weights} weights as fp32)")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -135,14 +139,12 @@ def _within(
         packed = native(model, other, threads=threads)
         each = (losses(packed, text) - base) / window
         lost = float(each.mean() + 2 * each.std() / len(each) ** 0.5)
-        say(f"{other}: {lost:+.4f} nats a token at most" + ("" if lost <= max_loss else f", more than {max_loss:g}"))
-        if lost <= max_loss:  # NaN is not
+        if not lost <= max_loss:  # NaN is not
+            say(f"{other}: {lost:+.4f} nats a token at most, more than {max_loss:g}")
+        else:
+            say(f"{other}: {lost:+.4f} nats a token at most")
             found[f"native, {other}"] = other, packed, lost
     return found
-
-
-def _as_fp32(weights: str) -> str:
-    return "" if weights == "fp32" else f" (the artifact's {weights} weights as fp32)"
 
 
 @torch.inference_mode()

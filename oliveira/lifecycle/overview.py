@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from oliveira.language import translate
 from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
@@ -68,7 +69,8 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if name in aliases:
             yield name, aliases[name]
     if challenger := found["challenger"]:
-        yield "challenger", f"{challenger['digest'][:12]} {challenger['verdict']}: {'; '.join(challenger['reasons'])}"
+        why = "; ".join(map(translate, challenger["reasons"]))
+        yield "challenger", f"{challenger['digest'][:12]} {translate(challenger['verdict'])}: {why}"
     if found["adapters"]:
         yield "adapters", ", ".join(found["adapters"])
     yield (
@@ -84,21 +86,22 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     if running := found["retraining"]:
         far = _shown(running.get("step"), running.get("steps"), running.get("loss"), running.get("eta"))
-        yield (
-            "retraining",
-            f"since {_clock(running['started'])} ({running['trigger']}), {running['phase']}{far and ', '}{far}",
-        )
+        where = ", ".join(translate(text) for text in (running["phase"], far) if text)
+        yield "retraining", f"since {_clock(running['started'])} ({running['trigger']}), {where}"
     for wish in found["wishes"]:
         args = " ".join(str(value)[:12] for key, value in wish["args"].items() if key == "digest")
-        when = "" if found["running"] else ", acted upon at the next start"
-        yield wish["state"], f"{wish['kind']} {args}".strip() + f" by {wish['by']} since {_clock(wish['since'])}{when}"
+        what = f"{wish['kind']} {args}".strip()
+        since = _clock(wish["since"])
+        later = f"{what} by {wish['by']} since {since}, acted upon at the next start"
+        yield wish["state"], f"{what} by {wish['by']} since {since}" if found["running"] else later
 
 
 def _shown(step: float | None, steps: float | None, loss: float | None, left: float | None) -> str:
     if step is None or not steps:
         return ""
-    text = f"step {step:.0f} of {steps:.0f}, loss {loss or 0.0:.3f}"
-    return text + (f", {duration(left)} left" if left is not None else "")
+    if left is None:
+        return f"step {step:.0f} of {steps:.0f}, loss {loss or 0.0:.3f}"
+    return f"step {step:.0f} of {steps:.0f}, loss {loss or 0.0:.3f}, {duration(left)} left"
 
 
 def _clock(when: float) -> str:

@@ -71,7 +71,7 @@ class Reporter:
     def progress(self, fraction: float, text: str = "") -> None:
         if self.quiet:
             return
-        left = self._eta.update(fraction)
+        left, text = self._eta.update(fraction), translate(text)
         eta = translate(f"ETA {duration(left)}") if left is not None else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=fraction, description=text, eta=eta)
@@ -84,7 +84,7 @@ class Reporter:
     def done(self, name: str, seconds: float, digest: str, *, reused: bool, text: str = "") -> None:
         self._stop_bar()
         what = translate("reused") if reused else duration(seconds)
-        self._print(f"{translate(name):<10} {what:>8}  {digest[:12]}  {text}")
+        self._print(f"{translate(name):<10} {what:>8}  {digest[:12]}  {translate(text)}")
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

@@ -179,10 +179,8 @@ def _train(context: Context) -> dict[str, Any]:
     n_parameters = sum(p.numel() for p in model.parameters())
     outputs = {"validation_bits_per_byte": validation, "parameters": n_parameters, "steps": world.train.steps}
     outputs |= {f"{name}_bits_per_byte": value for name, value in peers.items()}
-    context.report.say(
-        f"validation bits per byte: model {validation:.3f}, "
-        + ", ".join(f"{name} {value:.3f}" for name, value in peers.items())
-    )
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in ({"model": validation} | peers).items())
+    context.report.say(f"validation bits per byte: {scores}")
     context.ledger.finish_run(folder.name, "done", outputs)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return outputs

@@ -12,6 +12,7 @@ from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import expand, write_json_atomic
+from oliveira.language import translate
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
@@ -162,7 +163,7 @@ class House:
                 return True
             if (failure := self._refusal()) and failure != told:
                 told = failure
-                say_error(failure)
+                say_error(translate(failure))
         return False
 
     def _refusal(self) -> str:

@@ -66,8 +66,14 @@ def check_json(body: bytes) -> Any:
 
 
 def check_content_type(scope: Scope) -> None:
-    """Raises `ApiError` 415 unless the body is said to be JSON: a browser cannot be made to say so by another site."""
-    given = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    """Raises `ApiError` 415 unless the body is said to be plain JSON: no other site can make a browser say so."""
+    headers = dict(scope["headers"])
+    packed = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if packed not in ("identity", ""):
+        raise ApiError(
+            415, f"Content-Encoding is {packed[:64]!r}. Send the body as it is, without it.", code="content_encoding"
+        )
+    given = headers.get(b"content-type", b"").decode("latin-1")
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         came = repr(given[:64]) if given else "missing"

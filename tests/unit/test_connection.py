@@ -289,6 +289,14 @@ def test_another_content_type_is_named(address: Address, kind: bytes) -> None:
     assert status(answer) == 415 and (kind.decode() or "missing") in said and "application/json" in said
 
 
+@pytest.mark.parametrize(("packed", "code"), [(b"gzip", 415), (b"br, gzip", 415), (b"Identity", 200)])
+def test_a_packed_body_is_refused_by_name(address: Address, packed: bytes, code: int) -> None:
+    head = POST + b"Content-Length: 2\r\nContent-Encoding: " + packed + b"\r\n\r\n{}"
+    answer = exchange(address, head)
+    assert status(answer) == code
+    assert code == 200 or packed.decode() in error(answer)["message"]
+
+
 def test_an_exception_nobody_foresaw_is_500_and_the_server_lives(
     address: Address, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,12 +17,15 @@ from oliveira import cli
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, of_environment, translate
 from oliveira.portuguese import HELP, WORDS
+from oliveira.portuguese_lines import FOREIGN, LINES, TERMS
 from oliveira.portuguese_sentences import SENTENCES
+from oliveira.world import load_world, parse_override
 
 ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "world.py",
     "data/held_out.py",
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
@@ -71,14 +74,14 @@ def test_every_command_has_two_examples_that_parse(path: str) -> None:
         command.make_context(path, list(names)).close()
 
 
+def template(node: ast.AST) -> str | None:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
 def templates(file: Path) -> Iterator[tuple[str, bool]]:
     """Every string of a file, {} for what is put in, and whether it is the sentence of an error."""
-
-    def template(node: ast.AST) -> str | None:
-        if isinstance(node, ast.JoinedStr):
-            return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if (text := template(node)) is not None:
             yield text, False
@@ -93,17 +96,78 @@ def test_every_refusal_of_the_command_line_is_told_in_portuguese() -> None:
     assert [text for text in said if text.strip("{}: ") and text not in SENTENCES] == [], "add to portuguese.SENTENCES"
 
 
+def shown(file: Path) -> Iterator[str]:
+    """What a file says while it works: `say`, the text of `progress`, summaries of stages, headings of tables."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            places = {"say": node.args[:1], "progress": node.args[1:2], "Table": node.args}.get(name, [])
+            places = places + [
+                word.value.body
+                for word in node.keywords
+                if word.arg == "summary" and isinstance(word.value, ast.Lambda)
+            ]
+            if name == "append" and getattr(getattr(node.func, "value", None), "id", "") == "reasons":
+                places = node.args
+            yield from filter(None, map(template, places))
+
+
+SAME = {
+    "",
+    "{}",
+    "id",
+    "rank",
+    "MB",
+    "{}: {} MB",
+    "{}{}",
+    "test, {} is better",
+}  # in both languages, or put together from what is told elsewhere
+
+
+def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
+    names = ("stages", "once", "pipeline", "gate")
+    files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
+    files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]
+    known = LINES.keys() | WORDS.keys() | TERMS.keys() | SENTENCES.keys()
+    assert sorted({text for file in files for text in shown(file)} - known - SAME) == [], "add to portuguese_lines"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        *(
+            f"train.steps={value}"
+            for value in ("0", "x", "1.5", "true", "[]", "1" + "0" * 30, "1" + "0" * 5000, "[" * 5000)
+        ),
+        *(f"train.lr={value}" for value in ("0", "x", "[]", "inf", "true")),
+        *(f"data.validation={value}" for value in ("0", "0.5", "'x'")),
+        *(f"export.onnx={value}" for value in ("2", "maybe", "[]")),
+        *(f"model.norm={value}" for value in ("2", "batchnorm", "[]")),
+        *(f"data.base={value}" for value in ("2", "[]")),
+        *(f"compress.methods={value}" for value in ("2", "['fp64']", "x")),
+        *("model=2", "data.x=1", "train.steps.x=2", "seed=-1"),
+    ],
+    ids=lambda wish: wish[:40],
+)
+def test_a_world_that_cannot_be_is_refused_in_portuguese(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, PORTUGUESE)
+    with pytest.raises(UserError) as refused:
+        load_world(overrides=dict([parse_override(wish)]), environment={})
+    said = translate(str(refused.value))
+    assert not set(said.split()) & {"should", "Input", "is", "the", "of", "Correct", "valid"}, said
+
+
 def test_nothing_in_the_table_is_stale() -> None:
     told_anywhere = {text for command in TREE.values() for text in told(command)}
     files = [file for file in PROGRAM.rglob("*.py") if not file.name.startswith("portuguese")]
     said = {text for file in files for text, _ in templates(file)}
     click = {"Show this message and exit."}
     assert [text for text in HELP if text not in told_anywhere | said | click] == []
-    assert [text for text in list(SENTENCES)[FROM_CLICK:] if text not in said] == []
+    assert [text for text in [*list(SENTENCES)[FROM_CLICK:], *LINES, *TERMS] if text not in said] == []
 
 
 def test_a_translation_takes_what_its_sentence_gives() -> None:
-    for english, portuguese in SENTENCES.items():
+    for english, portuguese in (SENTENCES | LINES | FOREIGN).items():
         fields = [field for _, field, _, _ in string.Formatter().parse(portuguese) if field is not None]
         assert len(fields) == english.count("{}"), english
 

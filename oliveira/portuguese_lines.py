@@ -1,0 +1,148 @@
+"""What the program tells while it works and shows of a life, in Brazilian Portuguese; {} is what it is about."""
+
+LINES = {
+    # oliveira up
+    "for a text of {} characters: {}": "para um texto de {} caracteres: {}",
+    "{}: {}. Route: {}. Licence: {}": "{}: {}. Rota: {}. Licença: {}",
+    "{} documents, {} characters ({} MB)": "{} documentos, {} caracteres ({} MB)",
+    "{}: the stored result is missing or damaged; it is made again.": (
+        "{}: o resultado guardado falta ou está danificado; é feito de novo."
+    ),
+    "scoring the whole validation text, and the peers on the same split": (
+        "avaliando todo o texto de validação, e os comparados na mesma parte"
+    ),
+    "validation bits per byte: {}": "bits por byte na validação: {}",
+    "{}: {} MiB, {} bits a weight, loss {} nats a token, {} ms a token": (
+        "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
+    ),
+    "loss {}, {} tokens/s": "perda {}, {} tokens/s",
+    "loss {}": "perda {}",
+    "tokens of {}": "tokens de {}",
+    "cleaning and comparing documents": "limpando e comparando documentos",
+    "removing duplicates": "tirando duplicatas",
+    "leakage check": "verificando vazamentos",
+    "{} characters of {}, {} of {}": "{} caracteres de {}, {} de {}",
+    "{} + {} training tokens": "{} + {} tokens de treino",
+    "{} bits per byte": "{} bits por byte",
+    "new domain {} → {}, base {} → {}": "domínio novo {} → {}, base {} → {}",
+    "artifact {}": "artefato {}",
+    "champion {}": "campeão {}",
+    "{} false alarms in {} windows": "{} alarmes falsos em {} janelas",
+    "Ctrl-C stops": "Ctrl-C para",
+    "the champion {} is not served: {}. It is tried again; `oliveira history` lists others, `oliveira swap` "
+    "and `oliveira rollback` serve one.": (
+        "o campeão {} não está sendo servido: {}. Nova tentativa virá; `oliveira history` lista outros, `oliveira "
+        "swap` e `oliveira rollback` servem um deles."
+    ),
+    # oliveira up --once
+    "{} requests of the known domain": "{} pedidos do domínio conhecido",
+    "traffic of the new domain, until the monitor raises its alarm": "tráfego do domínio novo, até o alarme da vigia",
+    "drift after {} requests; a challenger is trained on them, at low priority": (
+        "desvio depois de {} pedidos; um desafiante é treinado com eles, com baixa prioridade"
+    ),
+    "swap under load": "troca sob carga",
+    "nothing was promoted": "nada foi promovido",
+    "detected after {} requests": "notado depois de {} pedidos",
+    "bits per byte, {}": "bits por byte, {}",
+    "{} failed of {} requests, {} s": "{} falharam de {} pedidos, {} s",
+    "digest restored": "resumo restaurado",
+    "not restored": "não restaurado",
+    "{} ms idle, {} ms while training": "{} ms em repouso, {} ms durante o treino",
+    "{} MiB at most, all processes": "{} MiB no máximo, todos os processos",
+    # status
+    "running at {}": "em {}",
+    "no retraining until `oliveira resume`": "nenhum retreino até `oliveira resume`",
+    "step {} of {}, loss {}": "passo {} de {}, perda {}",
+    "step {} of {}, loss {}, {} left": "passo {} de {}, perda {}, faltam {}",
+    "since {} ({}), {}": "desde {} ({}), {}",
+    "{} by {} since {}": "{} de {} desde {}",
+    "{} by {} since {}, acted upon at the next start": "{} de {} desde {}, será feito no próximo início",
+    "retraining, {}": "retreino, {}",
+    "{} goes on; `oliveira status` shows how far it is, `oliveira history` what the gate will say.": (
+        "{} continua; `oliveira status` mostra onde está, `oliveira history` o que o portão dirá."
+    ),
+    # history
+    "first model of this world": "primeiro modelo deste mundo",
+    "the world or its text changed": "o mundo ou seu texto mudou",
+    "every number is within its threshold": "todo número está dentro de seu limite",
+    "a score of the challenger is not a finite number": "um valor do desafiante não é um número finito",
+    "the smoke prompts failed": "os textos de prova falharam",
+    "gain {} bits per byte on the new domain is below {}": "o ganho de {} bits por byte no domínio novo é menor que {}",
+    "forgetting {} of the base domain is above {}": "o esquecimento de {} do domínio base é maior que {}",
+    "latency {} × the champion's ({} to {}) is above {}": "a latência de {} × a do campeão ({} a {}) é maior que {}",
+    "{} by {}": "{} por {}",
+    "{} by {} against the gate: {}": "{} por {} contra o portão: {}",
+    "rejected by hand": "rejeitado à mão",
+    # A world that cannot be
+    "{} is not a field of a world ({}). Did you mean {}?": "{} não é um campo de um mundo ({}). Seria {}?",
+    "{} = {} ({}) is not a section. Set one of its fields: {}.": (
+        "{} = {} ({}) não é uma seção. Dê um de seus campos: {}."
+    ),
+    "{} = {} is refused ({}): {}. Correct that field.": "{} = {} é recusado ({}): {}. Corrija esse campo.",
+    "environment variable {}": "variável de ambiente {}",
+    # compile
+    "{}: {} MB (the artifact's {} weights as fp32)": "{}: {} MB (os pesos {} do artefato em fp32)",
+    "provider {}, largest difference of a logit {}": "provedor {}, maior diferença de um logit {}",
+    "native is left out: {}": "native fica de fora: {}",
+    "{}: {} nats a token at most": "{}: no máximo {} nats por token",
+    "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
+    "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
+}
+
+TERMS = {
+    "planned": "planejado",
+    "ready": "pronto",
+    "digest": "resumo",
+    "the loop": "o ciclo",
+    "drift": "desvio",
+    "gate": "portão",
+    "swap": "troca",
+    "rollback": "volta",
+    "memory": "memória",
+    "p95 latency": "latência p95",
+    "champion": "campeão",
+    "previous": "anterior",
+    "challenger": "desafiante",
+    "adapters": "adaptadores",
+    "program": "programa",
+    "paused": "pausado",
+    "training": "treino",
+    "retraining": "retreino",
+    "promoted": "promovido",
+    "rejected": "rejeitado",
+    "refused": "recusado",
+    "rolled back": "revertido",
+    "awaiting approval": "espera aprovação",
+    "not judged": "não julgado",
+    "deploy": "implantação",
+    "approve": "aprovação",
+    "reject": "rejeição",
+    "promote": "promoção",
+    "loop": "ciclo",
+    "pipeline": "etapas",
+    "adapted": "adaptado",
+    "update": "atualizado",
+    "by hand": "à mão",
+}
+
+# What pydantic says of a field.
+FOREIGN = {
+    "Input should be greater than or equal to {}": "deve ser pelo menos {}",
+    "Input should be less than or equal to {}": "deve ser no máximo {}",
+    "Input should be greater than {}": "deve ser maior que {}",
+    "Input should be less than {}": "deve ser menor que {}",
+    "Input should be a finite number": "deve ser um número finito",
+    "Input should be a valid integer, unable to parse string as an integer": "deve ser um número inteiro",
+    "Input should be a valid integer, got a number with a fractional part": "deve ser um número inteiro",
+    "Input should be a valid integer": "deve ser um número inteiro",
+    "Input should be a valid number, unable to parse string as a number": "deve ser um número",
+    "Input should be a valid number": "deve ser um número",
+    "Input should be a valid boolean, unable to interpret input": "deve ser true ou false",
+    "Input should be a valid boolean": "deve ser true ou false",
+    "Input should be a valid string": "deve ser um texto",
+    "Input should be a valid tuple": "deve ser uma lista",
+    "Input should be a valid list": "deve ser uma lista",
+    "Input should be {} or {}": "deve ser {} ou {}",
+    "String should have at least {} character": "deve ter pelo menos {} caractere",
+    "Unable to parse input string as an integer, exceeded maximum size": "é grande demais",
+}
