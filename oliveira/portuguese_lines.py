@@ -38,14 +38,14 @@ LINES = {
     "{} requests of the known domain": "{} pedidos do domínio conhecido",
     "traffic of the new domain, until the monitor raises its alarm": "tráfego do domínio novo, até o alarme da vigia",
     "drift after {} requests; a challenger is trained on them, at low priority": (
-        "desvio depois de {} pedidos; um desafiante é treinado com eles, com baixa prioridade"
+        "deriva depois de {} pedidos; um desafiante é treinado com eles, com baixa prioridade"
     ),
     "swap under load": "troca sob carga",
     "nothing was promoted": "nada foi promovido",
-    "detected after {} requests": "notado depois de {} pedidos",
+    "detected after {} requests": "notada depois de {} pedidos",
     "bits per byte, {}": "bits por byte, {}",
     "{} failed of {} requests, {} s": "{} falharam de {} pedidos, {} s",
-    "digest restored": "resumo restaurado",
+    "digest restored": "digest restaurado",
     "not restored": "não restaurado",
     "{} ms idle, {} ms while training": "{} ms em repouso, {} ms durante o treino",
     "{} MiB at most, all processes": "{} MiB no máximo, todos os processos",
@@ -92,12 +92,11 @@ LINES = {
 TERMS = {
     "planned": "planejado",
     "ready": "pronto",
-    "digest": "resumo",
     "the loop": "o ciclo",
-    "drift": "desvio",
+    "drift": "deriva",
     "gate": "portão",
     "swap": "troca",
-    "rollback": "volta",
+    "rollback": "volta atrás",
     "memory": "memória",
     "p95 latency": "latência p95",
     "champion": "campeão",
