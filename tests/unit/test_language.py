@@ -113,6 +113,7 @@ def shown(file: Path) -> Iterator[str]:
 
 
 SAME = {
+    "digest",
     "",
     "{}",
     "id",
