@@ -11,16 +11,15 @@ from __future__ import annotations
 import csv
 import lzma
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.resources.abc import Traversable
 from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oliveira.data.routes import Package
+from oliveira.data.series import HOURLY, Series, filled
 from oliveira.data.sources import Source
 
 WEEK = 168  # hours
@@ -51,15 +50,6 @@ def _row(hour: str, watts: int, count: int) -> tuple[str, str]:
     return datetime.strptime(hour, "%d/%m/%Y %H").isoformat(timespec="hours"), f"{watts / count / 1000:.6f}"
 
 
-@dataclass(frozen=True)
-class Series:
-    """One value an hour without a gap."""
-
-    start: datetime
-    values: NDArray[np.float64]  # (hours,) kW
-    measured: NDArray[np.bool_]  # (hours,) False = filled with the value of a week before
-
-
 def fill(rows: list[tuple[str, str]]) -> Series:
     """The rows of `hourly` as a series without gaps. An hour missing in the first week takes the mean of all."""
     hours = [datetime.fromisoformat(hour) for hour, _ in rows]
@@ -68,10 +58,7 @@ def fill(rows: list[tuple[str, str]]) -> Series:
         raise ValueError("the hours are not in order")
     values = np.full(places[-1] + 1, np.nan)
     values[places] = [float(value) for _, value in rows]
-    measured = ~np.isnan(values)
-    for place in np.flatnonzero(~measured):
-        values[place] = values[place - WEEK] if place >= WEEK else np.nanmean(values[measured])
-    return Series(hours[0], values, measured)
+    return Series(hours[0], *filled(values, WEEK), HOURLY)
 
 
 POWER = Source(

@@ -1,13 +1,14 @@
-"""Forecasting: a week of hours in, the next day out, all 24 hours at once.
+"""Forecasting: the last steps of a series in, the next ones out, all at once.
 
-    x_t = ((p_t − μ) / σ, sin and cos of the hour of the day, sin and cos of the hour of the week)        t = 1 … 168
-    y   = (p_169 … p_192 − μ) / σ                                              μ, σ of the training hours
+    x_t = ((p_t − μ) / σ, sin and cos of where t stands in each period of the calendar)        t = 1 … history
+    y   = (p_{history+1} … p_{history+horizon} − μ) / σ                    μ, σ of the training steps
 
     loss: Huber (δ = 1) on y          metric: mean |p̂ − p| in the unit of the series
 
-The split is by time, 70 / 15 / 15 %: the future judges. A window lies in one split as a whole, its input too. A window
-with an hour in its answer that was not measured is left out. Validation and test are forecast as an operator would,
-once a day, at midnight.
+Of hours the periods are day and week (`Step.calendar`); a week of them in gives the next day. The split is by time,
+70 / 15 / 15 %: the future judges. A window lies in one split as a whole, its input too. A window with a step in its
+answer that was not measured is left out. A horizon of a day is judged as an operator would forecast, once a day, at
+midnight; any other at every step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,47 +25,65 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.data.power import POWER, WEEK, Series, fill
+from oliveira.data.power import POWER, WEEK, fill
 from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
+from oliveira.data.series import HOURLY, Series, Step
 from oliveira.data.sources import Source, fetch
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.scoring import chunks, judged
 
 HISTORY, DAY = WEEK, 24  # hours in, hours out
-FEATURES = 5
 SHARES = (0.70, 0.85)  # where validation and test begin
 _PREPARING = 1  # raise when `_build` changes
 _ROWS = 256  # windows scored together
+_JUDGED = 2000  # windows of a split at most, evenly spaced
+_PICTURED = 7  # forecasts
 _RIDGE = 10.0
 
 
 class ForecastData(Data):
     dynamic = False
 
-    def __init__(self, series: Series, unit: str) -> None:
-        edges = [0, *(int(len(series.values) * share) for share in SHARES), len(series.values)]
-        self.series, self.unit = series, unit
+    def __init__(self, series: Series, unit: str, *, history: int, horizon: int) -> None:
+        """`history` steps in, `horizon` steps out. `UserError` when a split has no window."""
+        self.series, self.unit, self.history, self.horizon = series, unit, history, horizon
+        count = len(series.values)
+        edges = [0, *(int(count * share) for share in SHARES), count]
         train = series.values[: edges[1]]
         self.mean, self.std = float(train.mean()), float(train.std()) or 1.0
-        self.x = features(series.values, series.start, self.mean, self.std)  # (hours, FEATURES)
+        self.x = features(series, self.mean, self.std)  # (steps, d_in)
         self.starts = {
-            split: _starts(series, low, high, every=1 if split == "train" else DAY)
+            split: self._starts(low, high, judged=split != "train")
             for split, low, high in zip(("train", "validation", "test"), edges[:-1], edges[1:], strict=True)
         }
         self.counts = {split: len(starts) for split, starts in self.starts.items()}
         if not all(self.counts.values()):
+            steps = series.step.plural
             raise UserError(
-                f"a series of {len(series.values)} hours leaves {self.counts} windows of {HISTORY + DAY} hours. "
-                f"Give at least {math.ceil((HISTORY + 2 * DAY) / (1 - SHARES[1]))} hours."
+                f"a series of {count} {steps} leaves {self.counts} windows of {history + horizon} {steps}. "
+                f"Give at least {fewest(history, horizon)} {steps}."
             )
-        self.sizes = {"d_in": FEATURES, "d_out": DAY, "gives": "one", "max_len": HISTORY}
+        self.sizes = {"d_in": self.x.shape[1], "d_out": horizon, "gives": "one", "max_len": history}
+
+    def _starts(self, low: int, high: int, *, judged: bool) -> Array:
+        """First steps of the windows inside [low, high) whose answer was measured."""
+        series, history, horizon = self.series, self.history, self.horizon
+        starts = np.arange(low, high - history - horizon + 1)
+        midnights = judged and horizon == series.step.calendar.get("day")
+        if midnights:
+            of_week = int(series.step.position(series.start, "week"))
+            starts = starts[(of_week + starts + history) % horizon == 0]
+        unknown = np.concatenate([[0], np.cumsum(~series.measured)])
+        answers = starts + history
+        starts = starts[unknown[answers + horizon] == unknown[answers]]
+        return starts[:: -(-len(starts) // _JUDGED)] if judged and len(starts) else starts
 
     def windows(self, starts: Array) -> tuple[Array, Array]:
-        """Inputs (B, HISTORY, FEATURES) and standardised answers (B, DAY), float32."""
-        hours = starts[:, None] + np.arange(HISTORY + DAY)
-        return self.x[hours[:, :HISTORY]], self.x[hours[:, HISTORY:], 0]
+        """Inputs (B, history, d_in) and standardised answers (B, horizon), float32."""
+        steps = starts[:, None] + np.arange(self.history + self.horizon)
+        return self.x[steps[:, : self.history]], self.x[steps[:, self.history :], 0]
 
     def batch(self, number: int, *, seed: int, size: int) -> Batch:
         starts = self.starts["train"]
@@ -75,7 +94,7 @@ class ForecastData(Data):
         return F.huber_loss(output, targets)
 
     def forecast(self, model: nn.Module, starts: Array) -> Array:
-        """Standardised forecasts, (B, DAY)."""
+        """Standardised forecasts, (B, horizon)."""
         with judged(model):
             parts = [model(torch.from_numpy(self.windows(starts[part])[0])) for part in chunks(len(starts), _ROWS)]
         return torch.cat(parts).numpy()
@@ -90,17 +109,24 @@ class ForecastData(Data):
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:  # type: ignore[override]
-        """MAE of the same hour yesterday, the same hour last week, and of ridge regression, on the test split."""
-        x, _ = self.windows(self.starts["test"])
-        forecasts = {
-            "same hour yesterday": x[:, -DAY:, 0],
-            "same hour last week": x[:, :DAY, 0],
-            "ridge regression": self._ridge(x),
-        }
+        """MAE on the test split of the last value, of the value a day, week or year before, and of ridge regression."""
+        starts, x = self.starts["test"], self.windows(self.starts["test"])[0]
+        forecasts = {"last value": np.repeat(x[:, -1:, 0], self.horizon, axis=1)}
+        for period, length in self.series.step.calendar.items():
+            if (before := self._season(starts, round(length))) is not None:
+                forecasts[self.series.step.ago(period)] = before
+        forecasts["ridge regression"] = self._ridge(x)
         return {name: self._score(forecast, "test")["MAE"] for name, forecast in forecasts.items()}
 
+    def _season(self, starts: Array, season: int) -> Array | None:
+        """The newest known value a whole number of seasons before each step, (B, horizon); None where there is none."""
+        ahead = np.arange(self.horizon)
+        back = season * (1 + ahead // season)  # an answer longer than a season repeats the last one
+        places = starts[:, None] + self.history + ahead - back
+        return None if season < 2 or places.min() < 0 else self.x[places, 0]
+
     def _ridge(self, x: Array) -> Array:
-        """W = (AᵀA + λI)⁻¹ AᵀY, A the 168 values, the calendar of the last hour and 1."""
+        """W = (AᵀA + λI)⁻¹ AᵀY, A the values of the history, the calendar of its last step and 1."""
 
         def rows(x: Array) -> Array:
             flat = [x[:, :, 0], x[:, -1, 1:], np.ones((len(x), 1))]
@@ -112,45 +138,50 @@ class ForecastData(Data):
         return rows(x) @ weights
 
     def state(self) -> dict[str, Any]:
-        return {"mean": self.mean, "std": self.std, "unit": self.unit}
+        step = {"seconds": self.series.step.seconds, "months": self.series.step.months}
+        sizes = {"history": self.history, "horizon": self.horizon}
+        return {"mean": self.mean, "std": self.std, "unit": self.unit, "step": step, **sizes}
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
-        """{"history": [168 numbers], "start": hour of the first} → {"forecast": [24 numbers], "unit"}."""
-        values = _history(request.get("history"))
-        start = request.get("start")
-        try:
-            first = datetime.fromisoformat(str(start))
-        except ValueError:
-            raise UserError(f'start = {start!r} is not a time. Write it as "2010-05-01T00:00".') from None
-        x = features(values, first, state["mean"], state["std"])
+        """{"history": [numbers], "start": time of the first} → {"forecast": [numbers], "unit"}."""
+        step = Step(**state["step"]) if "step" in state else HOURLY  # older runs were all of hours
+        values = _history(request.get("history"), state.get("history", HISTORY), step)
+        first = _time(request.get("start")) if step.calendar else None
+        series = Series(first, values, np.ones(len(values), dtype=bool), step)
+        x = features(series, state["mean"], state["std"])
         forecast = np.asarray(run(x[None]))[0] * state["std"] + state["mean"]
         return {"forecast": [round(float(value), 4) for value in forecast], "unit": state["unit"]}
 
     def request(self) -> dict[str, Any]:
         start = int(self.starts["test"][0])
-        return {
-            "history": [round(float(value), 4) for value in self.series.values[start : start + HISTORY]],
-            "start": (self.series.start + timedelta(hours=start)).isoformat(timespec="minutes"),
-        }
+        values = self.series.values[start : start + self.history]
+        first = self.series.time(start)
+        asked = {"history": [round(float(value), 4) for value in values]}
+        return asked | ({"start": first.isoformat(timespec="minutes")} if isinstance(first, datetime) else {})
 
     def picture(self, model: nn.Module, png: Path) -> bool:
-        """The first week of the test: what was measured, and the seven forecasts made at each midnight."""
+        """The beginning of the test: what was measured, and forecasts that follow each other (a week of midnights)."""
         import matplotlib
 
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        starts = self.starts["test"][:7]
+        test = self.starts["test"]
+        starts = test[(test - test[0]) % self.horizon == 0][:_PICTURED]
         forecasts = self.forecast(model, starts) * self.std + self.mean
-        first = int(starts[0]) + HISTORY
-        hours = np.arange(first, int(starts[-1]) + HISTORY + DAY)
+        first = int(starts[0]) + self.history
+        steps = np.arange(first, int(starts[-1]) + self.history + self.horizon)
+        day = self.series.step.calendar.get("day")
+        unit, name = (day, "days") if day else (1, self.series.step.plural)
         figure, axes = plt.subplots(figsize=(10, 3.5), constrained_layout=True)
-        axes.plot((hours - first) / DAY, self.series.values[hours], color="black", lw=1, label="measured")
+        axes.plot((steps - first) / unit, self.series.values[steps], color="black", lw=1, label="measured")
         for number, (start, values) in enumerate(zip(starts, forecasts, strict=True)):
-            days = (np.arange(DAY) + start + HISTORY - first) / DAY
-            axes.plot(days, values, color="tab:red", lw=1.4, label="forecast at midnight" if not number else None)
-        axes.set(xlabel=f"days from {self.series.start + timedelta(hours=first):%Y-%m-%d}", ylabel=self.unit)
+            ahead = (np.arange(self.horizon) + start + self.history - first) / unit
+            axes.plot(ahead, values, color="tab:red", lw=1.4, label="forecast" if not number else None)
+        begin = self.series.time(first)
+        axes.set(xlabel=f"{name} from {begin:%Y-%m-%d}" if isinstance(begin, datetime) else f"{name} from {begin}")
+        axes.set(ylabel=self.unit)
         axes.legend(loc="upper right")
         figure.savefig(png, dpi=110, format="png")
         plt.close(figure)
@@ -169,7 +200,7 @@ class Forecasting(Task):
             series = fill(rows)
             np.savez(
                 folder / "series.npz",
-                start=np.array(series.start.isoformat()),
+                start=np.array(rows[0][0]),
                 values=series.values,
                 measured=series.measured,
             )
@@ -182,40 +213,42 @@ class Forecasting(Task):
         key = {"content": self.source.content, "preparing": _PREPARING}
         folder = prepared(home, self.name.replace("/", "-"), key, build, say)
         with np.load(folder / "series.npz") as file:
-            series = Series(datetime.fromisoformat(str(file["start"])), file["values"], file["measured"])
-        return ForecastData(series, self.unit)
+            series = Series(datetime.fromisoformat(str(file["start"])), file["values"], file["measured"], HOURLY)
+        return ForecastData(series, self.unit, history=HISTORY, horizon=DAY)
 
 
-def features(values: Array, start: datetime, mean: float, std: float) -> Array:
-    """(hours, FEATURES) float32: the standardised value, and where the hour stands in the day and in the week."""
-    first = start.weekday() * DAY + start.hour
-    hours = first + np.arange(len(values))
-    day, week = 2 * np.pi * hours / DAY, 2 * np.pi * hours / WEEK
-    columns = [(values - mean) / std, np.sin(day), np.cos(day), np.sin(week), np.cos(week)]
+def features(series: Series, mean: float, std: float) -> Array:
+    """(steps, 1 + 2 periods) float32: the standardised value, and where the step stands in each period."""
+    columns = [(series.values - mean) / std]
+    for period, length in series.step.calendar.items():
+        angle = 2 * np.pi * (series.step.position(series.start, period) + np.arange(len(series.values))) / length
+        columns += [np.sin(angle), np.cos(angle)]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _starts(series: Series, low: int, high: int, *, every: int) -> Array:
-    """First hours of the windows inside [low, high) whose answer was measured; `every` = DAY: answers from midnight."""
-    starts = np.arange(low, high - HISTORY - DAY + 1)
-    if every == DAY:
-        starts = starts[(series.start.hour + starts + HISTORY) % DAY == 0]
-    unknown = np.concatenate([[0], np.cumsum(~series.measured)])
-    answers = starts + HISTORY
-    return starts[unknown[answers + DAY] == unknown[answers]]
+def fewest(history: int, horizon: int) -> int:
+    """Steps that a series needs: a window and a horizon more in the shortest split."""
+    return math.ceil((history + 2 * horizon) / (1 - SHARES[1]))
 
 
-def _history(given: Any) -> Array:
-    if not isinstance(given, list) or len(given) != HISTORY:
+def _time(given: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(str(given))
+    except ValueError:
+        raise UserError(f'start = {given!r} is not a time. Write it as "2010-05-01T00:00".') from None
+
+
+def _history(given: Any, count: int, step: Step) -> Array:
+    if not isinstance(given, list) or len(given) != count:
         found = f"{len(given)} values" if isinstance(given, list) else repr(given)
-        raise UserError(f"history = {found} is not {HISTORY} numbers. Give the last {HISTORY} hourly values.")
+        raise UserError(f"history = {found} is not {count} numbers. Give the last {count} values, one a {step.name}.")
     wrong = [
         value
         for value in given
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
     ]
     if wrong:
-        raise UserError(f"history holds {wrong[0]!r}, which is not a finite number. Give {HISTORY} numbers.")
+        raise UserError(f"history holds {wrong[0]!r}, which is not a finite number. Give {count} numbers.")
     return np.array(given, dtype=np.float64)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oliveira.data.power import Series
+from oliveira.data.series import HOURLY, Series
 from oliveira.data.sources import content_digest
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array
@@ -32,12 +32,16 @@ def _series() -> Series:
     values = 2 + np.sin(2 * np.pi * time / 24) + 0.5 * np.sin(2 * np.pi * time / 168) + noise
     measured = np.ones(HOURS, dtype=bool)
     measured[[500, 501, 502, HOURS - 60]] = False
-    return Series(START, values, measured)
+    return Series(START, values, measured, HOURLY)
+
+
+def day_ahead(series: Series) -> ForecastData:
+    return ForecastData(series, "kW", history=HISTORY, horizon=DAY)
 
 
 @pytest.fixture(scope="module")
 def data() -> ForecastData:
-    return ForecastData(_series(), "kW")
+    return day_ahead(_series())
 
 
 class LastWeek(nn.Module):
@@ -48,7 +52,7 @@ class LastWeek(nn.Module):
 
 
 def test_the_answer_is_what_comes_next() -> None:
-    data = ForecastData(Series(START, np.arange(HOURS, dtype=float), np.ones(HOURS, dtype=bool)), "kW")
+    data = day_ahead(Series(START, np.arange(HOURS, dtype=float), np.ones(HOURS, dtype=bool), HOURLY))
     batch = data.batch(3, seed=1, size=16)
     x = batch.inputs[0][:, :, 0] * data.std + data.mean
     hours = batch.targets * data.std + data.mean
@@ -73,8 +77,10 @@ def test_no_window_crosses_a_split_and_the_scale_is_that_of_training(data: Forec
         assert starts.min() >= edges[number] and starts.max() + HISTORY + DAY <= edges[number + 1]
         assert data.counts[split] == len(starts) > 0
     assert data.mean == pytest.approx(data.series.values[: edges[1]].mean())
-    changed = Series(START, np.where(np.arange(HOURS) >= edges[1], 99.0, data.series.values), data.series.measured)
-    later = ForecastData(changed, "kW")
+    changed = Series(
+        START, np.where(np.arange(HOURS) >= edges[1], 99.0, data.series.values), data.series.measured, HOURLY
+    )
+    later = day_ahead(changed)
     assert (later.mean, later.std) == (data.mean, data.std)
     assert torch.equal(later.batch(0, seed=0, size=64).targets, data.batch(0, seed=0, size=64).targets)
 
@@ -94,7 +100,7 @@ def test_forecasts_are_judged_from_midnight_every_hour_once(data: ForecastData) 
 
 
 def test_a_batch_depends_on_seed_and_number_alone(data: ForecastData) -> None:
-    again = ForecastData(_series(), "kW")
+    again = day_ahead(_series())
     left, right = data.batch(5, seed=2, size=8), again.batch(5, seed=2, size=8)
     assert torch.equal(left.inputs[0], right.inputs[0]) and torch.equal(left.targets, right.targets)
     assert not torch.equal(data.batch(5, seed=3, size=8).targets, again.batch(5, seed=2, size=8).targets)
@@ -160,7 +166,7 @@ def test_a_wrong_request_names_the_field(data: ForecastData, change: dict[str, A
 
 def test_a_short_series_is_refused() -> None:
     with pytest.raises(UserError, match=r"a series of 500 hours leaves .* Give at least"):
-        ForecastData(Series(START, np.ones(500), np.ones(500, dtype=bool)), "kW")
+        day_ahead(Series(START, np.ones(500), np.ones(500, dtype=bool), HOURLY))
 
 
 def test_a_picture_is_drawn(data: ForecastData, tmp_path: Path) -> None:
@@ -188,4 +194,4 @@ def test_the_task_prepares_its_data_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert "4 more filled" in said[0] and "Route: your file" in said[0] and "CC BY 4.0" in said[0]
     second = small.open(tmp_path / "home", said.append)
     assert len(said) == 1 and np.array_equal(first.x, second.x) and first.state() == second.state()
-    assert first.counts == ForecastData(series, "kW").counts
+    assert first.counts == day_ahead(series).counts
