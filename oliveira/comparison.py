@@ -7,6 +7,7 @@ more than twice its standard error, √(s₁²/n + s₂²/n); otherwise they are
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,10 +50,13 @@ def compare(
     names = list(dict.fromkeys(models))
     if len(names) < 2:
         raise UserError(f"a comparison needs two models or more, not {', '.join(names)}. Name another.")
+    found = {name: pair(task, name)[0] for name in names}[names[0]]
+    found.check()
     if folder:
         check_writable(folder)
-    found = {name: pair(task, name)[0] for name in names}[names[0]]
+    task = found.name
     report = report or Reporter(quiet=True)
+    say = _once(report.say)
     runs: dict[str, list[Run]] = {}
     total = len(names) * seeds
     for number, (name, seed) in enumerate((name, seed) for name in names for seed in range(seeds)):
@@ -62,7 +66,7 @@ def compare(
             seed=seed,
             budget=budget,
             home=home,
-            say=report.say,
+            say=say,
             on_progress=lambda p, n=number, m=name, s=seed: report.progress(  # type: ignore[misc]
                 (n + p.step / p.steps) / total, f"{m} seed {s} loss {p.loss:.4f}"
             ),
@@ -71,15 +75,29 @@ def compare(
             **(values or {}).get(name, {}),
         )
         runs.setdefault(name, []).append(run)
-    folder = folder or Path(home).absolute() / "comparisons" / f"{task.replace('/', '-')}-{'-'.join(names)}"
+    folder = folder or Path(home).absolute() / "comparisons" / f"{found.folder}-{'-'.join(names)}"
     folder.mkdir(parents=True, exist_ok=True)
-    result = _result(task, found.metric, runs, seeds, values or {})
+    measured = next(iter(runs.values()))[0].result["metric"]
+    metric = Metric(name=measured["name"], better=measured["better"], unit=measured["unit"])  # of an own file: its own
+    result = _result(task, metric, runs, seeds, values or {})
     write_json_atomic(folder / "compare.json", result)
-    _draw(runs, found.metric, found.title, folder / "compare.png")
+    _draw(runs, metric, found.title, folder / "compare.png")
     texts = {language: report_text(result, found.title, language) for language in ("en", "pt")}
     write_atomic(folder / "report.md", texts["en"].encode())
     write_atomic(folder / "report.pt-BR.md", texts["pt"].encode())
     return Comparison(result, texts["en"], folder)
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """What every run of a comparison would say again is said once."""
+    said: set[str] = set()
+
+    def first(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    return first
 
 
 def _result(
@@ -102,7 +120,7 @@ def _result(
             "train": first["train"],
         }
     first = next(iter(runs.values()))[0].result
-    words = ["oliveira compare", task, *runs, f"--seeds {seeds}", f"--budget {first['budget']}"]
+    words = ["oliveira compare", shlex.quote(task), *runs, f"--seeds {seeds}", f"--budget {first['budget']}"]
     words += [f"--set {name}.{key}={value}" for name in runs for key, value in changes.get(name, {}).items()]
     return {
         "command": " ".join(words),

@@ -6,6 +6,8 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.portuguese_tables import TABLE_WORDS
+
 HELP = {
     "A model's whole life in one program: collect, train, adapt, shrink, export, serve, watch, retrain.": (
         "A vida inteira de um modelo em um só programa: coletar, treinar, adaptar, comprimir, exportar, servir, "
@@ -124,9 +126,24 @@ HELP = {
     "Trains a model on a task and measures it on the test split. Interrupted, the same command goes on.": (
         "Treina um modelo em uma tarefa e mede na partição de teste. Interrompido, o mesmo comando continua."
     ),
-    "kind/source, for example forecast/power; `oliveira list --tasks` shows them.": (
-        "tipo/fonte, por exemplo forecast/power; `oliveira list --tasks` mostra todas."
+    "kind/source, as forecast/power (`oliveira list --tasks`), or kind/path:FILE.": (
+        "tipo/fonte, como forecast/power (`oliveira list --tasks`), ou tipo/path:ARQUIVO."
     ),
+    "Of your own table: the column to learn; empty: guessed, and said.": (
+        "De uma tabela sua: a coluna a aprender; vazio: adivinhada, e dita."
+    ),
+    "Of your own table: the column of times; empty: the first one, or none.": (
+        "De uma tabela sua: a coluna de tempos; vazio: a primeira, ou nenhuma."
+    ),
+    "Of your own table: the column of texts; empty: guessed.": (
+        "De uma tabela sua: a coluna de textos; vazio: adivinhada."
+    ),
+    "Steps to forecast; 0: what suits the steps.": "Passos a prever; 0: o que convém aos passos.",
+    "Steps to forecast from; 0: what suits the steps.": "Passos de que se prevê; 0: o que convém aos passos.",
+    "Says what a table of yours is, which tasks fit it and what is wrong with it, and draws it.": (
+        "Diz o que é uma tabela sua, que tarefas servem a ela e o que há de errado, e a desenha."
+    ),
+    "A table: .csv, .tsv, .xlsx or .parquet.": "Uma tabela: .csv, .tsv, .xlsx ou .parquet.",
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
     "Model or training fields.": "Campos do modelo ou do treino.",
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
@@ -320,4 +337,5 @@ WORDS = {
     "failed": "falhou",
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
+    **TABLE_WORDS,
 }

@@ -1,5 +1,9 @@
 """What the program tells while it works and shows of a life, in Brazilian Portuguese; {} is what it is about."""
 
+from __future__ import annotations
+
+from oliveira.portuguese_tables import TABLE_LINES
+
 LINES = {
     # oliveira up
     "for a text of {} characters: {}": "para um texto de {} caracteres: {}",
@@ -87,6 +91,7 @@ LINES = {
     "{}: {} nats a token at most": "{}: no máximo {} nats por token",
     "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
+    **TABLE_LINES,
 }
 
 TERMS = {

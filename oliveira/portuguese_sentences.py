@@ -5,6 +5,8 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_tables import TABLE_SENTENCES
+
 SENTENCES = {
     # Of the command line itself
     "Missing argument {}.": "falta o argumento {}.",
@@ -245,7 +247,7 @@ SENTENCES = {
         "raise that, or the form that loses nothing serves"
     ): ("perde {} nats por token e o serve.max_loss da casa é {}: aumente-o, ou serve a forma que não perde nada"),
     'next: send "model": "{}" to the server': 'a seguir: envie "model": "{}" ao servidor',
-    "next: oliveira export {}/{}; oliveira predict {}/{}": "a seguir: oliveira export {}/{}; oliveira predict {}/{}",
+    "next: oliveira export {}; oliveira predict {}": "a seguir: oliveira export {}; oliveira predict {}",
     "{} → {} bits per byte on {} held-out document(s)": "{} → {} bits por byte em {} documento(s) separado(s)",
     "{} that repeated others left out": "sem {} que repetiam outros",
     "median (quickest to slowest) of {} rounds on {} thread(s)": (
@@ -256,4 +258,5 @@ SENTENCES = {
     "{}: {} MB, largest difference {}": "{}: {} MB, maior diferença {}",
     "ETA {}": "faltam {}",
     "after {}": "após {}",
+    **TABLE_SENTENCES,
 }

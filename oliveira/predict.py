@@ -9,6 +9,7 @@ What a request means is the task's affair (`Data.answer`); here is only which ru
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from oliveira.export.forward import ForwardRunner, bound, export_forward
 from oliveira.language import translate
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
-from oliveira.tasks.catalogue import task
+from oliveira.tasks.catalogue import place_of, task
 
 GRAPH = "model.onnx"
 MAX_ERROR = 1e-4  # of an exported output, relative to the largest
@@ -42,8 +43,11 @@ def find_run(home: Path, name: str) -> Path:
             raise UserError(f"run {name} was measured by `compare` and kept no weights. {_how_to_train(Path(name))}")
         return Path(name)
     task_name, _, model = name.rpartition("/")
-    place = home / "runs" / task_name.replace("/", "-") / model
+    folder, wanted = place_of(task_name)
+    place = home / "runs" / folder / model
     runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
+    if wanted:
+        runs = [path for path in runs if json.loads(path.read_bytes())["task"] == wanted]
     kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
     if runs and not kept:
         raise UserError(
@@ -63,7 +67,7 @@ def find_run(home: Path, name: str) -> Path:
 
 def _how_to_train(folder: Path) -> str:
     made = json.loads((folder / "run.json").read_bytes())
-    return f"Train it with `oliveira train {made['task']} {made['model']}`."
+    return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
 class Predictor:

@@ -37,6 +37,7 @@ from oliveira.registry import Entry, make_config
 from oliveira.tasks.base import Batch, Data, Task
 from oliveira.tasks.catalogue import pair
 from oliveira.training.curves import draw_seeds, read_curve
+from oliveira.training.diagnosis import diagnose
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
 from oliveira.training.seeds import threads
 from oliveira.world import TrainSection
@@ -95,6 +96,8 @@ def fit(
     found_task, entry = pair(task, model)
     budget = budget or f"steps={found_task.train.get('steps', 300)}"
     kind, amount = parse_budget(budget)
+    found_task.check()
+    task = found_task.name
     home = Path(home).absolute()
     check_writable(home)
     config_values, train_values = split_values(entry, values)
@@ -111,9 +114,11 @@ def fit(
         "config": dataclasses.asdict(config),
         "train": section.model_dump(exclude={"steps"}),
     }
+    if data.content:
+        settings["content"] = data.content
     if code:
         settings["code"] = code
-    folder = home / "runs" / task.replace("/", "-") / model / sha256_json(settings)[:12]
+    folder = home / "runs" / found_task.folder / model / sha256_json(settings)[:12]
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     if (finished := _finished(folder, package)) is not None:
@@ -301,12 +306,15 @@ def _run(
     network.eval()
     with torch.no_grad():
         test = data.evaluate(network, "test")
-    rows = [row for row in read_curve(folder / "curve.jsonl") if "loss" in row]
+        losses = data.losses(network)
+    curve = read_curve(folder / "curve.jsonl")
+    rows = [row for row in curve if "loss" in row]
+    metric = task.metric
     draw_seeds(
         [folder / "curve.jsonl"],
         folder / "curve.png",
-        title=f"{task.name}: {entry.name}",
-        metric=f"validation_{task.metric.name}",
+        title=f"{task.label}: {entry.name}",
+        metric=f"validation_{metric.name}",
         lines=dict(data.baselines),
     )
     with torch.no_grad():
@@ -317,12 +325,20 @@ def _run(
         "flops_per_step": flops,
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds": rows[-1]["seconds"],
-        "metric": {"name": task.metric.name, "better": task.metric.better, "unit": task.metric.unit}
-        | {"value": test[task.metric.name]},
+        "metric": {"name": metric.name, "better": metric.better, "unit": data.unit or metric.unit}
+        | {"value": test[metric.name]},
         "validation": {key.removeprefix("validation_"): value for key, value in validation.items()},
         "test": test,
         "train_loss": rows[-1]["loss"],
         "baselines": dict(data.baselines),
+        "fit": diagnose(
+            curve,
+            losses,
+            metric=metric.name,
+            better=metric.better,
+            test=test[metric.name],
+            baselines=dict(data.baselines),
+        ),
         "counts": data.counts,
         "licence": task.licence,
         "device": device(),

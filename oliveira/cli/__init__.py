@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from oliveira import __version__, language, terminal
-from oliveira.cli import adapt, adapters, catalogue, formulas, inspect, keys, life, models, speaking
+from oliveira.cli import adapt, adapters, catalogue, data, formulas, inspect, keys, life, models, speaking
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError, explain_memory
 from oliveira.files import explain_disk
@@ -31,6 +31,7 @@ for verb in (life.swap, life.rollback, life.approve, life.reject, life.retrain, 
 app.command("prometheus-config")(life.prometheus_config)
 app.command("list")(catalogue.list_models)
 app.command()(catalogue.sources)
+app.command()(data.data)
 app.command()(catalogue.pages)
 app.command()(inspect.inspect)
 app.command()(inspect.explain)

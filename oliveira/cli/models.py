@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.options import DEFAULT_HOME, AsJson, History, Home, Horizon, Target, TextColumn, Time
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
@@ -20,7 +21,7 @@ from oliveira.lifecycle.progress import Reporter
 from oliveira.world import LARGEST
 
 TaskName = Annotated[
-    str, typer.Argument(help="kind/source, for example forecast/power; `oliveira list --tasks` shows them.")
+    str, typer.Argument(help="kind/source, as forecast/power (`oliveira list --tasks`), or kind/path:FILE.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="TASK/MODEL of the newest run, or a run's folder.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same bits.", min=0)]
@@ -63,6 +64,11 @@ def train(
     values: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Model or training fields.")] = None,
     seed: Seed = 0,
     budget: Budget = "",
+    target: Target = "",
+    time: Time = "",
+    text: TextColumn = "",
+    horizon: Horizon = 0,
+    history: History = 0,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with, or forget, an earlier run.")] = True,
     home: Home = DEFAULT_HOME,
     quiet: Quiet = False,
@@ -73,14 +79,18 @@ def train(
     oliveira train forecast/power lstm
 
     oliveira train forecast/power mamba d_model=96 lr=2e-3 --budget seconds=60 --seed 1
+
+    oliveira train forecast/path:consumo.csv gru --target kwh
     """
     from oliveira.runs import fit
+    from oliveira.tasks.catalogue import with_options
 
     parsed = parse_values(values or [])
+    wanted = with_options(task, target=target, time=time, text=text, horizon=horizon, history=history)
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("train")
         run = fit(
-            task,
+            wanted,
             model=model,
             seed=seed,
             budget=budget,
@@ -103,8 +113,10 @@ def train(
     console.print(table)
     said = f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
     console.print(translate(said), markup=False)
+    console.print(run.result["fit"]["words"]["en" if current() == ENGLISH else "pt"], markup=False)
     console.print(f"{run.folder}: {', '.join(_shown(run.folder))}", markup=False)
-    console.print(translate(f"next: oliveira export {task}/{model}; oliveira predict {task}/{model}"), markup=False)
+    name = shlex.quote(f"{task}/{model}")
+    console.print(translate(f"next: oliveira export {name}; oliveira predict {name}"), markup=False)
 
 
 def _shown(folder: Path) -> list[str]:
@@ -121,6 +133,11 @@ def compare(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="MODEL.KEY=VALUE, or KEY=VALUE for all; may be repeated.")
     ] = None,
+    target: Target = "",
+    time: Time = "",
+    text: TextColumn = "",
+    horizon: Horizon = 0,
+    history: History = 0,
     home: Home = DEFAULT_HOME,
     write: Annotated[Path | None, typer.Option(help="Folder for the report, instead of HOME/comparisons.")] = None,
     quiet: Quiet = False,
@@ -131,9 +148,13 @@ def compare(
     oliveira compare forecast/power mlp lstm gru
 
     oliveira compare forecast/power lstm mamba --seeds 5 --budget seconds=60 --set mamba.d_model=48
+
+    oliveira compare forecast/path:consumo.csv mlp lstm gru
     """
     from oliveira.comparison import compare as run
+    from oliveira.tasks.catalogue import with_options
 
+    task = with_options(task, target=target, time=time, text=text, horizon=horizon, history=history)
     parsed = _values_by_model(models, set_ or [])
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("compare")

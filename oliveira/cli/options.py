@@ -12,6 +12,11 @@ from oliveira.lifecycle.ledger import Ledger
 
 Home = Annotated[Path, typer.Option(help="Folder of all state.", envvar="OLIVEIRA_HOME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Target = Annotated[str, typer.Option(help="Of your own table: the column to learn; empty: guessed, and said.")]
+Time = Annotated[str, typer.Option(help="Of your own table: the column of times; empty: the first one, or none.")]
+TextColumn = Annotated[str, typer.Option("--text", help="Of your own table: the column of texts; empty: guessed.")]
+Horizon = Annotated[int, typer.Option(help="Steps to forecast; 0: what suits the steps.", min=0)]
+History = Annotated[int, typer.Option(help="Steps to forecast from; 0: what suits the steps.", min=0)]
 DEFAULT_HOME = Path(".oliveira")
 ALIASES = ("champion", "previous", "challenger")
 

@@ -146,7 +146,7 @@ def regular(times: NDArray[Any] | None, values: NDArray[np.float64]) -> tuple[Se
     step = _step(times)
     places, moved = _places(times, step)
     if moved:
-        said.append(f"{moved} times are not on a step of one {step.name}: put on the nearest")
+        said.append(f"{moved} times lie between two steps of one {step.name}: each goes to the nearest")
     places, values = _means(places, values)
     if 1 - len(places) / (int(places[-1]) + 1) > MOST_INVENTED:
         raise UserError(
@@ -156,13 +156,14 @@ def regular(times: NDArray[Any] | None, values: NDArray[np.float64]) -> tuple[Se
     grid = np.full(int(places[-1]) + 1, np.nan)
     grid[places] = values
     series = Series(times[0].astype("datetime64[s]").astype(datetime), *filled(grid, step.season), step)
-    return series, [f"one value a {step.name}", *said, *_gaps(series)]
+    return series, [f"one value every {step.name}", *said, *_gaps(series)]
 
 
 def _gaps(series: Series) -> list[str]:
     count, season = int((~series.measured).sum()), series.step.season
-    back = f"{season} {series.step.plural}" if season > 1 else f"one {series.step.name}"
-    return [f"{count} gaps filled with the value of {back} before, and nothing is judged on them"] if count else []
+    steps = series.step.plural if season > 1 else series.step.name
+    said = f"{count} gaps are filled with the value of {season} {steps} before; nothing is judged on them"
+    return [said] if count else []
 
 
 def _means(keys: NDArray[Any], values: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -54,6 +54,20 @@ class Task(ABC):
     model: dict[str, Any] = field(default_factory=dict)  # config values that suit the task, where a model has them
     train: dict[str, Any] = field(default_factory=dict)  # fields of TrainSection that suit the task
 
+    @property
+    def folder(self) -> str:
+        """The name of its folder under HOME/runs."""
+        return self.name.replace("/", "-")
+
+    @property
+    def label(self) -> str:
+        """The name as a title has it."""
+        return self.name
+
+    def check(self) -> None:
+        """Raises `UserError` for data of the user's that cannot be used, before anything is written."""
+        return
+
     def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class."""
         kind: type[Data] = get_type_hints(type(self).open)["return"]
@@ -70,6 +84,8 @@ class Data(ABC):
     sizes: dict[str, Any]  # vocab_size, d_in, d_out, gives, max_len …: what the task sets in a config
     counts: dict[str, int]  # examples in train, validation and test
     baselines: ClassVar[dict[str, float]] = {}  # metric of what needs no learning, on the test split
+    unit: str = ""  # of the metric, where the data say it
+    content: str = ""  # sha256 of the user's own file: part of a run's identity
     dynamic: bool = True  # whether the length of the second axis varies (exported so)
 
     @abstractmethod
@@ -83,6 +99,10 @@ class Data(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The task's metric first, then what else is worth knowing."""
+
+    def losses(self, model: nn.Module) -> tuple[float, float] | None:
+        """Mean loss on training examples and on the validation split, dropout off: what over-fitting is seen by."""
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

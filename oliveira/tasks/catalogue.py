@@ -6,11 +6,13 @@ import difflib
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 import oliveira.tasks
 from oliveira.errors import UserError
 from oliveira.registry import Entry, entries, entry
 from oliveira.tasks.base import Task
+from oliveira.tasks.own import is_own, resolve
 
 
 @cache
@@ -23,10 +25,32 @@ def tasks() -> dict[str, Task]:
 
 
 def task(name: str) -> Task:
+    """By its name, or made of a user's own file: `kind/path:FILE`."""
+    if is_own(name):
+        return resolve(name)
     if name not in tasks():
         near = difflib.get_close_matches(name, tasks(), n=3, cutoff=0.4) or list(tasks())
         raise UserError(f"task {name!r} is not known. Did you mean {', '.join(near)}?")
     return tasks()[name]
+
+
+def with_options(name: str, **options: Any) -> str:
+    """The name of a user's own task with these options in it, those that are not empty. Other tasks take none."""
+    if is_own(name):
+        return resolve(name, **options).name if any(options.values()) else name
+    for option, value in options.items():
+        if value:
+            raise UserError(f"--{option} has no effect on {name}: only a table of your own takes it. Leave it out.")
+    return name
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """The folder of a task's runs, and the one task that is meant, "" where any in it is: a user's file has several,
+    of which a name without options means the newest."""
+    if not is_own(name):
+        return name.replace("/", "-"), ""
+    found = resolve(name)
+    return found.folder, found.name if found.options else ""
 
 
 def fitting(wanted: Task) -> list[Entry]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import padded, tokenizer_from
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
-from oliveira.tasks.scoring import chunks, judged
+from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 from oliveira.training.loss import cross_entropy
 
 _PREPARING = 1  # raise when `_build` changes
@@ -66,15 +66,27 @@ class TextClassData(Data):
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(output, targets)
 
-    def predict(self, model: nn.Module, split: Split) -> Array:
-        """The likeliest label of every text of a split."""
-        tokens = self.tokens[split]
+    def logits(self, model: nn.Module, split: Split | Literal["train"], rows: Array | None = None) -> Tensor:
+        """Of the texts of a split, or of these `rows` of it, (texts, labels)."""
+        tokens = self.tokens[split] if rows is None else [self.tokens[split][index] for index in rows]
         order = np.argsort([len(row) for row in tokens], kind="stable")  # rows of like length are scored together
-        predicted = np.zeros(len(tokens), dtype=np.int64)
+        parts = []
         with judged(model):
             for part in chunks(len(order), _ROWS):
-                predicted[order[part]] = model(*_inputs([tokens[index] for index in order[part]])).argmax(1).numpy()
+                parts.append(model(*_inputs([tokens[index] for index in order[part]])))
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+
+    def predict(self, model: nn.Module, split: Split) -> Array:
+        """The likeliest label of every text of a split."""
+        predicted: Array = self.logits(model, split).argmax(1).numpy()
         return predicted
+
+    def losses(self, model: nn.Module) -> tuple[float, float]:
+        def mean(split: Literal["train", "validation"]) -> float:
+            rows = spaced(np.arange(self.counts[split]), SAMPLE)
+            return float(self.loss(self.logits(model, split, rows), torch.from_numpy(self.targets[split][rows])))
+
+        return mean("train"), mean("validation")
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         return self._score(self.predict(model, split), split)
@@ -146,26 +158,47 @@ class TextClassification(Task):
     held_out: float  # share of the texts for validation, and again for the test
 
     def open(self, home: Path, say: Say) -> TextClassData:
-        def build(folder: Path) -> None:
-            route, rows = fetch(self.source, home, say)
-            cleaned = [(number, clean(text), label) for number, text, label in rows if clean(text)]
-            parts = split_labelled(cleaned, seed=_SPLIT_SEED, validation=self.held_out, test=self.held_out)
-            if not all(parts.values()):
-                raise UserError(f"{self.source.name} has {len(cleaned)} texts, too few for three splits. Add texts.")
-            Tokenizer.train((row[1] for row in parts["train"]), self.vocab_size).save(folder / "tokenizer.json")
-            (folder / "parts.json").write_text(json.dumps(parts, ensure_ascii=False), encoding="utf-8", newline="\n")
-            say(f"{self.source.name}: {len(cleaned):,} texts. Route: {route}. Licence: {self.licence}")
+        def rows() -> tuple[list[Labelled], str]:
+            route, found = fetch(self.source, home, say)
+            return found, f"Route: {route}. Licence: {self.licence}"
 
-        key = {
-            "content": self.source.content,
-            "vocab_size": self.vocab_size,
-            "held_out": self.held_out,
-            "preparing": _PREPARING,
-        }
-        folder = prepared(home, self.name.replace("/", "-"), key, build, say)
-        stored = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
-        parts: dict[str, list[Labelled]] = {split: [tuple(row) for row in stored[split]] for split in SPLITS}
-        return TextClassData(parts, (folder / "tokenizer.json").read_text(encoding="utf-8"), self.max_len)
+        key = {"content": self.source.content}
+        sizes: dict[str, Any] = {"vocab_size": self.vocab_size, "held_out": self.held_out, "max_len": self.max_len}
+        return opened(home, self.folder, key, rows, say, name=self.source.name, **sizes)
+
+
+def opened(
+    home: Path,
+    slug: str,
+    key: dict[str, Any],
+    rows: Callable[[], tuple[list[Labelled], str]],
+    say: Say,
+    *,
+    name: str,
+    vocab_size: int,
+    held_out: float,
+    max_len: int,
+) -> TextClassData:
+    """Labelled rows cleaned, split and under a tokenizer of their own, kept as `prepared` does.
+
+    `rows` gives them with a sentence on where they are from. `UserError` for fewer than three splits hold.
+    """
+
+    def build(folder: Path) -> None:
+        found, told = rows()
+        cleaned = [(number, clean(text), label) for number, text, label in found if clean(text)]
+        parts = split_labelled(cleaned, seed=_SPLIT_SEED, validation=held_out, test=held_out)
+        if not all(parts.values()):
+            raise UserError(f"{name} has {len(cleaned)} texts, too few for three splits. Add texts.")
+        Tokenizer.train((row[1] for row in parts["train"]), vocab_size).save(folder / "tokenizer.json")
+        (folder / "parts.json").write_text(json.dumps(parts, ensure_ascii=False), encoding="utf-8", newline="\n")
+        say(f"{name}: {len(cleaned):,} texts. {told}")
+
+    whole = {**key, "vocab_size": vocab_size, "held_out": held_out, "preparing": _PREPARING}
+    folder = prepared(home, slug, whole, build, say)
+    stored = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    parts: dict[str, list[Labelled]] = {split: [tuple(row) for row in stored[split]] for split in SPLITS}
+    return TextClassData(parts, (folder / "tokenizer.json").read_text(encoding="utf-8"), max_len)
 
 
 def macro_f1(predicted: Array, truth: Array) -> float:

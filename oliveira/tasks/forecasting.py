@@ -32,7 +32,7 @@ from oliveira.data.series import HOURLY, Series, Step
 from oliveira.data.sources import Source, fetch
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
-from oliveira.tasks.scoring import chunks, judged
+from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 
 HISTORY, DAY = WEEK, 24  # hours in, hours out
 SHARES = (0.70, 0.85)  # where validation and test begin
@@ -55,7 +55,7 @@ class ForecastData(Data):
         self.mean, self.std = float(train.mean()), float(train.std()) or 1.0
         self.x = features(series, self.mean, self.std)  # (steps, d_in)
         self.starts = {
-            split: self._starts(low, high, judged=split != "train")
+            split: self._starts(low, high, judges=split != "train")
             for split, low, high in zip(("train", "validation", "test"), edges[:-1], edges[1:], strict=True)
         }
         self.counts = {split: len(starts) for split, starts in self.starts.items()}
@@ -67,18 +67,18 @@ class ForecastData(Data):
             )
         self.sizes = {"d_in": self.x.shape[1], "d_out": horizon, "gives": "one", "max_len": history}
 
-    def _starts(self, low: int, high: int, *, judged: bool) -> Array:
+    def _starts(self, low: int, high: int, *, judges: bool) -> Array:
         """First steps of the windows inside [low, high) whose answer was measured."""
         series, history, horizon = self.series, self.history, self.horizon
         starts = np.arange(low, high - history - horizon + 1)
-        midnights = judged and horizon == series.step.calendar.get("day")
+        midnights = judges and horizon == series.step.calendar.get("day")
         if midnights:
             of_week = int(series.step.position(series.start, "week"))
             starts = starts[(of_week + starts + history) % horizon == 0]
         unknown = np.concatenate([[0], np.cumsum(~series.measured)])
         answers = starts + history
         starts = starts[unknown[answers + horizon] == unknown[answers]]
-        return starts[:: -(-len(starts) // _JUDGED)] if judged and len(starts) else starts
+        return spaced(starts, _JUDGED) if judges else starts
 
     def windows(self, starts: Array) -> tuple[Array, Array]:
         """Inputs (B, history, d_in) and standardised answers (B, horizon), float32."""
@@ -98,6 +98,14 @@ class ForecastData(Data):
         with judged(model):
             parts = [model(torch.from_numpy(self.windows(starts[part])[0])) for part in chunks(len(starts), _ROWS)]
         return torch.cat(parts).numpy()
+
+    def losses(self, model: nn.Module) -> tuple[float, float]:
+        samples = (spaced(self.starts[split], SAMPLE) for split in ("train", "validation"))
+        train, validation = (
+            float(self.loss(torch.from_numpy(self.forecast(model, s)), torch.from_numpy(self.windows(s)[1])))
+            for s in samples
+        )
+        return train, validation
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         starts = self.starts[split]

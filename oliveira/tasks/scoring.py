@@ -11,6 +11,8 @@ from torch import nn
 
 from oliveira.tasks.base import Array, Run
 
+SAMPLE = 512  # examples of a split by which its loss is estimated
+
 
 @contextmanager
 def judged(model: nn.Module) -> Iterator[None]:
@@ -37,3 +39,8 @@ def runner(model: nn.Module) -> Run:
 
 def chunks(count: int, size: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, count, size))
+
+
+def spaced(rows: Array, most: int) -> Array:
+    """At most `most` of the rows, evenly spaced."""
+    return rows[:: max(1, -(-len(rows) // most))]

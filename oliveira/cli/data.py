@@ -1,0 +1,64 @@
+"""The command that looks at a user's own table."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from oliveira.cli.options import DEFAULT_HOME, AsJson, History, Home, Horizon, Target, TextColumn, Time
+from oliveira.cli.table import Table, printable
+from oliveira.language import translate
+
+
+def data(
+    file: Annotated[str, typer.Argument(help="A table: .csv, .tsv, .xlsx or .parquet.")],
+    target: Target = "",
+    time: Time = "",
+    text: TextColumn = "",
+    horizon: Horizon = 0,
+    history: History = 0,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Says what a table of yours is, which tasks fit it and what is wrong with it, and draws it.
+
+    oliveira data consumo.csv
+
+    oliveira data consumo.csv --target kwh --json
+    """
+    from oliveira.own_data import describe_data
+
+    options = {"target": target, "time": time, "text": text, "horizon": horizon, "history": history}
+    found = describe_data(file, home=home.absolute(), **options)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(printable(translate(text)), markup=False)
+
+    say(f"{found.file}: {found.rows} rows")
+    for line in found.read:
+        say(line)
+    table = Table("column", "type", "missing", "distinct", "smallest", "largest")
+    for column in found.columns:
+        counts = (f"{column.missing:,}", f"{column.distinct:,}")
+        table.add_row(column.name, translate(column.kind), *counts, *map(translate, (column.smallest, column.largest)))
+    console.print(table)
+    for task in found.tasks:
+        if not task.fits:
+            console.print(printable(f"{task.kind}: {translate('does not fit')}: {translate(task.why)}"), markup=False)
+            continue
+        console.print(f"{task.kind}: {', '.join(task.models)}", markup=False)
+        for line in task.said:
+            console.print(printable(f"    {translate(line)}"), markup=False)
+        for command in task.commands:
+            console.print(printable(f"  {command}"), markup=False)
+    for line in found.wrong or ["nothing is wrong with it"]:
+        say(line)
+    if found.picture:
+        console.print(found.picture, markup=False)

@@ -1,0 +1,165 @@
+"""Which column of a user's table is what: named by option, else guessed, and the guess is said.
+
+a series    target: the only column of numbers          time: the first column of times, or none
+labels      text: the column with the longest texts     target: a column whose name says so, else the only one
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oliveira.data.columns import MOST_LABELS, Column, labels_of, years
+from oliveira.data.labelled import Labelled, plain_words
+from oliveira.data.series import Series, regular
+from oliveira.data.text import clean
+from oliveira.errors import UserError
+
+_LABELS = ("label", "rotulo", "rótulo", "classe", "class", "categoria", "category", "sentimento", "sentiment", "target")
+_TEXTS = ("text", "texto", "avaliacao", "avaliação", "comentario", "comentário", "review", "frase", "sentence")
+_FEW = 20  # whole numbers that may be labels
+FEWEST_TEXTS = 3  # of a label: one a split
+_UNIT = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
+
+Columns = Mapping[str, Column]
+
+
+@dataclass(frozen=True)
+class SeriesRoles:
+    series: Series
+    target: str
+    unit: str
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextRoles:
+    rows: list[Labelled]
+    text: str
+    target: str
+    said: tuple[str, ...]
+
+
+def series_of(columns: Columns, *, target: str, time: str) -> SeriesRoles:
+    """The series in a table. `UserError` when no column, or none for sure, is its target."""
+    when = _named(columns, time, "--time") if time else next((c for c in columns.values() if c.kind == "time"), None)
+    if when is not None and when.kind == "number":
+        when = years(when)
+    if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
+        raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
+    wanted = _named(columns, target, "--target") if target else _target(columns, when)
+    if wanted.kind != "number":
+        raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
+    _refuse_empty(wanted)
+    times = None if when is None else when.values
+    series, said = regular(times, wanted.values)
+    guessed = [] if target else [f"target: '{wanted.name}', the only column of numbers"]
+    guessed += [f"time: '{when.name}'"] if when is not None and not time else []
+    unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
+    return SeriesRoles(series, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
+
+
+def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
+    """Texts with their labels. `UserError` when a column is missing, or there is one label, or more than 1000."""
+    if len(columns) < 2:
+        raise UserError(f"there is one column, '{next(iter(columns))}'; a text and its label need two. Add the other.")
+    label = _named(columns, target, "--target") if target else _label(columns, text)
+    if label.kind == "time":
+        raise UserError(f"--target '{label.name}' is a column of times, no label. Name another.")
+    read = _named(columns, text, "--text") if text else _text(columns, label)
+    if read.name == label.name:
+        raise UserError(f"'{read.name}' cannot be text and label at once. Name two columns with --text and --target.")
+    _refuse_empty(label, "one class: ")
+    labels = labels_of(label)
+    if (classes := len(set(labels) - {""})) > MOST_LABELS:
+        raise UserError(f"'{label.name}' has {classes} classes, more than {MOST_LABELS}. Name another --target.")
+    texts = read.values.astype(str) if read.kind != "number" else labels_of(read)
+    numbered = enumerate(zip(texts, labels, strict=True))
+    rows = [(f"{n:08d}", words, str(name)) for n, (row, name) in numbered if name and (words := clean(str(row)))]
+    kept = _enough(rows)
+    if len({row[2] for row in kept}) < 2:
+        raise UserError(
+            f"fewer than two classes of '{label.name}' have {FEWEST_TEXTS} different texts in '{read.name}'. Add texts."
+        )
+    said = [] if text else [f"text: '{read.name}'"]
+    said += [] if target else [f"label: '{label.name}', {len(set(labels) - {''})} classes"]
+    said += [f"{len(labels) - len(rows)} rows without text or label are left out"] if len(rows) < len(labels) else []
+    if rare := len(rows) - len(kept):
+        said.append(f"{rare} rows are left out: their class has fewer than {FEWEST_TEXTS} different texts")
+    return TextRoles(kept, read.name, label.name, tuple(said))
+
+
+def _named(columns: Columns, name: str, option: str) -> Column:
+    if name not in columns:
+        raise UserError(f"{option} '{name}' is no column. There are: {_listed(list(columns))}.")
+    return columns[name]
+
+
+def _target(columns: Columns, when: Column | None) -> Column:
+    numbers = [c for c in columns.values() if c.kind == "number" and not (when and c.name == when.name)]
+    chosen = [column for column in numbers if not column.counts_rows] or numbers
+    if len(chosen) != 1:
+        raise UserError(_candidates(columns))
+    return chosen[0]
+
+
+def _candidates(columns: Columns) -> str:
+    names = [column.name for column in columns.values() if column.kind == "number"]
+    if not names:
+        return f"no column holds numbers: {_listed(list(columns))}. A forecast needs one."
+    return f"columns of numbers: {_listed(names)}. Name one with --target."
+
+
+def _label(columns: Columns, text: str) -> Column:
+    others = [column for column in columns.values() if column.name != text]
+    by_name = [column for word in _LABELS for column in others if column.name.lower() == word]
+    few = [c for c in others if c.kind == "category"] or [
+        c for c in others if c.kind == "number" and c.distinct <= _FEW and not c.counts_rows
+    ]
+    chosen = by_name[:1] or few
+    if not chosen:
+        raise UserError("no column holds labels (few values that come again). Name it with --target.")
+    if len(chosen) > 1:
+        names = [column.name for column in chosen]
+        raise UserError(f"the label may be any of {_listed(names)}. Name it with --target.")
+    return chosen[0]
+
+
+def _text(columns: Columns, label: Column) -> Column:
+    texts = [c for c in columns.values() if c.kind in ("text", "category") and c.name != label.name]
+    by_name = [column for word in _TEXTS for column in texts if column.name.lower() == word]
+    if not texts:
+        raise UserError(f"no column beside '{label.name}' holds text. Name it with --text.")
+    return by_name[0] if by_name else max(texts, key=lambda column: mean_length(column.values))
+
+
+def mean_length(values: Sequence[str] | np.ndarray) -> float:
+    lengths = [len(value) for value in values if value]
+    return sum(lengths) / max(1, len(lengths))
+
+
+def _refuse_empty(column: Column, kind: str = "") -> None:
+    if column.missing == len(column.values):
+        raise UserError(f"all values of '{column.name}' are missing. Name another --target.")
+    if column.constant:
+        raise UserError(
+            f"'{column.name}' has the same value in every row ({kind}nothing to learn). Name another --target."
+        )
+
+
+def _enough(rows: list[Labelled]) -> list[Labelled]:
+    """Rows whose label is that of the first row of enough different texts: each split then has its share."""
+    first: dict[str, str] = {}
+    for _, text, label in rows:
+        first.setdefault(" ".join(plain_words(text)) or text, label)
+    counts: dict[str, int] = {}
+    for label in first.values():
+        counts[label] = counts.get(label, 0) + 1
+    return [row for row in rows if counts.get(row[2], 0) >= FEWEST_TEXTS]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,0 +1,294 @@
+"""A user's own table: CSV, TSV, Parquet or XLSX as text cells under named columns. What was guessed is said.
+
+    encoding     a byte-order mark, UTF-16, UTF-8, else Windows-1252
+    delimiter    , ; tab or |: the one that gives most lines the width of the first
+    missing      empty, NA, N/A, NaN, null, none, ?, -
+
+Nothing of a row is in any sentence: names of columns, line numbers and counts only.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import functools
+import importlib
+import io
+import re
+import stat
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oliveira.data.encodings import wide_encoding
+from oliveira.errors import UserError
+from oliveira.files import sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+MISSING = ("", "na", "n/a", "nan", "nat", "null", "none", "?", "-")
+MAX_FILE = 512 << 20  # bytes, unpacked ones too
+MAX_LINE = 10_000_000  # bytes
+LONGEST_NAME = 80  # characters
+_SAMPLE_LINES, _SAMPLE = 200, 1 << 18
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+_NUMBER_OR_TIME = re.compile(r"[-+]?[\d.,/:T\s-]*\d[\d.,/:%-]*Z?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells, "" = missing; and in words how the file was read."""
+
+    path: Path
+    digest: str  # sha256 of the file
+    cells: pd.DataFrame
+    delimiter: str  # "" where the file has none
+    said: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.cells.columns)
+
+
+def read_table(path: Path) -> Table:
+    """Raises `UserError` with one sentence for a file that holds no table."""
+    check_file(path)
+    try:
+        return _read(path, sha256_file(path))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def check_file(path: Path) -> None:
+    """Raises `UserError` for what is not a file that can be read, without opening it."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path} is a folder, not a table. Give one file of it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is not a file (a pipe, socket or device). Save the table as a file.")
+    if not found.st_size:
+        raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
+    if found.st_size > MAX_FILE:
+        raise UserError(f"{path} has {found.st_size >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    number = getattr(error, "errno", None)
+    if number == errno.ENOENT:
+        return UserError(f"{path} does not exist. Give the path of a table.")
+    if number == errno.ELOOP:
+        return UserError(f"{path} is a symbolic link that leads to itself. Give the path of a table.")
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return UserError(f"{path} cannot be read ({reason}). Allow it (chmod u+r), or give another file.")
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, digest: str) -> Table:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PAR1"):
+        cells, delimiter, said = _parquet(path), "", ["Parquet"]
+    elif start.startswith(b"PK") and path.suffix.lower() in (".xlsx", ".xlsm"):
+        cells, delimiter, said = _sheet(path)
+    elif start.startswith(b"\xd0\xcf\x11\xe0"):
+        raise UserError(f"{path} is a document of an older Office. Save it as .xlsx or .csv.")
+    else:
+        cells, delimiter, said = _text(path)
+    cells, more = _without_nothing(cells, path)
+    return Table(path, digest, cells, delimiter, (*said, *more))
+
+
+# Text ---------------------------------------------------------------------------------------------------------------
+
+
+def _text(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
+    import pandas as pd
+
+    text, encoding = _decoded(path, path.read_bytes())
+    delimiter = guess_delimiter(text)
+    try:
+        cells = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter or "\x00",  # a character that the text has not
+            header=None,
+            dtype=str,
+            na_filter=False,
+            skip_blank_lines=True,
+        )
+    except pd.errors.ParserError as error:
+        if found := _FIELDS.search(str(error)):
+            wide, line, saw = found.groups()
+            raise UserError(
+                f"{path}: line {line} has {saw} fields where the lines before have {wide}. "
+                "Quote a text that holds the delimiter."
+            ) from None
+        raise UserError(f"{path} cannot be read as a table: a quotation mark is not closed. Mend it.") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.") from None
+    cells = cells.fillna("")
+    cells, named = _headed(cells)
+    how = f"{encoding}, columns divided by {DELIMITERS[delimiter]}" if delimiter else f"{encoding}, one column"
+    return cells, delimiter, [how, *named]
+
+
+def _decoded(path: Path, raw: bytes) -> tuple[str, str]:
+    """The text and what it was written in. `UserError` for what is no text."""
+    if (wide := wide_encoding(raw)) or raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text, encoding = raw.decode(wide or "UTF-16", "replace"), wide or "UTF-16"
+    else:
+        if b"\0" in raw:
+            raise UserError(f"{path} is not a table (it holds NUL bytes). Give a .csv, .tsv, .xlsx or .parquet file.")
+        try:
+            text, encoding = raw.decode("utf-8-sig"), "UTF-8"
+        except UnicodeDecodeError:
+            text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
+    text = text.removeprefix("\ufeff")
+    if len(_CONTROL.findall(text[:_SAMPLE])) > len(text[:_SAMPLE]) / 100:
+        raise UserError(
+            f"{path} is not a table (it holds control characters). Give a .csv, .tsv, .xlsx or .parquet file."
+        )
+    if not text.strip():
+        raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
+    _refuse_long_lines(path, text)
+    return text, encoding
+
+
+def _refuse_long_lines(path: Path, text: str) -> None:
+    begin, number = 0, 1
+    while begin < len(text):
+        end = text.find("\n", begin)
+        end = len(text) if end < 0 else end
+        if end - begin > MAX_LINE and "\r" not in text[begin:end]:
+            raise UserError(f"{path}: line {number} is longer than {MAX_LINE // 10**6} MB. Cut it into several lines.")
+        begin, number = end + 1, number + 1
+
+
+def guess_delimiter(text: str) -> str:
+    """The character that gives most of the first lines as many fields as the first one has; "" = one column."""
+    sample = text[:_SAMPLE]
+    best, choice = (0.0, 0), ""
+    for candidate in DELIMITERS:
+        try:
+            rows = [row for row in csv.reader(io.StringIO(sample), delimiter=candidate) if row]
+        except csv.Error:
+            continue
+        rows = (rows[:-1] if len(sample) < len(text) and len(rows) > 1 else rows)[:_SAMPLE_LINES]
+        widths = Counter(map(len, rows))
+        width = len(rows[0]) if rows else 1
+        score = (widths[width] / max(1, len(rows)), width)
+        if width > 1 and score > best and score[0] > 0.5:
+            best, choice = score, candidate
+    return choice
+
+
+# Parquet and XLSX ---------------------------------------------------------------------------------------------------
+
+
+def _needed(package: str, path: Path) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise UserError(
+            f"{path} needs {package} to be read. Install it: pip install 'oliveira[tables]', or save it as .csv."
+        ) from None
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    _needed("pyarrow", path)
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a whole Parquet file ({type(error).__name__}). Give another one.") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index()
+    names, _ = _distinct([str(name) for name in frame.columns])
+    cells = frame.astype(object).where(frame.notna(), "").map(_cell)
+    return cells.set_axis(names, axis=1)
+
+
+def _sheet(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
+    import pandas as pd
+
+    _needed("openpyxl", path)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(part.file_size for part in packed.infolist())
+        if unpacked > MAX_FILE:
+            raise UserError(f"{path} unpacks to {unpacked >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            frame = book.parse(0, header=None, dtype=object, na_filter=False)
+            first, others = book.sheet_names[0], len(book.sheet_names) - 1
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole .xlsx file ({type(error).__name__}). Save it again.") from None
+    if frame.empty:
+        raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
+    cells, named = _headed(frame.map(_cell))
+    left = [f"only the first sheet, {first}, is read; {others} more are not"] if others else []
+    return cells, "", ["XLSX", *left, *named]
+
+
+def _cell(value: Any) -> str:
+    """As a CSV of a program would have it: a decimal point, an ISO time."""
+    if value is None:
+        return ""
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+# Columns and rows ---------------------------------------------------------------------------------------------------
+
+
+def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The first row as names. Where it looks like the rows below it (numbers and times alone, a long text, a value that
+    comes again in its column) the columns are numbered: no row's text ever becomes a name."""
+    first = [str(cell).strip() for cell in cells.iloc[0]]
+    rows = cells.iloc[1:]
+    again = (rows == cells.iloc[0]).all(axis=1)
+    rows, said = rows[~again], [f"{int(again.sum())} lines that repeat the names are left out"] if again.any() else []
+    numbers = all(cell.lower() in MISSING or _NUMBER_OR_TIME.fullmatch(cell) for cell in first) and any(first)
+    common = any(
+        cell and (rows[place] == given).any() for (place, given), cell in zip(cells.iloc[0].items(), first, strict=True)
+    )
+    if numbers or common or max(map(len, first)) > LONGEST_NAME:
+        names = [f"column {number}" for number in range(1, len(first) + 1)]
+        return cells.set_axis(names, axis=1), [f"the first line holds no names: {len(names)} columns are numbered"]
+    names, changed = _distinct(first)
+    rows = rows.reset_index(drop=True).set_axis(names, axis=1)
+    return rows, said + ([f"{changed} columns without a name of their own are numbered"] if changed else [])
+
+
+def _distinct(given: list[str]) -> tuple[list[str], int]:
+    """Every name once: empty ones and repeated ones get their place."""
+    names: list[str] = []
+    for place, name in enumerate(given, 1):
+        own = name if name and name not in names else f"{name or 'column'} {place}"
+        names.append(own if own not in names else f"{own} {place}")
+    return names, sum(name != kept for name, kept in zip(given, names, strict=True))
+
+
+def _without_nothing(cells: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Blanks trimmed, missing values "", rows and nameless columns without any value left out."""
+    cells = cells.apply(lambda column: column.str.strip())
+    cells = cells.mask(cells.apply(lambda column: column.str.lower().isin(MISSING)), "")
+    nameless = [name for name in cells.columns if re.fullmatch(r"column \d+", name) and (cells[name] == "").all()]
+    cells = cells.drop(columns=nameless)
+    rows = len(cells)
+    cells = cells[(cells != "").any(axis=1)].reset_index(drop=True)
+    if not len(cells):
+        raise UserError(f"{path} has names of columns and no row below them. Give a table with rows.")
+    said = [f"{rows - len(cells)} rows without any value are left out"] if len(cells) < rows else []
+    return cells, said
