@@ -225,6 +225,7 @@ def _draw(runs: dict[str, list[Run]], metric: Metric, title: str, png: Path) -> 
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)

@@ -162,6 +162,7 @@ def _draw(roles: dict[str, SeriesRoles | TextRoles], title: str, png: Path) -> N
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     import matplotlib.pyplot as plt
 
     series, texts = roles.get("forecast"), roles.get("classify")

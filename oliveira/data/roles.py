@@ -51,9 +51,9 @@ def series_of(columns: Columns, *, target: str, time: str) -> SeriesRoles:
     if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
         raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
     wanted = _named(columns, target, "--target") if target else _target(columns, when)
+    _refuse_empty(wanted)
     if wanted.kind != "number":
         raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
-    _refuse_empty(wanted)
     times = None if when is None else when.values
     series, said = regular(times, wanted.values)
     guessed = [] if target else [f"target: '{wanted.name}', the only column of numbers"]

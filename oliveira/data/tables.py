@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MISSING = ("", "na", "n/a", "nan", "nat", "null", "none", "?", "-")
-MAX_FILE = 512 << 20  # bytes, unpacked ones too
+MAX_FILE = 256 << 20  # bytes, unpacked ones too
 MAX_LINE = 10_000_000  # bytes
 LONGEST_NAME = 80  # characters
 _SAMPLE_LINES, _SAMPLE = 200, 1 << 18
@@ -206,7 +206,14 @@ def _parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     _needed("pyarrow", path)
+    from pyarrow import parquet
+
     try:
+        about = parquet.read_metadata(path)
+        groups = (about.row_group(number) for number in range(about.num_row_groups))
+        unpacked = max(about.num_rows * about.num_columns, sum(group.total_byte_size for group in groups))
+        if unpacked > MAX_FILE:
+            raise UserError(f"{path} unpacks to {unpacked >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
         frame = pd.read_parquet(path)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a whole Parquet file ({type(error).__name__}). Give another one.") from None
@@ -227,7 +234,7 @@ def _sheet(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
         if unpacked > MAX_FILE:
             raise UserError(f"{path} unpacks to {unpacked >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
         with pd.ExcelFile(path, engine="openpyxl") as book:
-            frame = book.parse(0, header=None, dtype=object, na_filter=False)
+            frame = pd.read_excel(book, header=None, dtype=object, na_filter=False)
             first, others = book.sheet_names[0], len(book.sheet_names) - 1
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a whole .xlsx file ({type(error).__name__}). Save it again.") from None

@@ -129,6 +129,7 @@ class TextClassData(Data):
         import matplotlib
 
         matplotlib.use("Agg")
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
         import matplotlib.pyplot as plt
 
         size = len(self.labels)

@@ -173,6 +173,7 @@ class ForecastData(Data):
         import matplotlib
 
         matplotlib.use("Agg")
+        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
         import matplotlib.pyplot as plt
 
         test = self.starts["test"]

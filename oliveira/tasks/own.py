@@ -83,9 +83,8 @@ class OwnSeries(OwnTask):
         step, count = roles.series.step, len(roles.series.values)
         history, horizon = suggested(step)
         horizon = self.horizon or horizon
-        shorter = max(2 * horizon, round(step.calendar.get("week", 0)) if horizon == step.calendar.get("day") else 0)
-        while not self.history and history > shorter and count < fewest(history, horizon):
-            history = max(shorter, history // 2)
+        while not self.history and history > 2 * horizon and count < fewest(history, horizon):
+            history = max(2 * horizon, history // 2)
         history = self.history or history
         if max(history, horizon) > _LARGEST or count < fewest(history, horizon):
             raise UserError(
@@ -205,7 +204,7 @@ def suggested(step: Step) -> tuple[int, int]:
     if "year" in periods:
         year = round(periods["year"])
         return max(year, 8), max(1, min(year // 4, 4))
-    return 32, 8
+    return (8, 2) if step.months else (24, 4)
 
 
 def folder_of(kind: str, path: Path) -> str:

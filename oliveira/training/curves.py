@@ -53,6 +53,7 @@ def draw_curve(rows: list[dict[str, Any]], png: Path, *, title: str, lines: dict
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     import matplotlib.pyplot as plt
 
     train = [(r["step"], r["loss"]) for r in rows if "loss" in r]
@@ -75,6 +76,7 @@ def draw_seeds(paths: list[Path], png: Path, *, title: str, metric: str, lines: 
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)

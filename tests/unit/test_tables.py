@@ -1,0 +1,247 @@
+"""A user's own table: however it was written the same cells come out, and what is no table is one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oliveira.data import tables
+from oliveira.data.columns import Column, columns_of
+from oliveira.data.tables import DELIMITERS, read_table
+from oliveira.errors import UserError
+
+SECRET = "zqxsegredo"  # of a row; must never be said
+
+
+def put(folder: Path, data: bytes | str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def typed(folder: Path, data: bytes | str) -> dict[str, Column]:
+    return columns_of(read_table(put(folder, data)))
+
+
+# How it is written --------------------------------------------------------------------------------------------------
+
+ROWS = [["cidade", "preço"], ["São Paulo", "1"], ["uma, outra; ou\tqual|quer", "2"], ['diz "sim"\nou não', "3"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252", "latin-1"])
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_encodings_and_delimiters_give_the_same_cells(encoding: str, delimiter: str, tmp_path: Path) -> None:
+    lines = [delimiter.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in ROWS]
+    text = "\r\n".join(lines).replace("diz", "diz " * 3)
+    if encoding == "utf-16-le":  # without a mark a file of a few words tells nothing
+        text += f'\r\n"{"a" * 2000}"{delimiter}"4"'
+    table = read_table(put(tmp_path, text.encode(encoding)))
+    assert table.delimiter == delimiter and table.names == ["cidade", "preço"]
+    assert table.cells.iloc[:2].to_numpy().tolist() == ROWS[1:3]
+    assert table.cells.iloc[2, 0] == 'diz diz diz  "sim"\nou não'
+    assert DELIMITERS[delimiter] in table.said[0]
+    assert ("Windows-1252" in table.said[0]) == (encoding in ("cp1252", "latin-1"))
+    assert ("UTF-16" in table.said[0]) == encoding.startswith("utf-16")
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", "null", "?", "-", "  ", "N/A"])
+def test_missing_values(missing: str, tmp_path: Path) -> None:
+    columns = typed(tmp_path, f"dia,kwh\n2024-01-01,1\n2024-01-02,{missing}\n2024-01-03,3\n")
+    assert columns["kwh"].kind == "number" and columns["kwh"].missing == 1
+    assert np.isnan(columns["kwh"].values[1]) and columns["kwh"].values[2] == 3
+
+
+def test_names_are_given_where_there_are_none(tmp_path: Path) -> None:
+    assert read_table(put(tmp_path, "1,2\n3,4\n")).names == ["column 1", "column 2"]
+    assert read_table(put(tmp_path, "a,,a\n3,4,5\n")).names == ["a", "column 2", "a 3"]
+    assert read_table(put(tmp_path, "a,b,\n3,4,\n")).names == ["a", "b"], "a comma at the end is no column"
+    twice = read_table(put(tmp_path, "a,b\n1,x\na,b\n2,y\n"))
+    assert len(twice.cells) == 2 and "1 lines that repeat the names" in twice.said[1]
+
+
+def test_no_text_of_a_row_becomes_a_name(tmp_path: Path) -> None:
+    """A file of texts and labels whose first line is an example already."""
+    table = read_table(put(tmp_path, f"{SECRET} bom,pos\nruim,neg\nótimo,pos\n"))
+    assert table.names == ["column 1", "column 2"] and len(table.cells) == 3
+    long = read_table(put(tmp_path, f"{SECRET * 10},b\nruim,neg\n"))
+    assert long.names == ["column 1", "column 2"]
+
+
+def test_parquet_and_xlsx_are_read_as_text(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"dia": pd.date_range("2024-01-01", periods=3), "kwh": [1.5, None, 1234.0], "x": ["a", "b", "a"]}
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    for name in ("t.parquet", "t.xlsx"):
+        columns = columns_of(read_table(tmp_path / name))
+        assert [column.kind for column in columns.values()] == ["time", "number", "category"]
+        assert columns["kwh"].values[[0, 2]].tolist() == [1.5, 1234.0] and columns["kwh"].missing == 1
+        assert str(columns["dia"].values[2]) == "2024-01-03T00:00:00"
+
+
+@pytest.mark.parametrize(("name", "package"), [("t.parquet", "pyarrow"), ("t.xlsx", "openpyxl")])
+def test_an_absent_library_is_one_sentence(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.DataFrame({"a": [1, 2]})
+    frame.to_parquet(tmp_path / name) if package == "pyarrow" else frame.to_excel(tmp_path / name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package} .*oliveira\[tables\]"):
+        read_table(tmp_path / name)
+
+
+# What the columns are -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["1,5", "2,25"], [1.5, 2.25]),
+        (["1.234,5", "12"], [1234.5, 12]),
+        (["1.234.567", "1,5"], [1234567, 1.5]),
+        (["1,234.5", "2"], [1234.5, 2]),
+        (["1.5", "-2e3"], [1.5, -2000]),
+        (["R$ 1.000,50", "R$ 2,00"], [1000.5, 2]),
+        (["1.234", "2.345"], [1234, 2345]),  # of a file with semicolons
+        (["50%", "7%"], [50, 7]),
+    ],
+)
+def test_numbers(cells: list[str], values: list[float], tmp_path: Path) -> None:
+    columns = typed(tmp_path, "nome;v\n" + "".join(f"x{place};{cell}\n" for place, cell in enumerate(cells)))
+    assert columns["v"].kind == "number" and columns["v"].values.tolist() == values
+
+
+def test_a_point_alone_is_decimal_where_the_file_says_so(tmp_path: Path) -> None:
+    assert typed(tmp_path, "a,v\nx,1.234\ny,2.345\n")["v"].values.tolist() == [1.234, 2.345]
+    assert typed(tmp_path, "w;v\n0.5;1.234\n1.5;2.345\n")["v"].values.tolist() == [1.234, 2.345]
+
+
+@pytest.mark.parametrize(
+    ("cells", "second", "said"),
+    [
+        (["2024-01-31", "2024-02-01"], datetime(2024, 2, 1), ""),
+        (["2024-01-31T05:00", "2024-02-01T06:30"], datetime(2024, 2, 1, 6, 30), ""),
+        (["2024-01-31 05:00:01-03:00", "2024-02-01 06:30:02-02:00"], datetime(2024, 2, 1, 6, 30, 2), "offsets"),
+        (["2024-01-31T05:00:00Z", "2024-02-01T06:30:00Z"], datetime(2024, 2, 1, 6, 30), "offsets"),
+        (["31/01/2024", "01/02/2024"], datetime(2024, 2, 1), "day/month/year"),
+        (["01/02/2024 10:00", "02/02/2024 11:00"], datetime(2024, 2, 2, 11), "day/month/year"),
+        (["01/31/2024", "02/01/2024"], datetime(2024, 2, 1), "month/day/year"),
+        (["31.01.2024", "01.02.2024"], datetime(2024, 2, 1), "day/month/year"),
+        (["01/2024", "02/2024"], datetime(2024, 2, 1), "month/year"),
+        (["2024-01", "2024-02"], datetime(2024, 2, 1), ""),
+    ],
+)
+def test_times(cells: list[str], second: datetime, said: str, tmp_path: Path) -> None:
+    column = typed(tmp_path, "t;v\n" + "".join(f"{cell};1,{place}\n" for place, cell in enumerate(cells)))["t"]
+    assert column.kind == "time" and column.values[1].astype(datetime) == second
+    assert bool(column.said) == bool(said) and said in " ".join(column.said)
+
+
+def test_the_order_of_day_and_month_is_decided_by_all_rows(tmp_path: Path) -> None:
+    """The first two hundred fit both readings."""
+    days = [datetime(2024, 1, 1) + timedelta(days=31 * n) for n in range(6)]
+    early = [f"0{1 + n % 9}/0{1 + n % 7}/2024" for n in range(250)]
+    late = [f"{day:%m/%d/%Y}" for day in days] + ["12/31/2024"] * 20
+    column = typed(tmp_path, "t,v\n" + "".join(f"{cell},1\n" for cell in early + late))["t"]
+    assert column.kind == "time" and "month/day/year" in column.said[0]
+
+
+def test_a_few_bad_cells_are_missing_and_many_make_a_text(tmp_path: Path) -> None:
+    column = typed(tmp_path, "v;w\n" + "1,5;a\n" * 39 + "abc;b\n")["v"]
+    assert column.kind == "number" and column.missing == 1 and "1 values of 'v' are no numbers" in " ".join(column.said)
+    assert typed(tmp_path, "v;w\n" + "1,5;a\n" * 5 + "abc;b\n" * 5)["v"].kind == "category"
+
+
+@given(
+    values=st.lists(st.decimals(-(10**7), 10**7, places=2), min_size=2, max_size=20),
+    thousands=st.booleans(),
+    delimiter=st.sampled_from(";\t|"),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_a_decimal_comma_there_and_back(values: list[Any], thousands: bool, delimiter: str, tmp_path: Path) -> None:
+    form = "{:,.2f}" if thousands else "{:.2f}"
+    swap = str.maketrans(",.", ".,")
+    rows = "".join(f"t{place}{delimiter}{form.format(value).translate(swap)}\n" for place, value in enumerate(values))
+    column = typed(tmp_path, f"nome{delimiter}valor\n{rows}")["valor"]
+    assert column.kind == "number" and column.values.tolist() == [float(value) for value in values]
+
+
+# What is no table ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"\x7fELF\x00\x01\x02", "NUL bytes"),
+        (bytes(range(1, 32)) * 9, "control characters"),
+        ("a,b\n", "no row below them"),
+        ("a,b\n,\nNA,-\n", "no row below them"),
+        (f"a,b\n1,2\n{SECRET},2,3\n", "line 3 has 3 fields where the lines before have 2"),
+        (f'a,b\n1,"{SECRET}\n', "quotation mark is not closed"),
+        ("a,b\n" + SECRET * 1_000_001 + ",1\n", "line 2 is longer than 10 MB"),
+        (b"PAR1garbage", "not a whole Parquet file"),
+        (b"\xd0\xcf\x11\xe0garbage", "older Office"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_without_its_rows(data: bytes | str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence) as refused:
+        read_table(put(tmp_path, data))
+    assert SECRET not in str(refused.value)
+
+
+def test_a_sheet_that_is_none_or_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"not a whole \.xlsx file"):
+        read_table(put(tmp_path, b"PK\x03\x04garbage", "a.xlsx"))
+    frame = pd.DataFrame({"a": range(500)})
+    frame.to_excel(tmp_path / "b.xlsx")
+    frame.to_parquet(tmp_path / "b.parquet")
+    monkeypatch.setattr(tables, "MAX_FILE", (tmp_path / "b.xlsx").stat().st_size + 1)
+    with pytest.raises(UserError, match="unpacks to"):
+        read_table(tmp_path / "b.xlsx")
+    monkeypatch.setattr(tables, "MAX_FILE", 1)
+    with pytest.raises(UserError, match="more than 0"):
+        read_table(tmp_path / "b.parquet")
+
+
+def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name, sentence in (
+        ("loop", "leads to itself"),
+        ("pipe", "a pipe"),
+        ("none.csv", "does not exist"),
+        (".", "a folder"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_table(tmp_path / name)
+
+
+@given(data=st.binary(max_size=300) | st.text(alphabet='a1,;\t|"\n\r. -é', max_size=200).map(str.encode))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+def test_whatever_the_bytes_it_is_a_table_or_a_sentence(data: bytes, tmp_path: Path) -> None:
+    try:
+        table = read_table(put(tmp_path, data))
+    except UserError:
+        return
+    columns = columns_of(table)
+    assert list(columns) == table.names and all(len(c.values) == len(table.cells) for c in columns.values())
+
+
+def test_a_table_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, "a,b\n1,2\n")
+    first = read_table(path)
+    assert read_table(path) is first
+    put(tmp_path, "a,b\n1,3\n")
+    assert read_table(path).digest != first.digest and read_table(path).cells.iloc[0, 1] == "3"
