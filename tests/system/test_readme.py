@@ -57,6 +57,17 @@ RULES = {
     "oliveira predict forecast/power/lstm": Rule(says='"engine": "onnxruntime"'),
     "oliveira serve forecast/power/lstm": Rule("tests/system/test_model_lives.py", run="elsewhere"),
     "oliveira reproduce forecast-lstm": Rule(says="OUTSIDE", code=1),  # two steps are not the published six hundred
+    "oliveira data consumo.csv": Rule(says=r"oliveira train forecast/path:consumo\.csv gru --target kwh"),
+    "oliveira train forecast/path:consumo.csv gru --target kwh": Rule(
+        "oliveira train forecast/path:consumo.csv gru --target kwh d_model=8 --budget steps=2",
+        "next: oliveira export forecast/path:consumo.csv/gru",
+    ),
+    "oliveira compare forecast/path:consumo.csv mlp lstm gru": Rule(
+        "oliveira compare forecast/path:consumo.csv mlp lstm gru --set d_model=8 --budget steps=2 --seeds 2", "Verdict"
+    ),
+    "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
+        "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"
+    ),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),
@@ -125,6 +136,10 @@ class House:
         self.home, self.own = root / ".oliveira", root / "own"
         self.texts = life.new_domain(root / "my-texts")
         self.address = self.key = ""
+        hours = (f"{datetime(2024, 1, 1) + timedelta(hours=h):%d/%m/%Y %H:%M};{h % 24},5" for h in range(HOURS))
+        (root / "consumo.csv").write_text("\n".join(["data;kwh", *hours]))
+        reviews = (f"produto {n} {('bom', 'ruim')[n % 2]},{('pos', 'neg')[n % 2]}" for n in range(60))
+        (root / "avaliacoes.csv").write_text("\n".join(["text,label", *reviews]))
 
     def start(self, line: str, home: Path, **changes: object) -> subprocess.Popen[str]:
         """What `make up …` or `oliveira up …` starts, in a tiny world."""
