@@ -17,7 +17,7 @@ from oliveira.data.columns import Column, read_columns
 from oliveira.data.labelled import plain_words
 from oliveira.data.roles import SeriesRoles, TextRoles
 from oliveira.errors import UserError
-from oliveira.files import write_atomic
+from oliveira.files import expand, write_atomic
 from oliveira.tasks.catalogue import fitting
 from oliveira.tasks.own import PATH, OwnSeries, OwnTask, OwnTexts, fitting_kinds, short_name
 
@@ -65,7 +65,7 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
 
     Raises `UserError` for a file without a table, and when options were given with which no task fits.
     """
-    path = Path(file).expanduser().absolute()
+    path = expand(file).absolute()
     made = fitting_kinds(path, **options)
     table, columns = read_columns(path)
     tasks = {kind: task for kind, task in made.items() if isinstance(task, OwnTask)}

@@ -25,7 +25,7 @@ MOST_INVENTED = 0.5  # of the steps of a series
 _SNAP = 0.1  # a median so near to a usual step is that step
 _USUAL = [1, 5, 10, 15, 20, 30, *(MINUTE * n for n in (1, 2, 5, 10, 15, 20, 30)), *(HOUR * n for n in (1, 2, 3, 6, 12))]
 _USUAL += [DAY, WEEK]
-_NAMES = {MINUTE: "minute", HOUR: "hour", DAY: "day", WEEK: "week"}
+_NAMES = {1: "second", MINUTE: "minute", HOUR: "hour", DAY: "day", WEEK: "week"}
 _MONTHS = {1: "month", 3: "quarter", 12: "year"}
 _AGO = {"day": "yesterday", "week": "last week", "year": "last year"}
 
@@ -45,9 +45,9 @@ class Step:
         if self.seconds in _NAMES:
             return _NAMES[self.seconds]
         unit = next((unit for unit in (WEEK, DAY, HOUR, MINUTE) if self.seconds and self.seconds % unit == 0), 0)
-        return (
-            f"{self.seconds // unit} {_NAMES[unit]}s" if unit else f"{self.seconds} seconds" if self.seconds else "step"
-        )
+        if unit:
+            return f"{self.seconds // unit} {_NAMES[unit]}s"
+        return f"{self.seconds} seconds" if self.seconds else "step"
 
     @property
     def plural(self) -> str:

@@ -40,7 +40,7 @@ _PREPARING = 1  # raise when `_build` changes
 _ROWS = 256  # windows scored together
 _JUDGED = 2000  # windows of a split at most, evenly spaced
 _PICTURED = 7  # forecasts
-_RIDGE = 10.0
+_RIDGE, _FITTED = 10.0, 30_000  # λ, windows that it is fitted to
 
 
 class ForecastData(Data):
@@ -140,7 +140,7 @@ class ForecastData(Data):
             flat = [x[:, :, 0], x[:, -1, 1:], np.ones((len(x), 1))]
             return np.concatenate(flat, axis=1).astype(np.float64)
 
-        known, answers = self.windows(self.starts["train"])
+        known, answers = self.windows(spaced(self.starts["train"], _FITTED))
         a = rows(known)
         weights = np.linalg.solve(a.T @ a + _RIDGE * np.eye(a.shape[1]), a.T @ answers)
         return rows(x) @ weights
