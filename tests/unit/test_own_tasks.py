@@ -172,6 +172,16 @@ def test_forecasts_of_any_step(step: Step, count: int, period: int, exact: list[
     assert train == pytest.approx(validation, rel=0.2)
 
 
+def test_a_season_shorter_than_the_answer_is_repeated_and_never_looked_ahead_for() -> None:
+    days = Series(MONDAY, np.arange(900.0), np.ones(900, bool), Step(seconds=DAY))
+    data = ForecastData(days, "x", history=28, horizon=17)
+    starts = data.starts["test"]
+    forecast = data._season(starts, 7)
+    assert forecast is not None
+    values = np.rint(forecast * data.std + data.mean) - (starts + 28)[:, None]
+    assert (values == [*range(-7, 0), *range(-7, 0), -7, -6, -5]).all()
+
+
 def test_quarters_of_an_hour_are_judged_from_midnight() -> None:
     data = sine(96 * 60, Step(seconds=900), 96)
     first = [data.series.time(int(start) + data.history) for start in data.starts["test"]]
@@ -303,6 +313,7 @@ def test_a_run_on_texts(tmp_path: Path) -> None:
     assert data.labels == ["neg", "pos"] and "1 rows are left out: their class has fewer than 3" in " ".join(said)
     sides = {split: {row[1] for row in rows} for split, rows in data.parts.items()}
     assert not sides["train"] & sides["test"] and sum(data.counts.values()) == 61, "both copies on one side"
+    assert data.request() == {"text": "a text"}, "an example is shown to others"
     run = fit(f"classify/path:{path}", model="bilstm", home=home, say=said.append, **SMALL)
     path.unlink()
     assert set(Predictor(run.folder)({"text": "bom"})["probabilities"]) == {"neg", "pos"}
@@ -358,13 +369,13 @@ def test_a_bad_file_is_one_sentence_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OLIVEIRA_LANG", "en")
     model = "mlp" if kind == "forecast" else "bilstm"
-    for words in (["train", name, model], ["compare", name, model, "gru"]):
+    for words in (["train", name, model], ["compare", name, model, "gru", "--write", str(tmp_path / "report")]):
         monkeypatch.setattr(sys, "argv", ["oliveira", *words, "--home", str(tmp_path / "home")])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr().err
         assert ended.value.code == 2 and sentence in " ".join(said.split()), said
-    assert not (tmp_path / "home").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_years_of_whole_numbers(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_names_are_given_where_there_are_none(tmp_path: Path) -> None:
     assert read_table(put(tmp_path, "1,2\n3,4\n")).names == ["column 1", "column 2"]
     assert read_table(put(tmp_path, "a,,a\n3,4,5\n")).names == ["a", "column 2", "a 3"]
     assert read_table(put(tmp_path, "a,b,\n3,4,\n")).names == ["a", "b"], "a comma at the end is no column"
+    assert read_table(put(tmp_path, "consumo, em kWh\n1\n2\n3\n")).names == ["consumo, em kWh"]
     twice = read_table(put(tmp_path, "a,b\n1,x\na,b\n2,y\n"))
     assert len(twice.cells) == 2 and "1 lines that repeat the names" in twice.said[1]
 
