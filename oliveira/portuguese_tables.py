@@ -119,6 +119,7 @@ TABLE_LINES = {
     "'{}': decimal point": "'{}': ponto decimal",
     "target: '{}', the only column of numbers": "alvo: '{}', a única coluna de números",
     "time: '{}'": "tempo: '{}'",
+    "hours of the day: '{}'": "horas do dia: '{}'",
     "text: '{}'": "texto: '{}'",
     "label: '{}', {} classes": "rótulo: '{}', {} classes",
     "{} rows without text or label are left out": "{} linhas sem texto ou rótulo ficam fora",

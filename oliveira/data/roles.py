@@ -1,27 +1,31 @@
 """Which column of a user's table is what: named by option, else guessed, and the guess is said.
 
-a series    target: the only column of numbers          time: the first column of times, or none
-labels      text: the column with the longest texts     target: a column whose name says so, else the only one
+    a series    target: the only column of numbers          time: the first column of times, or none
+    labels      text: the column with the longest texts     target: a column whose name says so, else the only one
+
+Where two columns could be meant, the refusal lists them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oliveira.data.columns import MOST_LABELS, Column, labels_of, years
 from oliveira.data.labelled import Labelled, plain_words
-from oliveira.data.series import Series, regular
+from oliveira.data.series import HOUR, MINUTE, Series, regular
 from oliveira.data.text import clean
 from oliveira.errors import UserError
 
 _LABELS = ("label", "rotulo", "rótulo", "classe", "class", "categoria", "category", "sentimento", "sentiment", "target")
 _TEXTS = ("text", "texto", "avaliacao", "avaliação", "comentario", "comentário", "review", "frase", "sentence")
-_FEW = 20  # whole numbers that may be labels
+_FEW = 20  # whole numbers that may be labels, rows that are looked at first
 FEWEST_TEXTS = 3  # of a label: one a split
+_HOUR = re.compile(r"([01]?\d|2[0-3])(?:[:h]?([0-5]\d)?)(?::00)?(?: ?UTC)?")
 _UNIT = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
 
 Columns = Mapping[str, Column]
@@ -50,14 +54,17 @@ def series_of(columns: Columns, *, target: str, time: str) -> SeriesRoles:
         when = years(when)
     if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
         raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
-    wanted = _named(columns, target, "--target") if target else _target(columns, when)
+    hours = _hours(columns, when)
+    beside = [column.name for column in (when, hours) if column is not None]
+    wanted = _named(columns, target, "--target") if target else _target(columns, beside)
     _refuse_empty(wanted)
     if wanted.kind != "number":
         raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
-    times = None if when is None else when.values
+    times = None if when is None else when.values if hours is None else when.values + _clock(hours)
     series, said = regular(times, wanted.values)
     guessed = [] if target else [f"target: '{wanted.name}', the only column of numbers"]
     guessed += [f"time: '{when.name}'"] if when is not None and not time else []
+    guessed += [f"hours of the day: '{hours.name}'"] if hours is not None else []
     unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
     return SeriesRoles(series, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
 
@@ -98,8 +105,33 @@ def _named(columns: Columns, name: str, option: str) -> Column:
     return columns[name]
 
 
-def _target(columns: Columns, when: Column | None) -> Column:
-    numbers = [c for c in columns.values() if c.kind == "number" and not (when and c.name == when.name)]
+def _hours(columns: Columns, when: Column | None) -> Column | None:
+    """The column of hours that stands beside one of dates alone: "10:00", "10h", "1000 UTC", or numbers called hour."""
+    if when is None or (when.values.astype("datetime64[D]") != when.values)[~np.isnat(when.values)].any():
+        return None
+    for column in columns.values():
+        looks = not np.isnat(_clock(replace(column, values=column.values[:_FEW]))).any()  # the first rows refuse most
+        if column.name != when.name and looks and not np.isnat(_clock(column)).any():
+            return column
+    return None
+
+
+def _clock(column: Column) -> NDArray[np.timedelta64]:
+    """Seconds after midnight of every row; NaT where a cell is no hour."""
+    if column.kind == "number":
+        hours = column.values if column.name.lower().startswith(("hora", "hour")) else np.array([np.nan])
+        fits = (hours >= 0) & (hours < 24) & (hours == np.floor(hours))
+        seconds = np.where(fits, np.nan_to_num(hours) * HOUR, np.nan)
+    elif column.kind == "time":
+        seconds = np.array([np.nan])
+    else:
+        read = (_HOUR.fullmatch(cell) for cell in column.values)
+        seconds = np.array([np.nan if r is None else int(r[1]) * HOUR + int(r[2] or 0) * MINUTE for r in read])
+    return np.array([np.timedelta64("NaT") if np.isnan(s) else np.timedelta64(int(s), "s") for s in seconds])
+
+
+def _target(columns: Columns, beside: list[str]) -> Column:
+    numbers = [c for c in columns.values() if c.kind == "number" and c.name not in beside]
     chosen = [column for column in numbers if not column.counts_rows] or numbers
     if len(chosen) != 1:
         raise UserError(_candidates(columns))

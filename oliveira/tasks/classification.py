@@ -36,6 +36,7 @@ from oliveira.training.loss import cross_entropy
 _PREPARING = 1  # raise when `_build` changes
 _SPLIT_SEED = 0  # the split is part of the task, not of a run
 _ROWS = 256  # texts scored together
+_PICTURED = 40  # labels
 
 
 class TextClassData(Data):
@@ -137,15 +138,17 @@ class TextClassData(Data):
         size = len(self.labels)
         pairs = self.targets["test"] * size + self.predict(model, "test")
         table = np.bincount(pairs, minlength=size * size).reshape(size, size)
-        share = table / np.maximum(table.sum(1, keepdims=True), 1)
-        side = 2.5 + 0.55 * size
+        shown = np.sort(np.argsort(-table.sum(1), kind="stable")[:_PICTURED])  # the commonest, where there are many
+        share = (table / np.maximum(table.sum(1, keepdims=True), 1))[np.ix_(shown, shown)]
+        names = [self.labels[label] for label in shown]
+        side = 2.5 + 0.55 * len(names)
         figure, axes = plt.subplots(figsize=(side + 1, side), constrained_layout=True)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(table):
+        for (row, column), count in np.ndenumerate(table[np.ix_(shown, shown)]):
             shade = "white" if share[row, column] > 0.6 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=shade)
-        axes.set_xticks(range(size), self.labels, rotation=40, ha="right")
-        axes.set_yticks(range(size), self.labels)
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axes.set_yticks(range(len(names)), names)
         axes.set(xlabel="model", ylabel="truth")
         figure.savefig(png, dpi=110, format="png")
         plt.close(figure)

@@ -1,8 +1,10 @@
 """Whether a run over-fits or under-fits, in words, from its losses and its curve; and what would help.
 
-over-fits     validation loss far above that of training examples (dropout off for both), or the validation metric
-              was better before the end
-under-fits    no better than the best baseline, or the metric still gained with the last steps
+    over-fits     validation loss far above that of training examples (dropout off for both), or the validation metric
+                  was better before the end
+    under-fits    no better than the best baseline, or the metric still gained with the last steps
+
+The first that holds is said.
 """
 
 from __future__ import annotations

@@ -378,6 +378,32 @@ def test_a_bad_file_is_one_sentence_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+@pytest.mark.parametrize("form", ["{:02d}:00", "{:02d}:00:00", "{:02d}h", "{}h00", "{:02d}00 UTC", "{}"])
+def test_a_date_and_its_hour_in_two_columns(form: str, tmp_path: Path) -> None:
+    hours = [MONDAY + timedelta(hours=h) for h in range(24 * 90)]
+    rows = [f"{when:%d/%m/%Y};{form.format(when.hour)};{when.hour},5" for when in hours]
+    (tmp_path / "t.csv").write_text("Data;Hora;Chuva\n" + "\n".join(rows))
+    found = fitting_kinds(tmp_path / "t.csv")["forecast"]
+    assert isinstance(found, OwnSeries)
+    series = found.roles()[0].series
+    assert series.step == HOURLY and len(series.values) == len(hours) and series.measured.all()
+    assert series.values[29] == 5.5 and "hours of the day: 'Hora'" in found.roles()[0].said
+
+
+def test_numbers_beside_a_date_are_no_hours(tmp_path: Path) -> None:
+    rows = [f"{MONDAY + timedelta(days=d):%Y-%m-%d},{d % 24}" for d in range(300)]
+    (tmp_path / "t.csv").write_text("dia,visitas\n" + "\n".join(rows))
+    found = fitting_kinds(tmp_path / "t.csv")["forecast"]
+    assert isinstance(found, OwnSeries) and found.roles()[0].series.step == Step(seconds=DAY)
+
+
+def test_a_picture_of_many_classes_shows_the_commonest(tmp_path: Path) -> None:
+    rows = [f"palavra{n} t{copy},classe{n}" for n in range(60) for copy in range(3)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(rows))
+    run = fit(f"classify/path:{tmp_path}/t.csv", model="mlp", home=tmp_path / "home", **SMALL)
+    assert (run.folder / "picture.png").stat().st_size < 2 << 20
+
+
 def test_years_of_whole_numbers(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("ano,v\n" + "".join(f"{1900 + n},{n % 7}\n" for n in range(100)))
     found = fitting_kinds(tmp_path / "t.csv", target="v", time="ano", text="", history=0, horizon=0)
