@@ -64,8 +64,8 @@ SENTENCES = {
     "artifact {} {}. `oliveira history` lists those that are.": (
         "artefato {}: {}. `oliveira history` lista os que existem."
     ),
-    "artifact {} is the champion and is served already: there is nothing to swap.": (
-        "o artefato {} já é o campeão e já está sendo servido: não há o que trocar."
+    "artifact {} is the champion already: there is nothing to swap.": (
+        "o artefato {} já é o campeão: não há o que trocar."
     ),
     "no challenger waits for {}. `oliveira history` shows what was decided.": (
         "nenhum desafiante espera por {}. `oliveira history` mostra o que foi decidido."
