@@ -26,6 +26,9 @@ SENTENCES = {
         "{}: {} não é uma seção. `oliveira up --print-world` mostra os campos."
     ),
     "{} is not valid TOML: {}. Mend that line.": "{} não é TOML válido: {}. Corrija essa linha.",
+    "serve.draft = {} is not the folder of an artifact. Give one, or leave it out.": (
+        "serve.draft = {} não é a pasta de um artefato. Dê uma, ou não o escreva."
+    ),
     # Homes and lives
     "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
         "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."

@@ -42,6 +42,8 @@ HUGE = "1" + "0" * 23
         ("up", "--set", f"train.steps={HUGE}"),
         ("up", "--set", f"update.min_new_chars={HUGE}"),
         ("up", "--port", HUGE),
+        ("up", "--set", "serve.threads=1000000000"),
+        ("up", "--set", "serve.draft=nowhere"),
         ("adapt", "ana", "texts", "--steps", HUGE),
         ("train", "forecast/power", "mlp", f"d_model={HUGE}"),
         ("train", "forecast/power", "mlp", "--seed", HUGE),
