@@ -33,6 +33,12 @@ class DiskError(OliveiraError):
     exit_code = 4
 
 
+class MemoryLimit(OliveiraError):
+    """What was asked for does not fit: another try would end the same way."""
+
+    exit_code = 4
+
+
 class TrainingError(OliveiraError):
     """Training cannot go on (NaN, no data); names the last good checkpoint."""
 
@@ -52,7 +58,7 @@ def explain_memory() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            raise OliveiraError(
+            raise MemoryLimit(
                 "this needs more memory than there is. Use a smaller model, a shorter max_len or a smaller batch_size."
             ) from error
         raise

@@ -18,7 +18,7 @@ from oliveira.errors import DiskError, UserError
 _CHUNK = 1 << 20
 _ASIDE = ".aside"  # an older folder, while a new one takes its name
 # The last two: a file stands where a folder is needed.
-_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def expand(path: str | Path) -> Path:

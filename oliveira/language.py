@@ -1,8 +1,8 @@
 """In which language the program speaks to a person: English, or Brazilian Portuguese.
 
 `--lang` on any command, else OLIVEIRA_LANG (so that our own processes follow), else LC_ALL, LC_MESSAGES, LANG. The code
-is written in English; `portuguese*.py` hold the translations, {} standing for what a
-sentence is about. What is not there stays English. JSON, names and files are the same in every language.
+is written in English; `portuguese*.py` hold the translations, {} standing for what a sentence is about ({raw[0]}: as it
+is, a field's name for example). What is not there stays English. JSON, names and files are the same in every language.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def translate(text: str) -> str:
             return table[text]
     for pattern, portuguese in _patterns():
         if found := pattern.fullmatch(text):
-            return portuguese.format(*(translate(part) for part in found.groups()))
+            return portuguese.format(*map(translate, found.groups()), raw=found.groups())
     return text
 
 

@@ -39,6 +39,17 @@ LINES = {
         "swap` e `oliveira rollback` servem um deles."
     ),
     # oliveira up --once
+    "{} requests, the alarm is on": "{} pedidos, o alarme está ligado",
+    "{} requests, no alarm yet": "{} pedidos, ainda sem alarme",
+    "the alarm was raised, but {} requests brought {} characters and update.min_new_chars = {} waits for more. "
+    "Make it smaller.": (
+        "o alarme soou, mas {} pedidos trouxeram {} caracteres e update.min_new_chars = {} espera mais. Diminua-o."
+    ),
+    "no drift was seen after {} requests of {}: the model knows the base domain hardly better. Give train.steps more, "
+    "or data.new another text.": (
+        "nenhuma deriva em {} pedidos de {}: o modelo mal conhece melhor o domínio base. Aumente train.steps, ou dê "
+        "outro texto a data.new."
+    ),
     "{} requests of the known domain": "{} pedidos do domínio conhecido",
     "traffic of the new domain, until the monitor raises its alarm": "tráfego do domínio novo, até o alarme da vigia",
     "drift after {} requests; a challenger is trained on them, at low priority": (
@@ -78,11 +89,15 @@ LINES = {
     "{} by {} against the gate: {}": "{} por {} contra o portão: {}",
     "rejected by hand": "rejeitado à mão",
     # A world that cannot be
-    "{} is not a field of a world ({}). Did you mean {}?": "{} não é um campo de um mundo ({}). Seria {}?",
-    "{} = {} ({}) is not a section. Set one of its fields: {}.": (
-        "{} = {} ({}) não é uma seção. Dê um de seus campos: {}."
+    "{} is not a field of a world ({}). Did you mean {}?": (
+        "{raw[0]} não é um campo de um mundo ({raw[1]}). Seria {raw[2]}?"
     ),
-    "{} = {} is refused ({}): {}. Correct that field.": "{} = {} é recusado ({}): {}. Corrija esse campo.",
+    "{} = {} ({}) is not a section. Set one of its fields: {}.": (
+        "{raw[0]} = {raw[1]} ({raw[2]}) não é uma seção. Dê um de seus campos: {raw[3]}."
+    ),
+    "{} = {} is refused ({}): {}. Correct that field.": (
+        "{raw[0]} = {raw[1]} é recusado ({raw[2]}): {3}. Corrija esse campo."
+    ),
     "environment variable {}": "variável de ambiente {}",
     # compile
     "{}: {} MB (the artifact's {} weights as fp32)": "{}: {} MB (os pesos {} do artefato em fp32)",
@@ -118,6 +133,10 @@ TERMS = {
     "rolled back": "revertido",
     "awaiting approval": "espera aprovação",
     "not judged": "não julgado",
+    "approval": "aprovação",
+    "rejection": "rejeição",
+    "starting": "começando",
+    "none yet; `oliveira adapt NAME FOLDER` makes one": "ainda nenhum; `oliveira adapt NOME PASTA` faz um",
     "deploy": "implantação",
     "approve": "aprovação",
     "reject": "rejeição",
@@ -129,8 +148,32 @@ TERMS = {
     "by hand": "à mão",
 }
 
-# What pydantic says of a field.
+# What pydantic says of a field, and the sentences of a world, into which `world.py` puts where a value came from.
 FOREIGN = {
+    "data.validation + data.test = {} leaves less than half for training ({}). "
+    "Make them smaller, for example {} each.": (
+        "data.validation + data.test = {} deixa menos da metade para o treino ({}). Diminua-os, por exemplo {} cada um."
+    ),
+    "train.warmup_steps = {} is not below train.steps = {} ({}). Use fewer warm-up steps, for example {}.": (
+        "train.warmup_steps = {} não é menor que train.steps = {} ({}). Use menos aquecimento, por exemplo {}."
+    ),
+    "compress.serve = {} is not among compress.methods = {} ({}). Add it there or serve fp32.": (
+        "compress.serve = {} não está em compress.methods = {} ({}). Acrescente-o lá ou sirva fp32."
+    ),
+    "adapt.targets = {} holds gate, which model.feed_forward = {} does not have ({}). "
+    "Use adapt.targets = {} or feed_forward = swiglu.": (
+        "adapt.targets = {} contém gate, que model.feed_forward = {} não tem ({}). "
+        "Use adapt.targets = {} ou feed_forward = swiglu."
+    ),
+    "model.n_heads = {} does not divide model.d_model = {} ({}). Use {} heads, or d_model = {} or {}.": (
+        "model.n_heads = {} não divide model.d_model = {} ({}). Use {} cabeças, ou d_model = {} ou {}."
+    ),
+    "model.n_kv_heads = {} does not divide model.n_heads = {} ({}). Use 1, {} or another divisor.": (
+        "model.n_kv_heads = {} não divide model.n_heads = {} ({}). Use 1, {} ou outro divisor."
+    ),
+    "String should match pattern {}": "não tem a forma {}",
+    "Input should be a valid string, unable to parse raw data as a unicode string": "não é um texto Unicode",
+    "Input should be {}": "deve ser {}",
     "Input should be greater than or equal to {}": "deve ser pelo menos {}",
     "Input should be less than or equal to {}": "deve ser no máximo {}",
     "Input should be greater than {}": "deve ser maior que {}",

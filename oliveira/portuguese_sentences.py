@@ -28,6 +28,9 @@ SENTENCES = {
         "{}: {} não é uma seção. `oliveira up --print-world` mostra os campos."
     ),
     "{} is not valid TOML: {}. Mend that line.": "{} não é TOML válido: {}. Corrija essa linha.",
+    "serve.draft = {} is not the folder of an artifact. Give one, or leave it out.": (
+        "serve.draft = {} não é a pasta de um artefato. Dê uma, ou não o escreva."
+    ),
     # Homes and lives
     "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
         "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."
@@ -66,8 +69,8 @@ SENTENCES = {
     "artifact {} {}. `oliveira history` lists those that are.": (
         "artefato {}: {}. `oliveira history` lista os que existem."
     ),
-    "artifact {} is the champion and is served already: there is nothing to swap.": (
-        "o artefato {} já é o campeão e já está sendo servido: não há o que trocar."
+    "artifact {} is the champion already: there is nothing to swap.": (
+        "o artefato {} já é o campeão: não há o que trocar."
     ),
     "no challenger waits for {}. `oliveira history` shows what was decided.": (
         "nenhum desafiante espera por {}. `oliveira history` mostra o que foi decidido."

@@ -14,11 +14,13 @@ from oliveira import recipes
 from oliveira.errors import UserError
 from oliveira.figures import NOT_VERIFIED, loses_to
 from oliveira.files import write_atomic
+from oliveira.portuguese import WORDS as PORTUGUESE
 
 BLOCK = re.compile(r"(?P<head><!-- result (?P<name>[\w-]+) -->\n).*?(?P<tail><!-- end of result -->)", re.DOTALL)
 
 WORDS = {
     "en": {
+        "curve": "curve",
         "test": "**{mean} {metric} on the test split**",
         "validation": "{value} on the validation split, where settings were chosen",
         "beside": "beside it on the same test text: {levels}",
@@ -28,6 +30,7 @@ WORDS = {
         "unverified": NOT_VERIFIED,
     },
     "pt": {
+        "curve": "curva",
         "test": "**{mean} {metric} na partição de teste**",
         "validation": "{value} na de validação, onde os ajustes foram escolhidos",
         "beside": "ao lado, no mesmo texto de teste: {levels}",
@@ -63,13 +66,14 @@ def line(name: str, language: str) -> str:
 
 
 def sentence(result: dict[str, Any], language: str) -> str:
+    names = PORTUGUESE if language == "pt" else {}
     words, metric, name = WORDS[language], result["metric"], result["recipe"]
 
     def show(value: float) -> str:
         text = f"{value:#.4g}"
         return text.replace(".", ",") if language == "pt" else text
 
-    parts = [words["test"].format(mean=show(metric["mean"]), metric=metric["name"])]
+    parts = [words["test"].format(mean=show(metric["mean"]), metric=names.get(metric["name"], metric["name"]))]
     if (value := result.get("validation", {}).get(metric["name"])) is not None:
         parts.append(words["validation"].format(value=show(value)))
     levels = ", ".join(f"{level} {show(value)}" for level, value in result["baselines"].items())
@@ -78,4 +82,4 @@ def sentence(result: dict[str, Any], language: str) -> str:
     parts.append(words["cost"].format(minutes=show(result["minutes"]), seeds=len(result["seeds"])))
     parts += [] if recipes.is_verified(result) else [words["unverified"]]
     parts.append(words["again"].format(command=result["command"]))
-    return f"- `results/{name}.json` ([curve](results/{name}.png)): {'; '.join(parts)}."
+    return f"- `results/{name}.json` ([{words['curve']}](results/{name}.png)): {'; '.join(parts)}."

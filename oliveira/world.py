@@ -54,6 +54,8 @@ _INJECTED_VALUE = re.compile(r"(?:tcp|udp|sctp)://.*|/[^/]+/[^/]+")  # OLIVEIRA_
 
 LARGEST = 10**12  # of any count: steps, bytes, tokens. More is no wish that a machine could grant
 
+MOST_THREADS = 1024
+
 
 class Section(BaseModel):
     # No inf or nan: `world.json` could not hold them.
@@ -145,7 +147,7 @@ class TrainSection(Section):
     evaluate_every: int = Field(200, ge=1)
     evaluate_tokens: int = Field(50_000, ge=256, description="validation tokens looked at while training")
     sample_every: int = Field(400, ge=1)
-    threads: int = Field(0, ge=0, description="0 = all cores")
+    threads: int = Field(0, ge=0, le=MOST_THREADS, description="0 = all cores")
 
 
 class AdaptSection(Section):
@@ -209,7 +211,9 @@ class ServeSection(Section):
     deadline: float = Field(120.0, gt=0, description="seconds a request may take")
     drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
     silence: float = Field(30.0, ge=2, description="seconds without a sign of life after which an engine is replaced")
-    threads: int = Field(1, ge=0, description="of the engine; one is best for small models beside a training; 0 = all")
+    threads: int = Field(
+        1, ge=0, le=MOST_THREADS, description="of the engine; one is best for small models beside a training; 0 = all"
+    )
     cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
     activations: Literal["fp32", "int8"] = Field(
         "fp32",
@@ -250,7 +254,7 @@ class UpdateSection(Section):
     min_new_chars: int = Field(20_000, ge=100, description="live text needed before a challenger is trained")
     every_hours: float = Field(0.0, ge=0, description="also retrain on a schedule; 0 = only on drift or by hand")
     on_drift: bool = Field(True, description="the loop retrains by itself when its own monitor raises the alarm")
-    threads: int = Field(1, ge=1, description="retraining runs at low priority on so many threads")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="retraining runs at low priority on so many threads")
 
 
 class World(Section):
@@ -280,7 +284,7 @@ class World(Section):
         if self.train.warmup_steps >= self.train.steps and self.train.steps > 1:
             raise ValueError(
                 f"train.warmup_steps = {self.train.warmup_steps} is not below train.steps = {self.train.steps}. "
-                f"Use at most {max(1, self.train.steps // 10)} warm-up steps."
+                f"Use fewer warm-up steps, for example {max(1, self.train.steps // 10)}."
             )
         if self.compress.serve != "fp32" and self.compress.serve not in self.compress.methods:
             raise ValueError(
@@ -383,7 +387,8 @@ def _set(tree: dict[str, Any], key: str, value: str, origin: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"{origin}: {parent} is not a section. `oliveira up --print-world` shows the fields.")
     try:
-        tree[leaf] = tomllib.loads(f"value = {value}")["value"]
+        read = tomllib.loads(f"value = {value}")
+        tree[leaf] = read["value"] if len(read) == 1 else value  # of several lines none is dropped unseen
     except (ValueError, RecursionError):
         tree[leaf] = value  # a bare word is a string; so is what is nested or written too long to be read
 

@@ -73,6 +73,8 @@ def up(
         print(json.dumps(planned.world.model_dump(), indent=2))
         return
     loaded = planned.world
+    if (draft := loaded.serve.draft) and not Path(draft, "manifest.json").is_file():
+        raise UserError(f"serve.draft = {draft} is not the folder of an artifact. Give one, or leave it out.")
     if once and "update.cool_down" not in chosen.explicit:
         loaded = loaded.model_copy(update={"update": loaded.update.model_copy(update={"cool_down": 0.0})})
     console, stop = Console(highlight=False, soft_wrap=True), Stop()

@@ -36,7 +36,8 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"{pair!r} is not key=value, for example d_model=128.")
         try:
-            values[key] = tomllib.loads(f"value = {text}")["value"]
+            read = tomllib.loads(f"value = {text}")
+            values[key] = read["value"] if len(read) == 1 else text
         except (ValueError, RecursionError):
             values[key] = text
         if isinstance(values[key], int) and abs(values[key]) > LARGEST:

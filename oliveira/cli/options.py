@@ -23,7 +23,8 @@ ALIASES = ("champion", "previous", "challenger")
 
 def open_ledger(home: Path) -> Ledger:
     """The ledger of a home that exists. Reading commands must not make one by a mistyped path."""
-    if not (home / "ledger.sqlite").is_file():
+    file = home / "ledger.sqlite"
+    if not file.is_file() or not file.stat().st_size:  # an empty one is what a kill at the first moment leaves
         raise UserError(f"--home {home} holds no ledger. Start with `oliveira up`, or give the folder that it used.")
     return Ledger(home.absolute())
 

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from oliveira import terminal
-from oliveira.errors import Interrupted, OliveiraError, UserError
+from oliveira.errors import Interrupted, OliveiraError, UserError, explain_memory
 from oliveira.files import sweep_temporary
+from oliveira.language import translate
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
 from oliveira.lifecycle.pipeline import Pipeline
@@ -192,12 +193,13 @@ def main() -> None:
     parser.add_argument("--die-with-parent", action="store_true")
     given = parser.parse_args()
     try:
-        run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent, within=GRACE))
+        with explain_memory():
+            run(given.home, quiet=given.quiet, stop=Stop(watch_parent=given.die_with_parent, within=GRACE))
     except Interrupted as error:
-        terminal.say_error(str(error))
+        terminal.say_error(translate(str(error)))
         raise SystemExit(0) from None
     except OliveiraError as error:
-        terminal.say_error(str(error))
+        terminal.say_error(translate(str(error)))
         raise SystemExit(error.exit_code) from None
 
 

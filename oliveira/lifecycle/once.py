@@ -23,6 +23,7 @@ IDLE_REQUESTS = 60
 SWAP_REQUESTS = 200
 PAUSE = 0.25  # seconds between two requests where latency is measured
 PATIENCE = 600.0
+MOST_REQUESTS = 5000
 NOTHING = "nothing was promoted"
 
 
@@ -41,7 +42,7 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
         witness.until(lambda: len(idle.answers) >= IDLE_REQUESTS, "the answers to the known domain")
 
     say("traffic of the new domain, until the monitor raises its alarm")
-    sent, characters = _send_until_drift(house, witness, new, alarms)
+    sent, characters = _send_until_drift(house, witness, new, alarms, say)
     drift = house.ledger.last_event("drift")
     assert drift is not None
     say(f"drift after {sent} requests; a challenger is trained on them, at low priority")
@@ -115,7 +116,21 @@ def _alarms(house: House) -> int:
     return 0 if last is None else last["id"] - on
 
 
-def _send_until_drift(house: House, witness: _Witness, prompts: list[str], known: int) -> tuple[int, int]:
+def _no_drift(house: House, detected: bool, sent: int, characters: int) -> str:
+    if detected:
+        return (
+            f"the alarm was raised, but {sent} requests brought {characters} characters and update.min_new_chars = "
+            f"{house.world.update.min_new_chars} waits for more. Make it smaller."
+        )
+    return (
+        f"no drift was seen after {sent} requests of {house.world.data.new}: the model knows the base domain hardly "
+        "better. Give train.steps more, or data.new another text."
+    )
+
+
+def _send_until_drift(
+    house: House, witness: _Witness, prompts: list[str], known: int, say: Callable[[str], None]
+) -> tuple[int, int]:
     """Sends live text until an alarm after the event `known`, and on until there is enough of it to learn from."""
     client = Client(house.address, house.key, traffic=True)
     sent, characters = 0, 0
@@ -133,8 +148,10 @@ def _send_until_drift(house: House, witness: _Witness, prompts: list[str], known
             house.check()
             if witness.stop.wait(0.02):
                 raise Interrupted("stopped; start again to go on.")
-        if sent > 5000:
-            raise OliveiraError(f"no drift was seen after {sent} requests of {house.world.data.new}.")
+        if sent % 500 == 0:
+            say(f"{sent} requests, the alarm is on" if detected else f"{sent} requests, no alarm yet")
+        if sent >= MOST_REQUESTS:
+            raise OliveiraError(_no_drift(house, detected, sent, characters))
     return sent, characters
 
 

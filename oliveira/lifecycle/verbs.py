@@ -48,13 +48,20 @@ def _promotion(ledger: Ledger, wish: Wish, digest: str, override: dict[str, Any]
     def effect() -> dict[str, Any]:
         if wish.kind == "approve":
             _challenger(ledger, digest, "approval")  # still: two may approve at once
-        elif digest == ledger.alias("champion") == (ledger.setting("serving") or {}).get("digest"):
-            raise UserError(f"artifact {digest[:12]} is the champion and is served already: there is nothing to swap.")
+        elif digest == ledger.alias("champion") and not _failed(ledger, digest):
+            raise UserError(f"artifact {digest[:12]} is the champion already: there is nothing to swap.")
         numbers = {"reasons": [f"{wish.kind} by {wish.actor}"]} | override
         ledger.promote(digest, actor=wish.actor, numbers=numbers, kind=wish.kind)
         return {"champion": digest}
 
     return effect
+
+
+def _failed(ledger: Ledger, digest: str) -> bool:
+    """Whether the server could not take it since it was last crowned: then it may be tried again."""
+    last = ledger.last_event("swap_failed")
+    crowned = next((d.time for d in ledger.decisions() if d.digest == digest and d.verdict == "promoted"), 0.0)
+    return last is not None and last["data"].get("digest") == digest and last["time"] >= crowned
 
 
 def _override(ledger: Ledger, wish: Wish, challenger: str) -> dict[str, Any]:

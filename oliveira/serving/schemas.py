@@ -6,15 +6,24 @@ that sends `"tools": []` works, one that sends tools is told that nobody would u
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from oliveira.data.text import nfc
 from oliveira.serving.limits import MAX_CHOICES
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Token = Annotated[int, Field(ge=0, lt=2**31)]
+Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 # Every list is bounded and stops at its first mistake: a megabyte of mistakes would take seconds to describe.
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=65_536, fail_fast=True)]
 Texts = Annotated[list[str], Field(max_length=256, fail_fast=True)]
@@ -42,6 +51,15 @@ _NEUTRAL: dict[str, Any] = {
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="allow")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """`"n": true` is no number, though Python takes it for 1."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise PydanticCustomError("no_truth", "true and false are no value of this field")
+        return value
 
     @model_validator(mode="after")
     def _refuse_unknown(self) -> Body:

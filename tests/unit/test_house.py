@@ -13,6 +13,7 @@ import pytest
 from oliveira.lifecycle import once, up
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.process import end
+from oliveira.lifecycle.traffic_load import Answer, Load
 from oliveira.lifecycle.up import Child, House
 from oliveira.world import World
 
@@ -101,3 +102,17 @@ def test_after_a_rejection_the_witness_swaps_and_rolls_back_nothing(tmp_path: Pa
         assert swap == {"requests": 0, "failed": 0, "reason": "nothing was promoted"}
         assert once._roll_back(mine, witness, "old", decision, said.append)["reason"] == "nothing was promoted"
         assert said == [] and ledger.pending_wishes() == []
+
+
+def test_a_quantile_is_of_the_slow_side() -> None:
+    load = Load("http://127.0.0.1:1", "key", ["text"], workers=1)
+    load.answers = [Answer(200, seconds / 100, "m") for seconds in range(100)] + [Answer(503, 99.0, "")]
+    assert load.quantile(0.95) == 0.95 and load.quantile(1.0) == 0.99 and load.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("detected", "says"), [(False, "no drift was seen after 5000 requests of"), (True, "the alarm was raised, but")]
+)
+def test_a_life_without_drift_says_why(tmp_path: Path, detected: bool, says: str) -> None:
+    with Ledger(tmp_path) as ledger:
+        assert once._no_drift(house(tmp_path, ledger), detected, 5000, 100).startswith(says)

@@ -151,7 +151,15 @@ def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
         *(f"model.norm={value}" for value in ("2", "batchnorm", "[]")),
         *(f"data.base={value}" for value in ("2", "[]")),
         *(f"compress.methods={value}" for value in ("2", "['fp64']", "x")),
-        *("model=2", "data.x=1", "train.steps.x=2", "seed=-1"),
+        *("model=2", "data.x=1", "train.steps.x=2", "seed=-1", "train=5", "tráin.steps=4", "serve.threads=1000000000"),
+        *(
+            "model.n_heads=3",
+            "model.n_kv_heads=4",
+            "model.name=mlp",
+            "compress.serve=int8",
+            "train.steps=40\ntrain.lr=1",
+        ),
+        *("train.warmup_steps=100000", "serve.cors_origins=['x']"),
     ],
     ids=lambda wish: wish[:40],
 )
@@ -160,7 +168,8 @@ def test_a_world_that_cannot_be_is_refused_in_portuguese(wish: str, monkeypatch:
     with pytest.raises(UserError) as refused:
         load_world(overrides=dict([parse_override(wish)]), environment={})
     said = translate(str(refused.value))
-    assert not set(said.split()) & {"should", "Input", "is", "the", "of", "Correct", "valid"}, said
+    assert not set(said.split()) & {"should", "Input", "is", "the", "of", "Correct", "valid", "Give"}, said
+    assert "treino" not in said, "a field is called as it is called"
 
 
 def test_nothing_in_the_table_is_stale() -> None:

@@ -42,6 +42,8 @@ HUGE = "1" + "0" * 23
         ("up", "--set", f"train.steps={HUGE}"),
         ("up", "--set", f"update.min_new_chars={HUGE}"),
         ("up", "--port", HUGE),
+        ("up", "--set", "serve.threads=1000000000"),
+        ("up", "--set", "serve.draft=nowhere"),
         ("adapt", "ana", "texts", "--steps", HUGE),
         ("train", "forecast/power", "mlp", f"d_model={HUGE}"),
         ("train", "forecast/power", "mlp", "--seed", HUGE),
@@ -67,7 +69,7 @@ def test_what_does_not_fit_into_the_memory_is_one_sentence(tmp_path: Path, capsy
         raise RuntimeError("another error is not hidden")
     words = ("train", "probe/functions", "mlp", "d_model=1000000000000", "--home", str(tmp_path))
     code, _, err = said(capsys, *words)
-    assert code == 1 and "Traceback" not in err and "more memory than there is" in err
+    assert code == 4 and "Traceback" not in err and "more memory than there is" in err
 
 
 @pytest.mark.parametrize(
@@ -110,3 +112,21 @@ def test_stored_words_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_place_that_takes_no_folders() -> None:
     with pytest.raises(DiskError, match="cannot write to /proc/none"):
         write_atomic(Path("/proc/none/a"), b"")
+
+
+def test_the_largest_number_of_an_option_is_the_last_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "no/such", "mlp", "--seed")
+    assert "too large" not in said(capsys, *words, str(2**63 - 1))[2]
+    assert "too large" in said(capsys, *words, str(2**63))[2]
+
+
+def test_a_name_that_is_too_long_for_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("status",), ("train", "probe/functions", "mlp")):
+        code, _, err = said(capsys, *words, "--home", str(tmp_path / ("n" * 300)))
+        assert code == 4 and err.count("\n") == 1 and "too long" in err
+
+
+def test_an_empty_ledger_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ledger.sqlite").touch()
+    code, out, err = said(capsys, "status", "--home", str(tmp_path))
+    assert code == 2 and not out and "holds no ledger" in err

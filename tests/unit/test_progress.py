@@ -99,3 +99,9 @@ def test_a_full_output_does_not_end_the_work() -> None:
         report.say("x")
         report.done("train", 1.0, "digest", reused=False)
         assert report.quiet
+
+
+def test_a_share_that_is_told_again_is_no_new_beginning() -> None:
+    steady = [(1.0, step / 100) for step in range(1, 11)]
+    assert eta_of([*steady, (1.0, 0.10)]) is not None
+    assert eta_of([*steady, (1.0, 0.05)]) is None

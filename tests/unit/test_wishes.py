@@ -114,14 +114,27 @@ def test_what_was_refused_is_never_done(ledger: Ledger, kind: str, args: dict[st
 
 
 def test_what_is_served_is_not_swapped_for_itself(ledger: Ledger) -> None:
-    """History would call it a promotion. While the champion is *not* served, the same word tries it again."""
-    ledger.set_setting("serving", {"digest": "b"})
+    """History would call it a promotion, also while the server has not followed yet. What failed is tried again."""
     before, decided = state(ledger), len(ledger.decisions())
-    with pytest.raises(OliveiraError, match="artifact b is the champion and is served already"):
-        ask(ledger, "swap", {"digest": "b"})
+    for failed in ((), ("a",)):
+        for digest in failed:
+            ledger.event("swap_failed", {"digest": digest, "reason": "another one"})
+        with pytest.raises(OliveiraError, match="artifact b is the champion already"):
+            ask(ledger, "swap", {"digest": "b"})
     assert (state(ledger), len(ledger.decisions())) == (before, decided)
-    ledger.set_setting("serving", {"digest": "a"})
+    ledger.event("swap_failed", {"digest": "b", "reason": "it did not load"})
     assert ask(ledger, "swap", {"digest": "b"}).result == {"champion": "b"}
+    with pytest.raises(OliveiraError, match="artifact b is the champion already"):
+        ask(ledger, "swap", {"digest": "b"})  # crowned again since it failed
+
+
+def test_a_beginning_that_fits_several_artifacts_names_none(ledger: Ledger) -> None:
+    ledger.add_artifact("bb", "base", ledger.home / "artifacts" / "bb", {}, {})
+    before = state(ledger)
+    for named, says in (("b", "fits 2 artifacts"), ("", "is not in the ledger"), ("z", "is not in the ledger")):
+        with pytest.raises(OliveiraError, match=says):
+            ask(ledger, "swap", {"digest": named})
+    assert state(ledger) == before
 
 
 def test_with_nothing_waiting_approve_and_reject_say_so(ledger: Ledger) -> None:

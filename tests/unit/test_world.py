@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oliveira.errors import UserError
-from oliveira.world import WORLDS, World, forget_injected, load_world, parse_override
+from oliveira.world import LARGEST, WORLDS, World, forget_injected, load_world, parse_override
 
 
 def refused(
@@ -289,3 +289,8 @@ def test_any_flag_gives_a_world_or_a_sentence(key: str, value: str) -> None:
         assert key.split(".")[0] in refused("tiny", {key: value})
     else:
         assert World.model_validate_json(world.model_dump_json()) == world
+
+
+def test_the_largest_count_is_the_last_that_is_taken() -> None:
+    assert load_world("tiny", {"update.min_new_chars": str(LARGEST)}, {}).update.min_new_chars == LARGEST
+    assert "update.min_new_chars" in refused(flags={"update.min_new_chars": str(LARGEST + 1)})
