@@ -140,7 +140,7 @@ def test_a_home_of_an_older_version_is_known_by_what_was_in_force(tmp_path: Path
 @pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"{", b"", b"[" * 100_000])
 def test_a_damaged_memory_of_the_world_says_how_to_go_on(home: Path, damage: bytes) -> None:
     (home / MEMORY).write_bytes(damage)
-    with pytest.raises(CorruptError, match="is damaged. Remove it and name the world again"):
+    with pytest.raises(CorruptError, match=r"is damaged\. Remove it and name the world again"):
         choose(home, asked())
 
 
