@@ -31,6 +31,9 @@ SENTENCES = {
     "serve.draft = {} is not the folder of an artifact. Give one, or leave it out.": (
         "serve.draft = {} não é a pasta de um artefato. Dê uma, ou não o escreva."
     ),
+    "{} is damaged. Remove it and name the world again (--world, --text, --set): what was made stays.": (
+        "{} está danificado. Remova-o e diga o mundo outra vez (--world, --text, --set): o que foi feito permanece."
+    ),
     # Homes and lives
     "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
         "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oliveira.data.sources import PATH
-from oliveira.errors import UserError
+from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
@@ -129,6 +129,10 @@ def _recall(home: Path) -> dict[str, Any] | None:
             if path.name == IN_FORCE:
                 found = {"name": DEFAULT, "file": None, "world": found, "explicit": []}
             return found | {"world": World.model_validate(found["world"]).model_dump()}
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            raise CorruptError(
+                f"{path} is damaged. Remove it and name the world again (--world, --text, --set): what was made stays."
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oliveira.errors import UserError
+from oliveira.errors import CorruptError, UserError
 from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.remembered import MEMORY, Asked, choose, fitted, remember
@@ -134,6 +134,13 @@ def test_a_home_of_an_older_version_is_known_by_what_was_in_force(tmp_path: Path
         choose(home, asked("default"))
     (home / "world.json").write_text('{"nonsense": 1}')
     with pytest.raises(UserError, match="not a world that this version reads"):
+        choose(home, asked())
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"{", b"", b"[" * 100_000])
+def test_a_damaged_memory_of_the_world_says_how_to_go_on(home: Path, damage: bytes) -> None:
+    (home / MEMORY).write_bytes(damage)
+    with pytest.raises(CorruptError, match=r"is damaged\. Remove it and name the world again"):
         choose(home, asked())
 
 
