@@ -156,6 +156,7 @@ TABLE_LINES = {
 }
 
 TABLE_WORDS = {
+    "UTF-8 with damaged letters": "UTF-8 com letras danificadas",
     "does not fit": "não serve",
     "column": "coluna",
     "type": "tipo",

@@ -37,6 +37,7 @@ MAX_LINE = 10_000_000  # bytes
 LONGEST_NAME = 80  # characters
 _SAMPLE_LINES, _SAMPLE = 200, 1 << 18
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+_LETTERS = re.compile("[^\x00-\x7f]+")
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _NUMBER_OR_TIME = re.compile(r"[-+]?[\d.,/:T\s-]*\d[\d.,/:%-]*Z?")
 
@@ -150,7 +151,9 @@ def _decoded(path: Path, raw: bytes) -> tuple[str, str]:
         try:
             text, encoding = raw.decode("utf-8-sig"), "UTF-8"
         except UnicodeDecodeError:
-            text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
+            text, encoding = raw.decode("utf-8-sig", "replace"), "UTF-8 with damaged letters"
+            if 2 * text.count("\ufffd") > sum(map(len, _LETTERS.findall(text))):  # few letters are right so
+                text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
     text = text.removeprefix("\ufeff")
     if len(_CONTROL.findall(text[:_SAMPLE])) > len(text[:_SAMPLE]) / 100:
         raise UserError(

@@ -53,6 +53,12 @@ def test_encodings_and_delimiters_give_the_same_cells(encoding: str, delimiter: 
     assert ("UTF-16" in table.said[0]) == encoding.startswith("utf-16")
 
 
+def test_a_damaged_letter_spoils_no_other(tmp_path: Path) -> None:
+    table = read_table(put(tmp_path, "preço,ação\nmaçã,pão\n".encode() + b"a\xe7,b\n"))
+    assert table.names == ["preço", "ação"] and table.cells.iloc[0].tolist() == ["maçã", "pão"]
+    assert "damaged" in table.said[0]
+
+
 @pytest.mark.parametrize("missing", ["", "NA", "NaN", "null", "?", "-", "  ", "N/A"])
 def test_missing_values(missing: str, tmp_path: Path) -> None:
     columns = typed(tmp_path, f"dia,kwh\n2024-01-01,1\n2024-01-02,{missing}\n2024-01-03,3\n")
