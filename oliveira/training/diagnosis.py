@@ -2,7 +2,7 @@
 
     over-fits     validation loss far above that of training examples (dropout off for both), or the validation metric
                   was better before the end
-    under-fits    no better than the best baseline, or the metric still gained with the last steps
+    under-fits    worse than a baseline, or the metric still gained with the last steps
 
 The first that holds is said.
 """
@@ -24,7 +24,7 @@ WORDS: dict[str, dict[str, str]] = {
         "train": "training loss {train:.3g}",
         "best": "validation {metric} was best at step {step} ({best:.4g}) and ended at {last:.4g}",
         "gaining": "validation {metric} still improved with the last steps",
-        "baseline": "{name} ({value:.4g}) needs no network and is not beaten",
+        "baseline": "{name} ({value:.4g}) needs no network and is better",
         "help over-fits": "What helps: more data, {steps}more dropout, a smaller d_model.",
         "help under-fits": "What helps: more steps (--budget steps={more}), a larger d_model, another lr or model.",
         "help fits": "More data, or another model, may still help.",
@@ -38,7 +38,7 @@ WORDS: dict[str, dict[str, str]] = {
         "train": "perda de treino {train:.3g}",
         "best": "{metric} de validação foi melhor no passo {step} ({best:.4g}) e terminou em {last:.4g}",
         "gaining": "{metric} de validação ainda melhorava nos últimos passos",
-        "baseline": "{name} ({value:.4g}) não precisa de rede e não é vencido",
+        "baseline": "{name} ({value:.4g}) não precisa de rede e é melhor",
         "help over-fits": "O que ajuda: mais dados, {steps}mais dropout, um d_model menor.",
         "help under-fits": "O que ajuda: mais passos (--budget steps={more}), um d_model maior, outro lr ou modelo.",
         "help fits": "Mais dados, ou outro modelo, ainda podem ajudar.",
@@ -65,7 +65,7 @@ def diagnose(
     turned = sign * (best - last) > WORSE * abs(best)
     apart = losses is not None and losses[1] > FAR * max(losses[0], 1e-12)
     gaining = len(looks) > 1 and step == looks[-1][0] and sign * (last - looks[-2][1]) > GAINING * abs(last)
-    ahead = {name: value for name, value in baselines.items() if sign * (value - test) >= 0}
+    ahead = {name: value for name, value in baselines.items() if sign * (value - test) > 0}
     strongest = max(ahead, key=lambda name: sign * ahead[name], default="")
     verdict = "over-fits" if turned or apart else "under-fits" if gaining or ahead else "fits"
     words = {}
