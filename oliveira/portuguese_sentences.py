@@ -72,6 +72,10 @@ SENTENCES = {
     "artifact {} {}. `oliveira history` lists those that are.": (
         "artefato {}: {}. `oliveira history` lista os que existem."
     ),
+    "{}. It is not served; `oliveira history` lists others.": "{}. Não é servido; `oliveira history` lista outros.",
+    "{}: {} is not the file that was written": "{}: {} não é o arquivo que foi escrito",
+    "{}: the manifest cannot be read ({})": "{}: o manifesto não pode ser lido ({})",
+    "{}: the manifest is not the one that was written": "{}: o manifesto não é o que foi escrito",
     "artifact {} is the champion already: there is nothing to swap.": (
         "o artefato {} já é o campeão: não há o que trocar."
     ),

@@ -145,5 +145,5 @@ def whole(ledger: Ledger, digest: str) -> str:
         artifact.open_artifact(row.path, row.digest)
     except CorruptError as error:
         ledger.decide("swap", "refused", digest=row.digest, actor="loop", numbers={"reasons": [str(error)]})
-        raise
+        raise CorruptError(f"{error}. It is not served; `oliveira history` lists others.") from None
     return row.digest
