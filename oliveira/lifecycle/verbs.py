@@ -57,10 +57,13 @@ def _promotion(ledger: Ledger, wish: Wish, digest: str, override: dict[str, Any]
     return effect
 
 
+CROWNED = ("promoted", "rolled back")
+
+
 def _failed(ledger: Ledger, digest: str) -> bool:
     """Whether the server could not take it since it was last crowned: then it may be tried again."""
     last = ledger.last_event("swap_failed")
-    crowned = next((d.time for d in ledger.decisions() if d.digest == digest and d.verdict == "promoted"), 0.0)
+    crowned = next((d.time for d in ledger.decisions() if d.digest == digest and d.verdict in CROWNED), 0.0)
     return last is not None and last["data"].get("digest") == digest and last["time"] >= crowned
 
 

@@ -265,6 +265,7 @@ def test_a_run_on_a_series_lives_on_without_its_file(tmp_path: Path) -> None:
     assert run.result["fit"]["words"].keys() == {"en", "pt"} and run.result["content"]
     assert run.folder.parent.parent.name.startswith("forecast-consumo-") and (run.folder / "picture.png").exists()
     assert fit(f"forecast/path:{path}", model="gru", home=home, **SMALL).folder == run.folder
+    task_values = task(f"forecast/path:{path}").open(home, said.append).series.values
     figures = export(find_run(home, f"forecast/path:{path}/gru"))
     assert figures["onnx_error"] < 1e-4
     described = describe("gru", f"forecast/path:{path}", home=home, d_model=8)
@@ -274,7 +275,12 @@ def test_a_run_on_a_series_lives_on_without_its_file(tmp_path: Path) -> None:
     other = fit(f"forecast/path:{path}", model="gru", home=home, **SMALL)
     assert other.folder != run.folder, "a changed file is another run"
     path.unlink()
-    answer = Predictor(run.folder)(Predictor(run.folder).example)
+    asked = Predictor(run.folder).example
+    measured = {round(float(value), 4) for value in task_values}
+    assert not measured & set(asked["history"]) and asked["start"] == "2024-01-01T00:00", (
+        "an example is shown to others"
+    )
+    answer = Predictor(run.folder)(asked)
     assert len(answer["forecast"]) == 24 and answer["unit"] == "kWh"
     assert find_run(home, f"forecast/path:{path}/gru") == other.folder, "the newest"
 

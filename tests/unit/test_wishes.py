@@ -126,6 +126,10 @@ def test_what_is_served_is_not_swapped_for_itself(ledger: Ledger) -> None:
     assert ask(ledger, "swap", {"digest": "b"}).result == {"champion": "b"}
     with pytest.raises(OliveiraError, match="artifact b is the champion already"):
         ask(ledger, "swap", {"digest": "b"})  # crowned again since it failed
+    ledger.event("swap_failed", {"digest": "a", "reason": "it did not load"})
+    assert ask(ledger, "rollback", {}).result == {"champion": "a"}
+    with pytest.raises(OliveiraError, match="artifact a is the champion already"):
+        ask(ledger, "swap", {"digest": "a"})
 
 
 def test_a_beginning_that_fits_several_artifacts_names_none(ledger: Ledger) -> None:
