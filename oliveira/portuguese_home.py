@@ -1,4 +1,4 @@
-"""What the program says of a home as a whole, in Brazilian Portuguese: backup and restore."""
+"""What the program says of a home as a whole, in Brazilian Portuguese: backup, restore, what the loop puts back."""
 
 from __future__ import annotations
 
@@ -78,11 +78,21 @@ HOME_LINES = {
     "its texts {} are not here: `oliveira up` asks for them. Copy them there.": (
         "os seus textos {} não estão aqui: `oliveira up` pede por eles. Copie-os para lá."
     ),
+    # A champion that the loop puts back
+    "the champion {} was put back to {}: {}.": "o campeão {} voltou a {}: {}.",
+    "the server could not take it: {}": "o servidor não pôde recebê-lo: {}",
+    "its engine died {} times in its first minute": "o seu motor morreu {} vezes no primeiro minuto",
+    "{} of its first {} answers failed": "{} das suas primeiras {} respostas falharam",
+    "the model that it started from was put back.": "o modelo de que partiu foi retirado.",
+    "it was served before and put back: it is not promoted again by itself": (
+        "já foi servido e retirado: não é promovido outra vez sozinho"
+    ),
     "{}: {} files, champion {}": "{}: {} arquivos, campeão {}",
 }
 
 HOME_WORDS = {
     "backup": "cópia",
     "restore": "restauro",
+    "put back": "retirado",
     "none yet": "nenhum ainda",
 }
