@@ -1,17 +1,17 @@
 """Named numbers of requests and of their answers, window by window: what each was like, and how far it is from that.
 
-    many values   ks      Kolmogorov–Smirnov distance from the reference's values
-                  shift   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from them, in units of their robust spread
-    few values    shares  total variation ½ Σ |p − q| from the reference's shares; what it never saw is a share too
+    many values   shift²   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from the reference's values, in their robust spread
+    few values    shares²  total variation ½ Σ |p − q| from the reference's shares; what it never saw is a share too
 
-KS is 1 as soon as two samples do not overlap, and those of two weeks of one year may not: how far they are apart is
-what then tells a season from a drift.
+Not Kolmogorov–Smirnov, which is 1 as soon as two samples do not overlap: those of two weeks of one year may not, and
+only how far they are apart tells a season from a drift. Squared, since `calibration` extrapolates an exponential tail:
+that of the square of a Gaussian fluctuation.
 
 Of values never seen in n samples as many as may well occur without drift count for nothing (`unseen_allowed`): without
 that a number that was constant so far would be an alarm with its first other value.
 
-A value that is missing or no finite number is left out: a distance of m values in a window of w counts √(m / w), as
-its noise is √(w / m) times as large; one of none is 0. Whatever else makes a distance large without drift, above all
+A value that is missing or no finite number is left out: a distance² of m values in a window of w counts m / w, as its
+noise is w / m times as large; one of none is 0. Whatever else makes a distance large without drift, above all
 neighbours that are alike, `calibration` learns from the reference, which `neighbours` tells how long they are so.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from scipy.stats import binom
 
 from oliveira.monitoring.calibration import CONVERSATION, MIN_BLOCKS, Known
-from oliveira.monitoring.statistics import Floats, ks_distance
+from oliveira.monitoring.statistics import Floats
 
 FeatureSample = Mapping[str, Any]  # numbers by name; whatever is none is missing
 
@@ -71,18 +71,16 @@ class Feature:
         return cls(name, values, counts / max(1, counts.sum()), allowed)
 
     @property
-    def tests(self) -> tuple[str, ...]:
-        return ("ks", "shift") if self.shares is None else ("shares",)
+    def test(self) -> str:
+        return "shift" if self.shares is None else "shares"
 
-    def scores(self, window: Floats) -> list[float]:
-        """One a test. `window`: all its values, NaN where one is missing."""
+    def score(self, window: Floats) -> float:
+        """`window`: all its values, NaN where one is missing."""
         known = np.sort(window[~np.isnan(window)])
         if not (len(known) and len(self.values)):
-            return [0.0] * len(self.tests)
-        weight = math.sqrt(len(known) / len(window))
-        if self.shares is not None:
-            return [weight * self._variation(known)]
-        return [weight * ks_distance(self.values, known), weight * self._shift(known)]
+            return 0.0
+        distance = self._shift(known) if self.shares is None else self._variation(known)
+        return distance**2 * len(known) / len(window)
 
     @cached_property
     def _standard(self) -> Floats:
@@ -140,13 +138,12 @@ class FeatureWindow:
         self.rows: list[Floats] = []
 
     def update(self, row: Floats) -> Floats | None:
-        """The scores, one a test of each feature, when the row completes a window."""
+        """The scores, one a feature, when the row completes a window."""
         self.rows.append(row)
         if len(self.rows) < self.window:
             return None
         values, self.rows = np.array(self.rows), []
-        scores = [feature.scores(column) for feature, column in zip(self.features, values.T, strict=True)]
-        return np.concatenate(scores)
+        return np.array([feature.score(column) for feature, column in zip(self.features, values.T, strict=True)])
 
     def to_json(self) -> list[list[float | None]]:
         return [[None if math.isnan(value) else value for value in row.tolist()] for row in self.rows]
@@ -186,16 +183,15 @@ def few_values(column: Floats) -> bool:
     return len(np.unique(column[~np.isnan(column)])) <= FEW
 
 
-def neighbours(samples: Sequence[FeatureSample]) -> int:
-    """How many samples in a row hang together, at least `CONVERSATION`: forecasts of one week are alike.
+def neighbours(rows: Floats) -> int:
+    """How many rows in a row hang together, at least `CONVERSATION`: forecasts of one week are alike.
 
     Twice the lag after which no feature's autocorrelation is beyond 2 √(log10 n / n), five lags long: the rule of
-    Politis & White 2004. At most a twentieth of the samples: of fewer blocks nothing can be learnt.
+    Politis & White 2004. At most a twentieth of the rows: of fewer blocks nothing can be learnt.
     """
-    count, most = len(samples), len(samples) // (4 * MIN_BLOCKS)
-    names = sorted({name for sample in samples for name in sample})
+    count, most = len(rows), len(rows) // (4 * MIN_BLOCKS)
     longest = 0
-    for column in columns(samples, names).T:
+    for column in rows.T:
         known = ~np.isnan(column)
         values = np.where(known, column - column[known].mean() if known.any() else 0.0, 0.0)
         if (power := float((values**2).sum())) > 0:
@@ -204,3 +200,8 @@ def neighbours(samples: Sequence[FeatureSample]) -> int:
             quiet = next(lag for lag in range(most + 1) if lag == most or not any(alike[lag : lag + _QUIET_LAGS]))
             longest = max(longest, quiet)
     return max(CONVERSATION, min(2 * longest, most))
+
+
+def block_of(samples: Sequence[FeatureSample]) -> int:
+    """`neighbours` of all that the samples hold."""
+    return neighbours(columns(samples, sorted({name for sample in samples for name in sample})))

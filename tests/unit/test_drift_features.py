@@ -11,14 +11,13 @@ from scipy.stats import wasserstein_distance
 
 from oliveira.errors import UserError
 from oliveira.monitoring.calibration import CONVERSATION
-from oliveira.monitoring.feature_statistics import FARTHEST, Feature, neighbours
+from oliveira.monitoring.feature_statistics import FARTHEST, Feature, block_of
 from oliveira.monitoring.features import (
     FeatureMonitor,
     build_feature_reference,
     measure_feature_delay,
     measure_feature_false_alarms,
 )
-from oliveira.monitoring.statistics import ks_distance
 
 WINDOW, ALPHA, CONFIRM = 60, 1e-3, 2
 RULE: dict[str, Any] = {"window": WINDOW, "alpha": ALPHA, "confirm": CONFIRM}
@@ -66,18 +65,16 @@ def alarms(reference: dict[str, Any], samples: Iterator[Any] | list[Any]) -> int
 
 def test_distances_by_hand() -> None:
     shares = Feature.fit("class", np.array([0.0, 0, 0, 2]), few=True)
-    assert shares.scores(np.array([0.0, 0, 0, 2])) == [0]
-    assert shares.scores(np.array([2.0, 2, 2, 0])) == pytest.approx([0.5])
-    assert shares.scores(np.array([1.0, 1, 9, 9])) == [1], "values never seen"
+    assert shares.score(np.array([0.0, 0, 0, 2])) == 0
+    assert shares.score(np.array([2.0, 2, 2, 0])) == pytest.approx(0.5**2)
+    assert shares.score(np.array([1.0, 1, 9, 9])) == 1, "values never seen"
     lenient = Feature.fit("class", np.array([0.0, 0, 0, 2]), few=True, allowed=2)
-    assert lenient.scores(np.array([1.0, 1, 9, 9])) == [0.5] and lenient.scores(np.array([9.0, 9])) == [0]
+    assert lenient.score(np.array([1.0, 1, 9, 9])) == 0.5**2 and lenient.score(np.array([9.0, 9])) == 0
     values = np.random.default_rng(0).normal(5, 2, size=4001)
     feature = Feature.fit("level", values, few=False)
-    ks, shift = feature.scores(np.sort(values)[20::40])
-    assert ks == pytest.approx(ks_distance(np.sort(values), np.sort(values)[20::40]))
-    assert ks < 0.01 and shift < 0.02
-    assert feature.scores(values + 2)[1] == pytest.approx(1, rel=0.05), "in standard deviations"
-    assert feature.scores(values * 0 + 1e30) == [1, pytest.approx(FARTHEST, rel=0.05)]
+    assert feature.score(np.sort(values)[20::40]) < 0.02**2
+    assert feature.score(values + 4) == pytest.approx(2**2, rel=0.05), "in standard deviations"
+    assert feature.score(values * 0 + 1e30) == pytest.approx(FARTHEST**2, rel=0.05)
 
 
 def test_shift_is_scipys() -> None:
@@ -85,25 +82,24 @@ def test_shift_is_scipys() -> None:
     values, window = rng.normal(size=1000), rng.normal(0.3, 1.5, size=50)
     feature = Feature.fit("level", values, few=False)
     wanted = wasserstein_distance(values, window) / feature._units[1]
-    assert feature.scores(window)[1] == pytest.approx(wanted, rel=0.02)
+    assert math.sqrt(feature.score(window)) == pytest.approx(wanted, rel=0.02)
 
 
 def test_missing_values_count_for_nothing() -> None:
     feature = Feature.fit("level", np.arange(100.0), few=False)
     half = np.where(np.arange(40) % 2, math.nan, 500.0)
-    whole = feature.scores(np.full(20, 500.0))
-    assert feature.scores(half) == pytest.approx([score * math.sqrt(0.5) for score in whole])
-    assert feature.scores(np.full(60, math.nan)) == [0, 0]
-    assert Feature.fit("level", np.full(9, math.nan), few=False).scores(np.arange(9.0)) == [0, 0]
+    assert feature.score(half) == pytest.approx(feature.score(np.full(20, 500.0)) / 2)
+    assert feature.score(np.full(60, math.nan)) == 0
+    assert Feature.fit("level", np.full(9, math.nan), few=False).score(np.arange(9.0)) == 0
 
 
 def test_neighbours_that_are_alike_stay_together() -> None:
     rng = np.random.default_rng(0)
     alone = [{"level": value} for value in rng.normal(size=600)]
     walk = np.convolve(rng.normal(size=620), np.ones(21) / 21, mode="valid")
-    assert neighbours(alone) == CONVERSATION
-    assert 20 <= neighbours([{"level": value} for value in walk]) <= 60
-    assert neighbours([{"level": 1.0}] * 50) == neighbours([]) == neighbours([{}]) == CONVERSATION
+    assert block_of(alone) == CONVERSATION
+    assert 20 <= block_of([{"level": value} for value in walk]) <= 60
+    assert block_of([{"level": 1.0}] * 50) == block_of([]) == block_of([{}]) == CONVERSATION
 
 
 # Without drift ---------------------------------------------------------------------------------------------------
@@ -214,7 +210,7 @@ def test_only_a_reference_of_blocks_expects_neighbours_that_are_alike(monkeypatc
 
     known, live = walk(0, 2000), walk(1, WINDOW * 300)
     assert alarms(build_feature_reference(known, **RULE), live) <= 2
-    monkeypatch.setattr("oliveira.monitoring.feature_monitor.neighbours", lambda samples: CONVERSATION)
+    monkeypatch.setattr("oliveira.monitoring.feature_monitor.neighbours", lambda rows: CONVERSATION)
     assert alarms(build_feature_reference(known, **RULE), live) >= 10
 
 
