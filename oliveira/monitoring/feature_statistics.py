@@ -1,17 +1,16 @@
 """Named numbers of requests and of their answers, window by window: what each was like, and how far it is from that.
 
-    many values   shift²   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from the reference's values, in their robust spread
-    few values    shares²  total variation ½ Σ |p − q| from the reference's shares; what it never saw is a share too
+    many values   shift   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from the reference's values, in their robust spread
+    few values    shares  total variation ½ Σ |p − q| from the reference's shares; what it never saw is a share too
 
 Not Kolmogorov–Smirnov, which is 1 as soon as two samples do not overlap: those of two weeks of one year may not, and
-only how far they are apart tells a season from a drift. Squared, since `calibration` extrapolates an exponential tail:
-that of the square of a Gaussian fluctuation.
+only how far they are apart tells a season from a drift.
 
 Of values never seen in n samples as many as may well occur without drift count for nothing (`unseen_allowed`): without
 that a number that was constant so far would be an alarm with its first other value.
 
-A value that is missing or no finite number is left out: a distance² of m values in a window of w counts m / w, as its
-noise is w / m times as large; one of none is 0. Whatever else makes a distance large without drift, above all
+A value that is missing or no finite number is left out: a distance of m values in a window of w counts √(m / w), as its
+noise is √(w / m) times as large; one of none is 0. Whatever else makes a distance large without drift, above all
 neighbours that are alike, `calibration` learns from the reference, which `neighbours` tells how long they are so.
 """
 
@@ -80,7 +79,7 @@ class Feature:
         if not (len(known) and len(self.values)):
             return 0.0
         distance = self._shift(known) if self.shares is None else self._variation(known)
-        return distance**2 * len(known) / len(window)
+        return distance * math.sqrt(len(known) / len(window))
 
     @cached_property
     def _standard(self) -> Floats:
