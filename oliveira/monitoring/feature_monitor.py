@@ -22,10 +22,8 @@ from oliveira.monitoring.feature_statistics import (
     FeatureStream,
     FeatureWindow,
     columns,
-    few_values,
     neighbours,
     number,
-    unseen_allowed,
 )
 from oliveira.monitoring.statistics import Floats
 
@@ -74,10 +72,8 @@ def _concerns(channel: str, names: Sequence[str], sample: FeatureSample) -> bool
 
 def _channel(rows: Floats, names: list[str], window: int, alpha: float, seed: int) -> dict[str, Any]:
     block = neighbours(rows)
-    allowed = unseen_allowed(window, len(rows) // block)
     features = [
-        Feature.fit(name, column, few=few_values(column), allowed=allowed)
-        for name, column in zip(names, rows.T, strict=True)
+        Feature.fit(name, column, window=window, block=block) for name, column in zip(names, rows.T, strict=True)
     ]
     start = partial(FeatureStream, rows, features, window)
     return {

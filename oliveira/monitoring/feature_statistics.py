@@ -6,8 +6,8 @@
 Not Kolmogorov–Smirnov, which is 1 as soon as two samples do not overlap: those of two weeks of one year may not, and
 only how far they are apart tells a season from a drift.
 
-Of values never seen in n samples as many as may well occur without drift count for nothing (`unseen_allowed`): without
-that a number that was constant so far would be an alarm with its first other value.
+Values that the reference saw less than once a window, or never, are one; of it as many as may well occur without drift
+count for nothing (`rare_allowed`): else a number that was constant so far would be an alarm with its first other value.
 
 A value that is missing or no finite number is left out: a distance of m values in a window of w counts √(m / w), as its
 noise is √(w / m) times as large; one of none is 0. Whatever else makes a distance large without drift, above all
@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from oliveira.monitoring.calibration import CONVERSATION, MIN_BLOCKS, Known
 from oliveira.monitoring.statistics import Floats
@@ -33,7 +33,7 @@ FeatureSample = Mapping[str, Any]  # numbers by name; whatever is none is missin
 FEW = 16  # different values at most of a feature that is compared by its shares
 MAX_VALUES = 1024  # reference values kept of one that is not
 FARTHEST = 10.0  # spreads from the median: farther off is not farther
-_RARE = 1e-4  # how often a window has more unseen values than are allowed, at most
+_RARE = 1e-4  # how often a window without drift has more rare values than are allowed, at most
 _QUIET_LAGS = 5
 
 
@@ -59,15 +59,28 @@ class Feature:
     name: str
     values: Floats
     shares: Floats | None = None
-    allowed: int = 0  # values never seen, a window
+    allowed: int = 0  # other values, a window
 
     @classmethod
-    def fit(cls, name: str, column: Floats, *, few: bool, allowed: int = 0) -> Feature:
+    def fit(cls, name: str, column: Floats, *, window: int, block: int) -> Feature:
+        """`block` neighbours of the column are as good as one."""
         known = column[~np.isnan(column)]
-        if not few:
-            return cls(name, np.sort(known))
         values, counts = np.unique(known, return_counts=True)
-        return cls(name, values, counts / max(1, counts.sum()), allowed)
+        if len(values) > FEW:
+            return cls(name, np.sort(known))
+        order = np.argsort(counts, kind="stable")
+        pooled = order[np.cumsum(counts[order]) * window < len(known)]  # the rarest, together below one a window
+        kept = np.delete(np.arange(len(values)), pooled)
+        allowed = rare_allowed(window, int(counts[pooled].sum()) // block, len(known) // block)
+        return cls(name, values[kept], counts[kept] / max(1, counts[kept].sum()), allowed)
+
+    def again(self, column: Floats) -> Feature:
+        """The same of other rows."""
+        known = column[~np.isnan(column)]
+        if self.shares is None:
+            return replace(self, values=np.sort(known))
+        counts = (known[:, None] == self.values).sum(axis=0)
+        return replace(self, shares=counts / max(1, counts.sum()))
 
     @property
     def test(self) -> str:
@@ -105,11 +118,11 @@ class Feature:
         assert self.shares is not None
         places = np.searchsorted(self.values, window)
         seen = places[self.values[np.minimum(places, len(self.values) - 1)] == window]
-        unseen = max(0, len(window) - len(seen) - self.allowed) / len(window)
+        rare = max(0, len(window) - len(seen) - self.allowed) / len(window)
         if not len(seen):
-            return unseen
+            return rare
         shares = np.bincount(seen, minlength=len(self.values)) / len(seen)
-        return unseen + (1 - unseen) * float(np.abs(shares - self.shares).sum()) / 2
+        return rare + (1 - rare) * float(np.abs(shares - self.shares).sum()) / 2
 
     def to_json(self) -> dict[str, Any]:
         values = self.values
@@ -157,10 +170,7 @@ class FeatureStream:
     def __init__(self, rows: Floats, features: Sequence[Feature], window: int, known: Known) -> None:
         """`features`: those of the whole reference."""
         self.rows = rows
-        half = [
-            Feature.fit(whole.name, column, few=whole.shares is not None, allowed=whole.allowed)
-            for whole, column in zip(features, rows[known].T, strict=True)
-        ]
+        half = [whole.again(column) for whole, column in zip(features, rows[known].T, strict=True)]
         self.statistics = FeatureWindow(half, window)
 
     def warm(self, index: int) -> None:
@@ -170,16 +180,13 @@ class FeatureStream:
         return self.statistics.update(self.rows[index])
 
 
-def unseen_allowed(window: int, blocks: int) -> int:
-    """Values in a window that the reference, of so many independent blocks, has never seen, without drift.
+def rare_allowed(window: int, seen: int, draws: int) -> int:
+    """Values in a window that may well be among those of which the reference saw `seen` in so many `draws`.
 
-    What did not occur in n draws has p ≤ 3 / n with 95 % confidence; at p a window has more only once in 1 / _RARE.
+    p is at most its exact 95 % bound (of none about 3 / n); at that p a window has more only once in 1 / _RARE.
     """
-    return int(binom.ppf(1 - _RARE, window, min(1.0, 3 / blocks)))
-
-
-def few_values(column: Floats) -> bool:
-    return len(np.unique(column[~np.isnan(column)])) <= FEW
+    bound = float(beta.ppf(0.95, seen + 1, draws - seen)) if draws > seen else 1.0
+    return int(binom.ppf(1 - _RARE, window, bound))
 
 
 def neighbours(rows: Floats) -> int:
