@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 
 SENTENCES = {
@@ -289,4 +290,5 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **HOME_SENTENCES,
 }
