@@ -1,7 +1,8 @@
 """What a key's requests left behind is deleted, and every artifact that learnt from it is named.
 
-The prompts go, and with them what was made of them: keys and values of texts read before, checkpoints of retrainings.
-An artifact is not taken away: it cannot unlearn, and who serves instead is for a person to say.
+The prompts and a task's requests go, and with them what was made of them: keys and values of texts read before,
+checkpoints of retrainings. An artifact is not taken away: it cannot unlearn, and who serves instead is for a person to
+say.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ def forget(ledger: Ledger, named: str) -> dict[str, Any]:
         for pattern in ("attention/*/??/*", "runs/update-*/checkpoint*"):
             for path in home.glob(pattern):
                 path.unlink(missing_ok=True)
+        records = found.records + ledger.forget_answers(ids)
     learnt, unknown = _learnt(ledger.artifacts(), ids)
-    ledger.event("forgotten", {"keys": sorted(ids), "records": found.records})
+    ledger.event("forgotten", {"keys": sorted(ids), "records": records})
     return {
         "keys": sorted(ids),
         "good": sorted(key.id for key in keys if key.revoked is None),
-        "records": found.records,
+        "records": records,
         "unnamed": found.unnamed,
         "learnt": [_told(ledger, row) for row in learnt],
         "unknown": [_told(ledger, row) for row in unknown],

@@ -133,7 +133,10 @@ def test_who_learnt_from_it_is_named(home: tuple[Ledger, dict[str, str]]) -> Non
     left = {path.name for path in ledger.home.rglob("*") if path.is_file()}
     assert not left & {"ab01", "checkpoint.safetensors"} and "curve" in left
     assert ledger.last_event("forgotten")["data"] == {"keys": found["keys"], "records": 2}  # type: ignore[index]
-    assert forget(ledger, ids["bia"])["records"] == 1, "by its id as well"
+    kept = {"digest": "x", "request": {}, "answer": {}, "observed": {}}
+    ledger.add_answer("pred-1", time=1.0, key=ids["bia"], **kept)
+    assert forget(ledger, ids["bia"])["records"] == 2, "by its id as well; requests of a task too"
+    assert ledger.answers() == []
 
 
 def test_it_is_refused_for_an_unknown_key_and_beside_a_retraining(home: tuple[Ledger, dict[str, str]]) -> None:
