@@ -92,6 +92,12 @@ class Answers(Store):
         )
         return [(json.loads(request), json.loads(truth)) for request, truth in rows]
 
+    def origin_of_pairs(self, limit: int = 200) -> dict[str, Any]:
+        """Whose requests `pairs` gives, and of which time: for the lineage of what learns from them."""
+        rows = self._rows("SELECT key, time FROM answer WHERE told IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
+        times = [time for _, time in rows]
+        return {"keys": sorted({key for key, _ in rows}), "first": min(times), "last": max(times)} if rows else {}
+
     def forget_answers(self, keys: Collection[str]) -> int:
         """Deletes what these keys have asked, and their truths, so that no page of the file holds them. Returns how
         many."""
