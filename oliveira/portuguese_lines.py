@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 
 LINES = {
@@ -107,6 +108,7 @@ LINES = {
     "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
     **TABLE_LINES,
+    **FOLDER_LINES,
 }
 
 TERMS = {

@@ -86,7 +86,7 @@ def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
     texts = read.values.astype(str) if read.kind != "number" else labels_of(read)
     numbered = enumerate(zip(texts, labels, strict=True))
     rows = [(f"{n:08d}", words, str(name)) for n, (row, name) in numbered if name and (words := clean(str(row)))]
-    kept = _enough(rows)
+    kept = enough(rows)
     if len({row[2] for row in kept}) < 2:
         raise UserError(
             f"fewer than two classes of '{label.name}' have {FEWEST_TEXTS} different texts in '{read.name}'. Add texts."
@@ -101,7 +101,7 @@ def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
 
 def _named(columns: Columns, name: str, option: str) -> Column:
     if name not in columns:
-        raise UserError(f"{option} '{name}' is no column. There are: {_listed(list(columns))}.")
+        raise UserError(f"{option} '{name}' is no column. There are: {listed(list(columns))}.")
     return columns[name]
 
 
@@ -141,8 +141,8 @@ def _target(columns: Columns, beside: list[str]) -> Column:
 def _candidates(columns: Columns) -> str:
     names = [column.name for column in columns.values() if column.kind == "number"]
     if not names:
-        return f"no column holds numbers: {_listed(list(columns))}. A forecast needs one."
-    return f"columns of numbers: {_listed(names)}. Name one with --target."
+        return f"no column holds numbers: {listed(list(columns))}. A forecast needs one."
+    return f"columns of numbers: {listed(names)}. Name one with --target."
 
 
 def _label(columns: Columns, text: str) -> Column:
@@ -156,7 +156,7 @@ def _label(columns: Columns, text: str) -> Column:
         raise UserError("no column holds labels (few values that come again). Name it with --target.")
     if len(chosen) > 1:
         names = [column.name for column in chosen]
-        raise UserError(f"the label may be any of {_listed(names)}. Name it with --target.")
+        raise UserError(f"the label may be any of {listed(names)}. Name it with --target.")
     return chosen[0]
 
 
@@ -182,7 +182,7 @@ def _refuse_empty(column: Column, kind: str = "") -> None:
         )
 
 
-def _enough(rows: list[Labelled]) -> list[Labelled]:
+def enough(rows: list[Labelled]) -> list[Labelled]:
     """Rows whose label is that of the first row of enough different texts: each split then has its share."""
     first: dict[str, str] = {}
     for _, text, label in rows:
@@ -193,5 +193,5 @@ def _enough(rows: list[Labelled]) -> list[Labelled]:
     return [row for row in rows if counts.get(row[2], 0) >= FEWEST_TEXTS]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
