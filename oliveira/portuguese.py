@@ -7,6 +7,7 @@ missing here, and for a key that the code no longer says.
 from __future__ import annotations
 
 from oliveira.portuguese_folders import FOLDER_WORDS
+from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 
 HELP = {
@@ -265,6 +266,7 @@ HELP = {
     "Only formulas with a claim that fails.": "Só fórmulas com uma afirmação que falha.",
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
+    **HOME_HELP,
 }
 
 WORDS = {
@@ -346,4 +348,5 @@ WORDS = {
     "stopped": "parado",
     **TABLE_WORDS,
     **FOLDER_WORDS,
+    **HOME_WORDS,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oliveira.portuguese_folders import FOLDER_LINES
+from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 
 LINES = {
@@ -109,6 +110,7 @@ LINES = {
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
     **TABLE_LINES,
     **FOLDER_LINES,
+    **HOME_LINES,
 }
 
 TERMS = {

@@ -34,6 +34,7 @@ from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
+from oliveira.lifecycle.returning import was_put_back
 from oliveira.lifecycle.stages import lora_targets, score
 from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import build_reference
@@ -282,6 +283,9 @@ def _decide(
     wish: int | None,
 ) -> dict[str, Any]:
     digest = made.digest if made else None
+    if made and was_put_back(ledger, made.digest):
+        passed = False
+        numbers = {**numbers, "reasons": ["it was served before and put back: it is not promoted again by itself"]}
     with ledger.transaction():
         if wish is not None and not ledger.is_pending(wish):
             raise Interrupted("the wish for it was withdrawn.")
