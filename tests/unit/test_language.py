@@ -25,6 +25,7 @@ ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "conversation.py",
     "world.py",
     "data/held_out.py",
     "data/tables.py",
@@ -40,6 +41,7 @@ OWN = (
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
     "lifecycle/backup.py",
+    "lifecycle/forgetting.py",
     "lifecycle/restore.py",
     "lifecycle/verbs.py",
     "lifecycle/asking.py",

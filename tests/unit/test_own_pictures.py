@@ -294,6 +294,16 @@ def test_refused_requests(image: Any, sentence: str) -> None:
         ImageData.answer(STATE, lambda x: x, {"image": image})
 
 
+def test_drift_sees_a_sent_picture_as_it_sees_its_pixels(tmp_path: Path) -> None:
+    data = task(f"classify/path:{put_pictures(tmp_path / 'fotos', 4)}").open(tmp_path / "home", lambda text: None)
+    (rows, truth), *_ = data.requests("test", 1)
+    sent = {"image": url_of(np.array(rows["image"], dtype=np.uint8))}
+    answer = {"label": truth, "probabilities": {"cães": 0.25, "gatos": 0.75}}
+    assert data.observe(data.state(), sent, answer) == data.observe(data.state(), rows, answer)
+    batch = data.learn([(sent, truth), (rows, "gatos")])
+    assert batch.inputs[0].shape == (2, 3, 24, 24) and bool((batch.inputs[0][0] == batch.inputs[0][1]).all())
+
+
 def test_a_url_there_and_back() -> None:
     for pixels in (np.arange(64, dtype=np.uint8).reshape(8, 8), np.asarray(picture(1, 8, 8))):
         back = read_picture(bytes_of_url(url_of(pixels)), 8, 8, "crop")
