@@ -127,7 +127,7 @@ def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -
         return TaskFacts(kind, False, str(task), [], [], [])
     words = shlex.join([f"{kind}{PATH}{file}"])
     named = {**found.options, **task.options}
-    options = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named.items())
+    options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
     one, several = _LEARNERS[kind, task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
     models = [model.name for model in fitting(task)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ from oliveira.data.gallery import Gallery
 from oliveira.data.labelled import plain_words
 from oliveira.data.pair_table import PairRoles
 from oliveira.data.roles import SeriesRoles, TextRoles
+from oliveira.data.series import Series
 from oliveira.tasks.own import OwnSeries, OwnTexts
 from oliveira.tasks.own_base import OwnTask
 from oliveira.tasks.own_pairs import OwnPairs
 from oliveira.tasks.own_pictures import OwnPictures
 
 _RARE = 0.05
-_BARS = 30
+_BARS, _LINES = 30, 8
 _ROWS, _COLUMNS = 12, 10  # classes and pictures of each that are drawn
 
 
@@ -76,15 +77,19 @@ def _rare(counts: Counter[str]) -> list[str]:
 
 def _series(figure: Any, roles: SeriesRoles) -> None:
     axes, series = figure.subplots(), roles.series
-    every = max(1, len(series.values) // 20_000)
-    places = range(0, len(series.values), every)
-    values = np.where(series.measured, series.values, np.nan)
-    axes.plot([series.time(place) for place in places], values[::every], color="black", lw=0.8, label="measured")
-    gaps = np.flatnonzero(~series.measured)
-    if len(gaps):
-        axes.plot([series.time(int(p)) for p in gaps], series.values[gaps], ".", color="tab:red", ms=3, label="filled")
-        axes.legend(loc="upper right")
+    for number, part in enumerate(sorted(roles.groups, key=lambda part: -len(part.values))[:_LINES]):
+        every = max(1, len(part.values) // 20_000)
+        values = np.where(part.measured, part.values, np.nan)[::every]
+        axes.plot(_times(part, range(0, len(part.values), every)), values, color=f"C{number}", lw=0.8)
+        if len(gaps := np.flatnonzero(~part.measured)):
+            axes.plot(_times(part, gaps), part.values[gaps], ".", color="tab:red", ms=3, label="filled")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), loc="upper right")
     axes.set(ylabel=roles.unit, xlabel=series.step.plural if series.start is None else "")
+
+
+def _times(series: Series, places: Iterable[int]) -> list[Any]:
+    return [series.time(int(place)) for place in places]
 
 
 def _texts(figure: Any, roles: TextRoles) -> None:

@@ -155,6 +155,11 @@ HELP = {
     ),
     "Steps to forecast; 0: what suits the steps.": "Passos a prever; 0: o que convém aos passos.",
     "Steps to forecast from; 0: what suits the steps.": "Passos de que se prevê; 0: o que convém aos passos.",
+    "Of your own series: columns that are inputs too, a,b.": "Da sua série: colunas que também entram, a,b.",
+    "Of your own series: inputs that are known for the horizon too, a,b.": (
+        "Da sua série: entradas que se conhecem também para o horizonte, a,b."
+    ),
+    "Of your own series: the column that tells several apart.": "Das suas séries: a coluna que as distingue.",
     "Of your own pairs: the column to write from.": "Dos seus pares: a coluna de que se escreve.",
     "Side of your own pictures, pixels; 0: what suits them, up to 64.": (
         "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."

@@ -17,6 +17,17 @@ TABLE_SENTENCES = {
         "--{} não tem efeito em {}: só uma tabela sua o aceita. Deixe sem."
     ),
     "--{} has no effect on {}{}{}. Leave it out.": "--{} não tem efeito em {}{}{}. Deixe sem.",
+    "--group '{}' has {} values, not 1 to {}. Name another.": "--group '{}' tem {} valores, não 1 a {}. Diga outra.",
+    "no value of --group '{}' has a series with regular steps. Name another.": (
+        "nenhum valor de --group '{}' tem uma série de passos regulares. Diga outra."
+    ),
+    "--features '{}' has another part already. Leave it out.": "--features '{}' já tem outro papel. Deixe sem.",
+    "--features '{}' is not a column of numbers ({}). Name another.": (
+        "--features '{}' não é uma coluna de números ({}). Diga outra."
+    ),
+    "--known-future needs a history of at least the horizon, {}; it is {}. Give --history.": (
+        "--known-future precisa de um histórico de pelo menos o horizonte, {}; é de {}. Dê --history."
+    ),
     "--{} {} is not a whole number from 1 to {}. Give one.": "--{} {} não é um inteiro de 1 a {}. Dê um.",
     "all values of '{}' are missing. Name another --target.": "todos os valores de '{}' faltam. Diga outro --target.",
     "fewer than two classes of '{}' have {} different texts in '{}'. Add texts.": (
@@ -137,6 +148,12 @@ TABLE_LINES = {
     ),
     "{} gaps are filled with the value of {} {} before; nothing is judged on them": (
         "{} lacunas recebem o valor de {} {} antes; nada é julgado nelas"
+    ),
+    "{} missing values of '{}' are those of the step before": "{} valores que faltam de '{}' são os do passo anterior",
+    "{} series by '{}', one value every {}": "{} séries por '{}', um valor a cada {}",
+    "{} series are left out: they have no such steps": "{} séries ficam fora: não têm tais passos",
+    "{} gaps are filled from a season before; nothing is judged on them": (
+        "{} lacunas recebem o valor de uma estação antes; nada é julgado nelas"
     ),
     "the last {} {} in, the next {} out": "entram os últimos {} {}, saem os próximos {}",
     "Nothing of it leaves this machine.": "Nada disso sai desta máquina.",

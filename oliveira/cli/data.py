@@ -11,9 +11,12 @@ from rich.console import Console
 from oliveira.cli.options import (
     DEFAULT_HOME,
     AsJson,
+    Features,
+    Group,
     History,
     Home,
     Horizon,
+    KnownFuture,
     Size,
     SourceColumn,
     Target,
@@ -33,6 +36,9 @@ def data(
     text: TextColumn = "",
     source: SourceColumn = "",
     size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     home: Home = DEFAULT_HOME,
@@ -49,6 +55,7 @@ def data(
     from oliveira.own_data import describe_data
 
     options: dict[str, str | int] = {"target": target, "time": time, "text": text, "source": source}
+    options |= {"features": features, "known_future": known_future, "group": group}
     options |= {"size": size, "horizon": horizon, "history": history}
     found = describe_data(file, home=home.absolute(), **options)
     if as_json:

@@ -15,9 +15,12 @@ from rich.console import Console
 from oliveira.cli.options import (
     DEFAULT_HOME,
     AsJson,
+    Features,
+    Group,
     History,
     Home,
     Horizon,
+    KnownFuture,
     Size,
     SourceColumn,
     Target,
@@ -81,6 +84,9 @@ def train(
     text: TextColumn = "",
     source: SourceColumn = "",
     size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with, or forget, an earlier run.")] = True,
@@ -103,6 +109,7 @@ def train(
 
     parsed = parse_values(values or [])
     columns = {"target": target, "time": time, "text": text, "source": source}
+    columns |= {"features": features, "known_future": known_future, "group": group}
     wanted = with_options(task, **columns, size=size, horizon=horizon, history=history)
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("train")
@@ -155,6 +162,9 @@ def compare(
     text: TextColumn = "",
     source: SourceColumn = "",
     size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     home: Home = DEFAULT_HOME,
@@ -174,6 +184,7 @@ def compare(
     from oliveira.tasks.catalogue import with_options
 
     columns = {"target": target, "time": time, "text": text, "source": source}
+    columns |= {"features": features, "known_future": known_future, "group": group}
     task = with_options(task, **columns, size=size, horizon=horizon, history=history)
     parsed = _values_by_model(models, set_ or [])
     with Reporter(quiet=quiet or as_json) as report:

@@ -35,15 +35,21 @@ _LONGEST = 336  # steps of a history that nobody chose
 _FARTHEST = 96  # of a horizon
 _LARGEST = 100_000  # steps of one that somebody did
 _NUMBERS = ("history", "horizon", "size")
-_OPTIONS = re.compile(r"\?((?:of|target|time|text|source|history|horizon|size)=[^?]*)$")
+_OPTIONS = re.compile(r"\?((?:of|target|time|text|source|features|known_future|group|history|horizon|size)=[^?]*)$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnSeries(OwnTask):
-    OPTIONS: ClassVar[tuple[str, ...]] = ("target", "time", "history", "horizon")
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        *("target", "time", "features", "known_future", "group"),
+        *("history", "horizon"),
+    )
     KIND: ClassVar[str] = "forecast"
     target: str = ""
     time: str = ""
+    features: str = ""  # columns that are inputs too, divided by commas
+    known_future: str = ""  # of such columns those that are known for the horizon
+    group: str = ""  # a column whose values tell several series apart
     history: int = 0  # steps in; 0: what suits the step and the length
     horizon: int = 0  # steps out
 
@@ -54,7 +60,9 @@ class OwnSeries(OwnTask):
     def roles(self) -> tuple[SeriesRoles, tuple[str, ...], str]:
         """The series, how the file was read, its digest."""
         table, columns = read_columns(self.path)
-        return series_of(columns, target=self.target, time=self.time), table.said, table.digest
+        inputs = tuple(dict.fromkeys((*_names(self.features), *_names(self.known_future))))
+        roles = series_of(columns, target=self.target, time=self.time, features=inputs, group=self.group)
+        return roles, table.said, table.digest
 
     def sized(self, roles: SeriesRoles) -> tuple[int, int]:
         """History and horizon, as asked or as the series suggests. `UserError` for a series that is too short."""
@@ -69,6 +77,10 @@ class OwnSeries(OwnTask):
                 f"{self.path} gives {count} {step.plural}; a history of {history} and a horizon of {horizon} need "
                 f"{fewest(history, horizon)}. Give more rows, or less --history or --horizon."
             )
+        if self.known_future and horizon > history:
+            raise UserError(
+                f"--known-future needs a history of at least the horizon, {horizon}; it is {history}. Give --history."
+            )
         return history, horizon
 
     def open(self, home: Path, say: Say) -> ForecastData:
@@ -77,9 +89,14 @@ class OwnSeries(OwnTask):
         steps = roles.series.step.plural
         window = f"the last {history} {steps} in, the next {horizon} out"
         self.say_all((*read, *roles.said, window), say)
-        data = ForecastData(roles.series, roles.unit, history=history, horizon=horizon)
+        ahead = _names(self.known_future)
+        data = ForecastData(roles.groups, roles.unit, history=history, horizon=horizon, known_ahead=ahead)
         data.content = digest
         return data
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +190,7 @@ def resolve(name: str, **given: Any) -> OwnTask:
         raise UserError(f"{path} is a folder or .zip of {form}, not a table. {kind} needs a table.")
     options |= {key: value for key, value in given.items() if value}
     for key in options.keys() - set(pattern.OPTIONS):
-        raise UserError(f"--{key} has no effect on {kind}{PATH}{rest}. Leave it out.")
+        raise UserError(f"--{key.replace('_', '-')} has no effect on {kind}{PATH}{rest}. Leave it out.")
     known: dict[str, Any] = {key: _size(key, value) if key in _NUMBERS else value for key, value in options.items()}
     task = replace(pattern, path=path, title=pattern.title.format(path.name), **known)
     said = "&".join(
