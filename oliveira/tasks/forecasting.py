@@ -35,6 +35,7 @@ from oliveira.data.series import HOURLY, Series, Step, joined
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
 from oliveira.errors import UserError
+from oliveira.tasks import classical
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.observing import LIMIT, arrived, bounded, evenly
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
@@ -159,6 +160,15 @@ class ForecastData(Data):
                 forecasts[self.series.step.ago(period)] = before
         forecasts["ridge regression"] = self._ridge(x)
         return {name: self._score(forecast, "test")["MAE"] for name, forecast in forecasts.items()}
+
+    def peers(self) -> dict[str, float]:
+        """MAE on the test split of AutoETS and AutoARIMA, for one series."""
+        if not classical.available() or len(self.parts) > 1:
+            return {}
+        values, ends = self.x[:, 0].astype(np.float64), self.starts["test"] + self.history
+        season = round(next(iter(self.series.step.calendar.values()), 1))
+        found = classical.forecasts(values[: self.edges["train"][0][1]], values, ends, self.horizon, season)
+        return {name: self._score(forecast, "test")["MAE"] for name, forecast in found.items()}
 
     def _season(self, starts: Array, season: int) -> Array | None:
         """The newest known value a whole number of seasons before each step, (B, horizon); None where there is none."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oliveira.comparison import compare
 from oliveira.data.series import DAY, Series, Step, carried, joined, regular
 from oliveira.errors import UserError
 from oliveira.own_data import describe_data
 from oliveira.predict import Predictor, export
 from oliveira.runs import fit
+from oliveira.tasks import classical
 from oliveira.tasks.catalogue import task, with_options
 from oliveira.tasks.forecasting import ForecastData, columns_of, features
 from oliveira.tasks.own import OwnSeries
@@ -149,6 +153,45 @@ def test_a_run_with_columns_and_groups(tmp_path: Path) -> None:
     predictor = Predictor(run.folder)
     assert len(predictor(predictor.example)["forecast"]) == 7
     assert set(predictor.example["features"]["promo"]) == {predictor.example["features"]["promo"][0]}
+
+
+class Drift:
+    """As the forecasters of statsforecast are called; repeats the value of a season before."""
+
+    def __init__(self, season_length: int) -> None:
+        self.season = season_length
+
+    def fit(self, y: Any) -> Drift:
+        self.first = y[: self.season]
+        return self
+
+    def forward(self, y: Any, h: int) -> dict[str, Any]:
+        assert np.array_equal(y[: self.season], self.first), "the season begins where that of the training steps did"
+        return {"mean": np.resize(y[len(y) - len(y) % self.season - self.season :][: self.season], h)}
+
+
+class Refuses(Drift):
+    def fit(self, y: Any) -> Drift:
+        raise ValueError("too short")
+
+
+def test_a_comparison_with_the_peers_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "v.csv"
+    rows = [f"{MONDAY + timedelta(days=n):%Y-%m-%d},{n % 7}" for n in range(300)]
+    path.write_text("dia,v\n" + "\n".join(rows))
+    name = with_options(f"forecast/path:{path}", history=14, horizon=7)
+    settings: dict[str, Any] = {"home": tmp_path / "home", "seeds": 1, "budget": "steps=1"}
+    monkeypatch.setattr(classical, "available", lambda: False)
+    assert compare(name, ["mlp", "gru"], **settings).result["peers"] == {}
+    monkeypatch.setattr(classical, "available", lambda: True)
+    there = types.ModuleType("statsforecast.models")
+    there.AutoETS, there.AutoARIMA = Drift, Refuses  # type: ignore[attr-defined]
+    parent = types.ModuleType("statsforecast")
+    parent.models = there  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "statsforecast", parent)
+    monkeypatch.setitem(sys.modules, "statsforecast.models", there)
+    made = compare(name, ["mlp", "gru"], **settings)
+    assert set(made.result["peers"]) == {"AutoETS"} and "| AutoETS (statsforecast) |" in made.text
 
 
 def test_what_is_said_of_them(tmp_path: Path) -> None:
