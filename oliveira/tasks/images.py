@@ -23,7 +23,7 @@ from oliveira.data.images import DIGITS, FASHION, ImageSource, Pictures, fetch_i
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task, shuffled
 from oliveira.tasks.observing import arrived, class_error, class_of, evenly, of_classes
-from oliveira.tasks.scoring import chunks, judged
+from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 from oliveira.training.loss import cross_entropy
 
 ACCURACY = Metric(name="accuracy", better="higher")
@@ -110,6 +110,14 @@ class ImageData(Data):
     def logits(self, model: nn.Module, pixels: Array) -> Tensor:
         with judged(model):
             return torch.cat([model(self._x(pixels[part])) for part in chunks(len(pixels), _SCORED_AT_ONCE)])
+
+    def losses(self, model: nn.Module) -> tuple[float, float]:
+        def mean(split: Literal["train", "validation"]) -> float:
+            pixels, classes = self.parts[split]
+            rows = spaced(np.arange(len(classes)), SAMPLE)
+            return float(self.loss(self.logits(model, pixels[rows]), torch.from_numpy(classes[rows])))
+
+        return mean("train"), mean("validation")
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         pixels, classes = self.parts[split]

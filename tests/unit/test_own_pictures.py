@@ -208,6 +208,7 @@ def test_a_run_on_pictures_lives_on_without_its_folder(tmp_path: Path) -> None:
     assert run.result["task"] == f"{name}?of=pictures" and run.result["content"]
     assert run.result["baselines"].keys() == {"majority", "nearest centroid"}
     assert run.result["baselines"]["nearest centroid"] == 1
+    assert "on validation" in run.result["fit"]["words"]["en"], "both losses are told"
     assert run.result["config"]["channels"] == 3 and (run.folder / "picture.png").exists()
     assert export(find_run(home, f"{name}/cnn"))["onnx_error"] < 1e-4
     mine = (folder / "gatos" / "1.png").read_bytes()
