@@ -259,8 +259,8 @@ def _cell(value: Any) -> str:
 
 
 def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The first row as names. Where it looks like the rows below it (numbers and times alone, a long text, a value that
-    comes again in its column) the columns are numbered: no row's text ever becomes a name."""
+    """The first row as names. Where it looks like the rows below it (numbers and times alone, sentences alone, a long
+    text, a value that comes again in its column) the columns are numbered: no row's text ever becomes a name."""
     first = [str(cell).strip() for cell in cells.iloc[0]]
     rows = cells.iloc[1:]
     again = (rows == cells.iloc[0]).all(axis=1)
@@ -269,7 +269,8 @@ def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     common = any(
         cell and (rows[place] == given).any() for (place, given), cell in zip(cells.iloc[0].items(), first, strict=True)
     )
-    if numbers or common or max(map(len, first)) > LONGEST_NAME:
+    sentences = len(first) > 1 and all(cell.endswith((".", "!", "?", "…")) for cell in first)
+    if numbers or common or sentences or max(map(len, first)) > LONGEST_NAME:
         names = [f"column {number}" for number in range(1, len(first) + 1)]
         return cells.set_axis(names, axis=1), [f"the first line holds no names: {len(names)} columns are numbered"]
     names, changed = _distinct(first)

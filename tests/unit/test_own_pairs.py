@@ -37,17 +37,19 @@ def opened(path: Path, **options: Any) -> OwnPairs:
     return found
 
 
+@pytest.mark.parametrize("end", [".", ""])
 @pytest.mark.parametrize(
     ("header", "names"),
     [("", None), ("source\ttarget\n", ("source", "target")), ("English\tPortuguês\n", ("English", "Português"))],
 )
 def test_the_first_line_is_a_pair_unless_it_names_sides(
-    header: str, names: tuple[str, str] | None, tmp_path: Path
+    header: str, names: tuple[str, str] | None, end: str, tmp_path: Path
 ) -> None:
-    roles = opened(put(tmp_path / "p.tsv", pairs(), header)).roles()[0]
+    rows = [(source[:-1] + end, target[:-1] + end) for source, target in pairs()]
+    roles = opened(put(tmp_path / "p.tsv", rows, header)).roles()[0]
     assert sum(map(len, roles.parts.values())) == 140
-    assert roles.names in (names, ("column 1", "column 2") if names is None else names)
-    assert any(pair == pairs()[0] for part in roles.parts.values() for pair in part)
+    assert roles.names == (names or (("column 1", "column 2") if end else None)), "no sentence is a name"
+    assert any(pair == rows[0] for part in roles.parts.values() for pair in part)
 
 
 def test_columns_are_named_where_several_could_be_meant(tmp_path: Path) -> None:
