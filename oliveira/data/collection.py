@@ -144,9 +144,9 @@ def _of_zip(path: Path, packed: zipfile.ZipFile, form: Form) -> _Listed:
     others = total = 0
     for entry in packed.infolist():
         inside = PurePosixPath(entry.filename)
-        if inside.is_absolute() or ".." in inside.parts or "\\" in entry.filename or ":" in inside.parts[0]:
+        if inside.is_absolute() or ".." in inside.parts or "\\" in entry.filename or ":" in str(inside)[:3]:
             raise UserError(f"{path} names a file outside of itself. Do not trust it; pack your own files again.")
-        if any(part.startswith(".") or part == "__MACOSX" for part in inside.parts):
+        if not inside.parts or any(part.startswith(".") or part == "__MACOSX" for part in inside.parts):
             continue
         if entry.is_dir():
             folders.add(inside)

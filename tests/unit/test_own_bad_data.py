@@ -138,6 +138,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "a zip of Windows": ("classify", zipped(lambda f: f.update({"C:\\x\\y.png": b"x"})), "outside of itself"),
     "a zip cut off": ("classify", raw(b"PK\x03\x04 no more", "x.zip"), "not a whole .zip"),
     "a zip of nothing": ("classify", lambda folder: put_zip(folder / "x.zip", {}), "holds no"),
+    "a zip of a dot": ("classify", lambda folder: put_zip(folder / "x.zip", {".": b"", "./": b""}), "holds no"),
     "a zip with a password": ("classify", encrypted, "is encrypted"),
     "a zip with a damaged file": ("classify", zipped(lambda f: f.update({"gatos/x.png": b"x"})), "is no picture"),
 }
