@@ -113,6 +113,10 @@ class Data(ABC):
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The task's metric first, then what else is worth knowing."""
 
+    def peers(self) -> dict[str, float]:
+        """Metric on the test split of another package's methods, for `compare`; {} where the package is not there."""
+        return {}
+
     def losses(self, model: nn.Module) -> tuple[float, float] | None:
         """Mean loss on training examples and on the validation split, dropout off: what over-fitting is seen by."""
         return None

@@ -238,7 +238,7 @@ def test_forecasts_are_asked_at_every_hour() -> None:
     request, truth = data.requests("test", 5)[3]
     place = round((datetime.fromisoformat(request["start"]) - MONDAY).total_seconds() / 3600)
     assert truth == data.series.values[place + 168 : place + 192].tolist()
-    assert place >= data.edges["test"][0]
+    assert place >= data.edges["test"][0][0]
 
 
 def test_evenly() -> None:
