@@ -1,8 +1,7 @@
 """What a key's requests left behind is deleted, and every artifact that learnt from it is named.
 
-The prompts and a task's requests go, and with them what was made of them: keys and values of texts read before,
-checkpoints of retrainings. An artifact is not taken away: it cannot unlearn, and who serves instead is for a person to
-say.
+The prompts go, and with them what was made of them: keys and values of texts read before, checkpoints of retrainings.
+An artifact is not taken away: it cannot unlearn, and who serves instead is for a person to say.
 """
 
 from __future__ import annotations
@@ -26,16 +25,17 @@ def forget(ledger: Ledger, named: str) -> dict[str, Any]:
     ids = {key.id for key in keys}
     with holder(home, "update"):  # none starts meanwhile
         found = traffic.forget(home / "traffic", ids)
+        answers = ledger.forget_answers(ids)
         for pattern in ("attention/*/??/*", "runs/update-*/checkpoint*"):
             for path in home.glob(pattern):
                 path.unlink(missing_ok=True)
-        records = found.records + ledger.forget_answers(ids)
     learnt, unknown = _learnt(ledger.artifacts(), ids)
-    ledger.event("forgotten", {"keys": sorted(ids), "records": records})
+    ledger.event("forgotten", {"keys": sorted(ids), "records": found.records, "answers": answers})
     return {
         "keys": sorted(ids),
         "good": sorted(key.id for key in keys if key.revoked is None),
-        "records": records,
+        "records": found.records,
+        "answers": answers,
         "unnamed": found.unnamed,
         "learnt": [_told(ledger, row) for row in learnt],
         "unknown": [_told(ledger, row) for row in unknown],

@@ -10,7 +10,6 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from oliveira.errors import OliveiraError
 from oliveira.lifecycle.ledger import Ledger
 
 WAITING = 200  # at most; each may be as large as a body
@@ -22,16 +21,9 @@ class AnswerLog:
     """`submit` runs something in the one thread that writes `ledger`: what is asked there later finds the answer."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        submit: Callable[[Callable[[], None]], Any],
-        *,
-        megabytes: int,
-        days: float,
-        dropped: Counter,
+        self, ledger: Ledger, submit: Callable[[Callable[[], None]], Any], *, megabytes: int, dropped: Counter
     ) -> None:
-        self._ledger, self._submit, self._dropped = ledger, submit, dropped
-        self._megabytes, self._seconds = megabytes, days * 86400
+        self._ledger, self._submit, self._megabytes, self._dropped = ledger, submit, megabytes, dropped
         self._waiting: deque[dict[str, Any]] = deque()
         self._lock = threading.Lock()
 
@@ -45,17 +37,6 @@ class AnswerLog:
             self._waiting.append(answer)
         if begins:
             self._submit(self._write)
-
-    def expire(self) -> None:
-        """Deletes what is older than so many days, if any were given."""
-        if self._seconds:
-            self._submit(self._expire)
-
-    def _expire(self) -> None:
-        try:
-            self._ledger.expire_answers(self._ledger.clock() - self._seconds)
-        except OliveiraError as error:  # it is asked again
-            log.error("old answers not deleted", extra={"error": str(error)})
 
     def _write(self) -> None:
         """All that wait in one transaction: one sync of the disk."""

@@ -62,14 +62,10 @@ class Service:
         keep, megabytes = world.serve.keep_traffic, world.serve.traffic_megabytes
         self._log = TrafficLog(home / "traffic", megabytes, world.serve.traffic_days)
         self.traffic = self._log if keep else None
-        self._answer_log = AnswerLog(
-            self._writer,
-            self._thread.submit,
-            megabytes=megabytes,
-            days=world.serve.traffic_days,
-            dropped=self.metrics.traffic_dropped_total,
+        dropped = self.metrics.traffic_dropped_total
+        self.answers = (
+            AnswerLog(self._writer, self._thread.submit, megabytes=megabytes, dropped=dropped) if keep else None
         )
-        self.answers = self._answer_log if keep else None
         self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
         options = engine_options(home, world.serve)
         self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence)
@@ -127,9 +123,10 @@ class Service:
 
     async def _expire(self) -> None:
         """Also where nothing is recorded any more: what was recorded before grows old all the same."""
-        while True:
+        seconds = self.world.serve.traffic_days * 86400
+        while seconds:
             self._thread.submit(self._log.expire)
-            self._answer_log.expire()
+            await self._note(lambda ledger: ledger.expire_answers(time.time() - seconds))
             await asyncio.sleep(EXPIRE_SECONDS)
 
     def remember(self, record: dict[str, Any]) -> None:
