@@ -93,7 +93,7 @@ class Answers(Store):
         return [(json.loads(request), json.loads(truth)) for request, truth in rows]
 
     def origin_of_pairs(self, limit: int = 200) -> dict[str, Any]:
-        """Whose requests `pairs` gives, and of which time: for the lineage of what learns from them."""
+        """Whose requests `pairs` gives, and of which time, as the lineage of what learns from them tells it."""
         rows = self._rows("SELECT key, time FROM answer WHERE told IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
         times = [time for _, time in rows]
         return {"keys": sorted({key for key, _ in rows}), "first": min(times), "last": max(times)} if rows else {}
@@ -108,7 +108,6 @@ class Answers(Store):
         return self._erase("time < ?", before)
 
     def _erase(self, which: str, *values: Any) -> int:
-        self._connection.pragma("secure_delete", 1)
         with self.transaction():
             self._connection.execute(f"DELETE FROM answer WHERE {which}", values)
             count = self._connection.changes()
