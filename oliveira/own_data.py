@@ -84,14 +84,15 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
         _draw(list(looks.values()), path.name, png)
     classes = next(iter(looks.values())).classes if form else {}
     table, columns = (None, {}) if form else read_columns(path)
+    doubts = [line for column in columns.values() for line in column.doubts]
     return DataFacts(
         file=str(path),
         rows=sum(classes.values()) if table is None else len(table.cells),
         read=[] if table is None else list(table.said),
         columns=[_facts(column) for column in columns.values()],
         classes=classes,
-        tasks=[_task(kind, task, looks.get(kind), file) for kind, task in made.items()],
-        wrong=[*_wrong(columns), *(line for found in looks.values() for line in found.wrong)],
+        tasks=[_task(kind, task, looks.get(kind), file, doubts) for kind, task in made.items()],
+        wrong=[*_wrong(columns), *doubts, *(line for found in looks.values() for line in found.wrong)],
         picture=str(png) if looks else "",
     )
 
@@ -122,7 +123,7 @@ def _clock(time: np.datetime64) -> str:
     return str(time.astype("datetime64[m]")).replace("T00:00", "").replace("T", " ")
 
 
-def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -> TaskFacts:
+def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str, doubts: list[str]) -> TaskFacts:
     if isinstance(task, UserError) or found is None:
         return TaskFacts(kind, False, str(task), [], [], [])
     words = shlex.join([f"{kind}{PATH}{file}"])
@@ -131,7 +132,7 @@ def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -
     one, several = _LEARNERS[kind, task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
     models = [model.name for model in fitting(task)]
-    return TaskFacts(kind, True, "", list(found.said), commands, models)
+    return TaskFacts(kind, True, "", [line for line in found.said if line not in doubts], commands, models)
 
 
 def _wrong(columns: dict[str, Column]) -> list[str]:

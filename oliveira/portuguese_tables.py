@@ -130,6 +130,15 @@ TABLE_LINES = {
     ),
     "'{}': decimal comma": "'{}': vírgula decimal",
     "'{}': decimal point": "'{}': ponto decimal",
+    "'{}': nothing tells whether its points divide thousands; they are read as decimal": (
+        "'{}': nada diz se seus pontos separam milhares; são lidos como decimais"
+    ),
+    "'{}': nothing tells whether its commas divide thousands; they are read as decimal": (
+        "'{}': nada diz se suas vírgulas separam milhares; são lidas como decimais"
+    ),
+    "'{}': nothing tells whether its commas are decimal; they are read as dividing thousands": (
+        "'{}': nada diz se suas vírgulas são decimais; são lidas como separadores de milhares"
+    ),
     "target: '{}', the only column of numbers": "alvo: '{}', a única coluna de números",
     "time: '{}'": "tempo: '{}'",
     "hours of the day: '{}'": "horas do dia: '{}'",

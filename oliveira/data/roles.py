@@ -82,7 +82,8 @@ def series_of(
     guessed += [f"time: '{when.name}'"] if when is not None and not time else []
     guessed += [f"hours of the day: '{hours.name}'"] if hours is not None else []
     unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
-    return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
+    told = [line for column in (wanted, *(columns[name] for name in features)) for line in column.said + column.doubts]
+    return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *told, *said))
 
 
 def _alone(series: Series, said: list[str]) -> tuple[tuple[Series, ...], list[str]]:

@@ -200,3 +200,14 @@ def test_what_is_said_of_them(tmp_path: Path) -> None:
     found = describe_data(str(path), home=tmp_path / "home", **options)
     series = next(one for one in found.tasks if one.kind == "forecast")
     assert series.commands[0].endswith("--target vendas --known-future promo --group loja")
+
+
+def test_what_nothing_decides_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"2024-01-{1 + n // 24:02d} {n % 24:02d}:00;{100 + n % 7}.{500 + n % 24}\n" for n in range(700))
+    (tmp_path / "t.csv").write_text("quando;v\n" + rows)
+    found = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home")
+    doubt = "'v': nothing tells whether its points divide thousands; they are read as decimal"
+    assert found.wrong == [doubt] and doubt not in found.tasks[0].said, "once"
+    said: list[str] = []
+    task(f"forecast/path:{tmp_path}/t.csv").open(tmp_path, said.append)
+    assert f"t.csv: {doubt}" in said
