@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 TABLE_SENTENCES = {
+    "'{}' goes from {} to {}; a model counts in 32-bit floats, from {} to {}. Give it in another unit.": (
+        "'{}' vai de {} a {}; um modelo conta em floats de 32 bits, de {} a {}. Dê em outra unidade."
+    ),
     "{} needs {} to be read. Install it: pip install 'oliveira[tables]', or save it as .csv.": (
         "{} precisa de {} para ser lido. Instale: pip install 'oliveira[tables]', ou salve como .csv."
     ),
@@ -128,6 +131,7 @@ TABLE_LINES = {
     "'{}': offsets from UTC are left out, times are as the clock showed them": (
         "'{}': os fusos ficam fora, os tempos são os do relógio"
     ),
+    "it cannot be drawn ({})": "não pode ser desenhado ({})",
     "'{}': decimal comma": "'{}': vírgula decimal",
     "'{}': decimal point": "'{}': ponto decimal",
     "'{}': nothing tells whether its points divide thousands; they are read as decimal": (

@@ -72,6 +72,8 @@ def series_of(
     _refuse_empty(wanted)
     if wanted.kind != "number":
         raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
+    for column in (wanted, *(columns[name] for name in features)):
+        _refuse_magnitude(column)
     times = None if when is None else when.values if hours is None else when.values + _clock(hours)
     groups, said = (
         _apart(apart, times, wanted.values, inputs)
@@ -244,6 +246,18 @@ def _refuse_empty(column: Column, kind: str = "") -> None:
     if column.constant:
         raise UserError(
             f"'{column.name}' has the same value in every row ({kind}nothing to learn). Name another --target."
+        )
+
+
+def _refuse_magnitude(column: Column) -> None:
+    """Of numbers that a model's 32-bit floats cannot hold."""
+    known = column.values[np.isfinite(column.values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+    limits = np.finfo(np.float32)
+    if (low or high) and not float(limits.tiny) <= max(-low, high) <= float(limits.max):
+        raise UserError(
+            f"'{column.name}' goes from {low:g} to {high:g}; a model counts in 32-bit floats, from "
+            f"{limits.tiny:.1e} to {limits.max:.1e}. Give it in another unit."
         )
 
 

@@ -34,6 +34,7 @@ from oliveira.data.routes import Say
 from oliveira.data.series import HOURLY, Series, Step, joined
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.tasks import classical
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
@@ -288,12 +289,7 @@ class ForecastData(Data):
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """The beginning of the test: what was measured, and forecasts that follow each other (a week of midnights)."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-        import matplotlib.pyplot as plt
-
+        plt = pyplot()
         test = self.starts["test"]
         end = self.first[np.searchsorted(self.first, test[0], side="right")]  # of the part that is drawn
         starts = test[((test - test[0]) % self.horizon == 0) & (test < end)][:_PICTURED]

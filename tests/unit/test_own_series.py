@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oliveira import own_data_looks
 from oliveira.comparison import compare
 from oliveira.data.series import DAY, Series, Step, carried, joined, regular
 from oliveira.errors import UserError
@@ -211,3 +212,24 @@ def test_what_nothing_decides_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     task(f"forecast/path:{tmp_path}/t.csv").open(tmp_path, said.append)
     assert f"t.csv: {doubt}" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [("0001-01-01", "v"), ("9999-06-02", "v"), ("2024-01-01", "\x1b[31mv"), ("2024-01-01", "\N{GRINNING FACE} $^{")],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_times_and_names_are_drawn(first: str, name: str, tmp_path: Path) -> None:
+    days = np.datetime64(first) + np.arange(213)
+    (tmp_path / "t.csv").write_text(f"dia,{name}\n" + "".join(f"{day},{n % 7}\n" for n, day in enumerate(days)))
+    found = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home")
+    assert found.tasks[0].fits and not found.wrong and Path(found.picture).stat().st_size
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(figure: Any, roles: Any) -> None:
+        raise OverflowError("no")
+
+    monkeypatch.setattr(own_data_looks, "_series", draw)
+    found = describe_data(str(put(tmp_path / "t.csv")), home=tmp_path / "home", target="vendas")
+    assert found.tasks[0].fits and found.wrong[-1] == "it cannot be drawn (OverflowError)" and not found.picture
