@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 TABLE_SENTENCES = {
+    "--time '{}' is a column of numbers that are neither years nor seconds or milliseconds since 1970. Name another, "
+    "or leave it out.": (
+        "--time '{}' é uma coluna de números que não são anos nem segundos ou milissegundos desde 1970. Diga outra, ou "
+        "deixe sem."
+    ),
     "'{}' goes from {} to {}; a model counts in 32-bit floats, from {} to {}. Give it in another unit.": (
         "'{}' vai de {} a {}; um modelo conta em floats de 32 bits, de {} a {}. Dê em outra unidade."
     ),
@@ -131,6 +136,10 @@ TABLE_LINES = {
     "'{}': offsets from UTC are left out, times are as the clock showed them": (
         "'{}': os fusos ficam fora, os tempos são os do relógio"
     ),
+    "'{}': read as {}": "'{}': lido como {}",
+    "'{}' looks like times that are not understood: without them steps are counted. Write them as 2024-01-31 10:00": (
+        "'{}' parece de tempos que não são entendidos: sem eles contam-se passos. Escreva como 2024-01-31 10:00"
+    ),
     "it cannot be drawn ({})": "não pode ser desenhado ({})",
     "'{}': decimal comma": "'{}': vírgula decimal",
     "'{}': decimal point": "'{}': ponto decimal",
@@ -188,6 +197,8 @@ TABLE_LINES = {
 }
 
 TABLE_WORDS = {
+    "seconds since 1970, UTC": "segundos desde 1970, UTC",
+    "milliseconds since 1970, UTC": "milissegundos desde 1970, UTC",
     "UTF-8 with damaged letters": "UTF-8 com letras danificadas",
     "does not fit": "não serve",
     "column": "coluna",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oliveira.data.columns import MOST_LABELS, Column, labels_of, years
+from oliveira.data.columns import MOST_LABELS, Column, as_times, labels_of
 from oliveira.data.labelled import Labelled, plain_words
 from oliveira.data.series import HOUR, MINUTE, Series, regular
 from oliveira.data.text import clean
@@ -61,7 +61,12 @@ def series_of(
     none for sure, is its target."""
     when = _named(columns, time, "--time") if time else next((c for c in columns.values() if c.kind == "time"), None)
     if when is not None and when.kind == "number":
-        when = years(when)
+        if (counted := as_times(when)) is None:
+            raise UserError(
+                f"--time '{time}' is a column of numbers that are neither years nor seconds or milliseconds since "
+                "1970. Name another, or leave it out."
+            )
+        when = counted
     if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
         raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
     hours = _hours(columns, when)
@@ -85,6 +90,8 @@ def series_of(
     guessed += [f"hours of the day: '{hours.name}'"] if hours is not None else []
     unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
     told = [line for column in (wanted, *(columns[name] for name in features)) for line in column.said + column.doubts]
+    if when is None:
+        told += [line for column in columns.values() if column.kind != "number" for line in column.doubts]
     return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *told, *said))
 
 

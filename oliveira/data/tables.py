@@ -181,7 +181,7 @@ def guess_delimiter(text: str) -> str:
     best, choice = (0.0, 0), ""
     for candidate in DELIMITERS:
         try:
-            rows = [row for row in csv.reader(io.StringIO(sample), delimiter=candidate) if row]
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=None), delimiter=candidate) if row]
         except csv.Error:
             continue
         rows = (rows[:-1] if len(sample) < len(text) and len(rows) > 1 else rows)[:_SAMPLE_LINES]

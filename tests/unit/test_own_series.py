@@ -136,6 +136,7 @@ def test_gaps_beside_are_carried() -> None:
         ({"known_future": "loja", "group": ""}, "is not a column of numbers"),
         ({"group": "nada"}, "--group 'nada' is no column"),
         ({"known_future": "promo", "history": 4, "horizon": 7}, "--known-future needs a history of at least"),
+        ({"time": "promo"}, "neither years nor seconds"),
         ({"size": 3}, "--size has no effect"),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oliveira.data import tables
-from oliveira.data.columns import Column, columns_of, labels_of
+from oliveira.data.columns import Column, as_times, columns_of, labels_of
 from oliveira.data.tables import DELIMITERS, read_table
 from oliveira.errors import UserError
 
@@ -212,12 +212,62 @@ def test_labels_are_as_they_are_written(tmp_path: Path) -> None:
         (["31.01.2024", "01.02.2024"], datetime(2024, 2, 1), "day/month/year"),
         (["01/2024", "02/2024"], datetime(2024, 2, 1), "month/year"),
         (["2024-01", "2024-02"], datetime(2024, 2, 1), ""),
+        (["01/31/24", "02/01/24"], datetime(2024, 2, 1), "month/day/year"),
+        (["01/31/24 10:00 AM", "02/01/24 01:30 PM"], datetime(2024, 2, 1, 13, 30), "month/day/year"),
+        (["2024-01-31 12:05:00am", "2024-02-01 12:05:09 p.m."], datetime(2024, 2, 1, 12, 5, 9), ""),
+        (["jan/2024", "fev/2024"], datetime(2024, 2, 1), ""),
+        (["dez/23", "FEV/24"], datetime(2024, 2, 1), ""),
+        (["31 de janeiro de 2024", "1 de março de 2024"], datetime(2024, 3, 1), ""),
+        (["31-Jan-2024 10:00", "01-May-2024 11:00"], datetime(2024, 5, 1, 11), ""),
+        (["January 31, 2024", "Sept. 1, 2024"], datetime(2024, 9, 1), ""),
+        (["2024-out", "2024-nov"], datetime(2024, 11, 1), ""),
     ],
 )
 def test_times(cells: list[str], second: datetime, said: str, tmp_path: Path) -> None:
     column = typed(tmp_path, "t;v\n" + "".join(f"{cell};1,{place}\n" for place, cell in enumerate(cells)))["t"]
     assert column.kind == "time" and column.values[1].astype(datetime) == second
     assert bool(column.said) == bool(said) and said in " ".join(column.said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "looks"),
+    [
+        (["2024/31/01", "2024/13/02"], True),
+        (["quarta 1-2-24", "5-6-24"], False),
+        (["1 jan 2024 - 3", "2 jan 2024 - 4"], True),
+        (["24:61", "25:00"], False),
+        (["123.456.789-09", "987.654.321-00"], False),  # a CPF
+        (["10.0.0.256", "192.168.0.1"], False),
+        (["5-4-3 mar", "bom"], False),
+    ],
+)
+def test_what_looks_like_times_and_is_not_understood_is_said(cells: list[str], looks: bool, tmp_path: Path) -> None:
+    column = typed(tmp_path, "t;v\n" + "".join(f"{cell};1,{place}\n" for place, cell in enumerate(cells)))["t"]
+    assert column.kind in ("category", "text") and ("not understood" in " ".join(column.doubts)) == looks
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_ends_of_lines(end: str, tmp_path: Path) -> None:
+    table = read_table(put(tmp_path, end.join(["t,v", '2024-01-01,"1,5"', '2024-01-02,"2,5"', ""])))
+    assert table.names == ["t", "v"] and table.cells["v"].tolist() == ["1,5", "2,5"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "second", "said"),
+    [
+        (["2023", "2024"], datetime(2024, 1, 1), ""),
+        (["1735689600", "1735693200"], datetime(2025, 1, 1, 1), "read as seconds since 1970"),
+        (["1735689600000", "1735693200999"], datetime(2025, 1, 1, 1), "read as milliseconds since 1970"),
+        (["20240101", "20240102"], None, ""),
+        (["-3", "2024"], None, ""),
+    ],
+)
+def test_numbers_as_times_when_asked(numbers: list[str], second: datetime | None, said: str, tmp_path: Path) -> None:
+    columns = typed(tmp_path, "t,v\n" + "".join(f"{cell},{place}\n" for place, cell in enumerate([*numbers, ""])))
+    assert columns["t"].kind == "number", "nobody asked"
+    found = as_times(columns["t"])
+    assert (None if found is None else found.values[1].astype(datetime)) == second
+    assert found is None or (said in " ".join(found.said) and np.isnat(found.values[2]))
 
 
 def test_the_order_of_day_and_month_is_decided_by_all_rows(tmp_path: Path) -> None:
