@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 TABLE_SENTENCES = {
+    "{}{} is no field of a request. {}": "{}{} não é um campo de um pedido. {}",
+    "{}[{}] is more than {} standard deviations from what the model was trained on. Correct it, or train on such "
+    "values.": (
+        "{}[{}] está a mais de {} desvios-padrão daquilo em que o modelo foi treinado. Corrija, ou treine com tais "
+        "valores."
+    ),
     "--time '{}' is a column of numbers that are neither years nor seconds or milliseconds since 1970. Name another, "
     "or leave it out.": (
         "--time '{}' é uma coluna de números que não são anos nem segundos ou milissegundos desde 1970. Diga outra, ou "
@@ -119,6 +125,8 @@ TABLE_SENTENCES = {
 }
 
 TABLE_LINES = {
+    "Did you mean {}?": "Seria {}?",
+    "There are: {}.": "Há: {}.",
     "{}, columns divided by {}": "{}, colunas separadas por {}",
     "{}, one column": "{}, uma coluna",
     "only the first sheet, {}, is read; {} more are not": "só a primeira planilha, {}, é lida; outras {} não",

@@ -42,6 +42,8 @@ _PICTURED = 40  # labels
 
 
 class TextClassData(Data):
+    fields = ("text",)
+
     def __init__(self, parts: dict[str, list[Labelled]], tokenizer: str, max_len: int) -> None:
         """`parts`: rows by split; `tokenizer`: its JSON."""
         self.parts, self.max_len, self._tokenizer_json = parts, max_len, tokenizer

@@ -72,6 +72,7 @@ class ImageTask(Task):
 
 
 class ImageData(Data):
+    fields = ("image",)
     dynamic = False
 
     def __init__(

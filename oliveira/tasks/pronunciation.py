@@ -42,6 +42,7 @@ _LONGEST = 8  # letters of a unit of the baseline
 
 
 class PronunciationData(PairData):
+    fields = ("word",)
     asks = "word"
     beam: ClassVar = {"validation": 1, "test": 1}
     judged_on: ClassVar = {"validation": 300, "test": 1000}

@@ -90,6 +90,13 @@ def test_a_request_gives_what_the_window_gives(tmp_path: Path) -> None:
     for wrong in ({}, {"chuva": [1.0] * 14}, {"chuva": [1.0] * 14, "promo": [1.0] * 14}, []):
         with pytest.raises(UserError, match=r"features\.(chuva|promo) = .* is not (14|21) numbers"):
             data.answer(state, run, {**request, "features": wrong})
+    rain, promo = request["features"]["chuva"], request["features"]["promo"]
+    for given, sentence in (
+        ({"chuva": [*rain[:-1], 1e300], "promo": promo}, r"features\.chuva\[13\] is more than"),
+        ({"chuva": rain, "promos": promo}, r"features\.promos is no field of a request\. Did you mean promo\?"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            data.answer(state, run, {**request, "features": given})
 
 
 def test_several_series_in_one_file(tmp_path: Path) -> None:
