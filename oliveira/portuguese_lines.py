@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oliveira.portuguese_tables import TABLE_LINES
+from oliveira.portuguese_tasks import TASK_LINES
 
 LINES = {
     # oliveira up
@@ -58,7 +59,6 @@ LINES = {
     "swap under load": "troca sob carga",
     "nothing was promoted": "nada foi promovido",
     "detected after {} requests": "notada depois de {} pedidos",
-    "bits per byte, {}": "bits por byte, {}",
     "{} failed of {} requests, {} s": "{} falharam de {} pedidos, {} s",
     "digest restored": "digest restaurado",
     "not restored": "não restaurado",
@@ -107,6 +107,7 @@ LINES = {
     "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
     **TABLE_LINES,
+    **TASK_LINES,
 }
 
 TERMS = {
@@ -146,6 +147,7 @@ TERMS = {
     "adapted": "adaptado",
     "update": "atualizado",
     "by hand": "à mão",
+    "score": "valor",
 }
 
 # What pydantic says of a field, and the sentences of a world, into which `world.py` puts where a value came from.

@@ -6,6 +6,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 from __future__ import annotations
 
 from oliveira.portuguese_tables import TABLE_SENTENCES
+from oliveira.portuguese_tasks import TASK_SENTENCES
 
 SENTENCES = {
     # Of the command line itself
@@ -269,4 +270,5 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **TASK_SENTENCES,
 }

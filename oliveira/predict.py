@@ -104,6 +104,11 @@ class Predictor:
         return answer
 
 
+def runner_of(made: Artifact) -> Run:
+    """The best that an artifact has: its graph by onnxruntime, else its weights by torch."""
+    return _bounded(ForwardRunner(made.path / GRAPH) if GRAPH in made.files else torch_runner(made), made)
+
+
 def torch_runner(made: Artifact) -> Run:
     """The model in torch behind the signature of an exported graph."""
     return _torch(made.load_model())

@@ -70,6 +70,10 @@ class Task(ABC):
         """Raises `UserError` for data of the user's that cannot be used, before anything is written."""
         return
 
+    def fingerprint(self) -> str:
+        """Of what a user may change between two starts; "" where the program pins it."""
+        return ""
+
     def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class."""
         return self._kind().answer(state, run, request)

@@ -21,7 +21,7 @@ from oliveira.data.labelled import Labelled
 from oliveira.data.roles import SeriesRoles, TextRoles, series_of, text_of
 from oliveira.data.series import Step
 from oliveira.errors import UserError
-from oliveira.files import expand
+from oliveira.files import digest_directory, expand, sha256_file, sha256_json
 from oliveira.language import translate
 from oliveira.tasks.base import Metric, Say, Task
 from oliveira.tasks.classification import TextClassData, opened
@@ -55,6 +55,10 @@ class OwnTask(Task):
     @property
     def label(self) -> str:
         return f"{self.KIND}{PATH}{self.path.name}"
+
+    def fingerprint(self) -> str:
+        self.check()  # says what is wrong with it
+        return sha256_json(digest_directory(self.path)) if self.path.is_dir() else sha256_file(self.path)
 
     def say_all(self, lines: tuple[str, ...], say: Say) -> None:
         for line in lines:

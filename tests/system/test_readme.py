@@ -25,6 +25,7 @@ from oliveira import recipes
 from oliveira.cli import main
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.traffic_load import Client
+from oliveira.lifecycle.visitors import complete
 from oliveira.tasks import forecasting
 
 pytestmark = pytest.mark.slow
@@ -176,7 +177,7 @@ class House:
         client = Client(self.address, self.key, traffic=True)
         for text in dict.fromkeys(TEXTS):
             for words in (text, text[::-1], text.upper(), text.swapcase()):
-                assert client.complete(words, 1).status == 200
+                assert complete(client, words, 1).status == 200
         client.connection.close()
 
     def fill(self, typed: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_after_a_rejection_the_witness_swaps_and_rolls_back_nothing(tmp_path: Pa
 
 
 def test_a_quantile_is_of_the_slow_side() -> None:
-    load = Load("http://127.0.0.1:1", "key", ["text"], workers=1)
+    load = Load("http://127.0.0.1:1", "key", lambda client, text: client.get("/"), ["text"], workers=1)
     load.answers = [Answer(200, seconds / 100, "m") for seconds in range(100)] + [Answer(503, 99.0, "")]
     assert load.quantile(0.95) == 0.95 and load.quantile(1.0) == 0.99 and load.failed == 1
 
