@@ -6,6 +6,7 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 from oliveira.portuguese_tasks import TASK_HELP
 
@@ -254,6 +255,7 @@ HELP = {
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
     **TASK_HELP,
+    **HOME_HELP,
 }
 
 WORDS = {
@@ -334,4 +336,5 @@ WORDS = {
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
     **TABLE_WORDS,
+    **HOME_WORDS,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 from oliveira.portuguese_tasks import TASK_LINES
 
@@ -108,6 +109,7 @@ LINES = {
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
     **TABLE_LINES,
     **TASK_LINES,
+    **HOME_LINES,
 }
 
 TERMS = {

@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 from oliveira.portuguese_tasks import TASK_SENTENCES
 
@@ -271,4 +272,5 @@ SENTENCES = {
     "after {}": "após {}",
     **TABLE_SENTENCES,
     **TASK_SENTENCES,
+    **HOME_SENTENCES,
 }

@@ -336,6 +336,13 @@ class Ledger(Wishes):
         rows = self._rows("SELECT id, time, kind, data FROM event WHERE id > ? ORDER BY id LIMIT ?", after, limit)
         return [{"id": row[0], "time": row[1], "kind": row[2], "data": json.loads(row[3])} for row in rows]
 
+    def events_since(self, when: float, *kinds: str) -> list[dict[str, Any]]:
+        """Of these kinds, oldest first."""
+        marks = ",".join("?" * len(kinds))
+        sql = f"SELECT id, time, kind, data FROM event WHERE time >= ? AND kind IN ({marks}) ORDER BY id"
+        rows = self._rows(sql, when, *kinds)
+        return [{"id": row[0], "time": row[1], "kind": row[2], "data": json.loads(row[3])} for row in rows]
+
     def latest_events(self, limit: int = 50) -> list[dict[str, Any]]:
         """Newest first."""
         rows = self._rows("SELECT id, time, kind, data FROM event ORDER BY id DESC LIMIT ?", limit)

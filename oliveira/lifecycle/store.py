@@ -6,10 +6,11 @@ What a method returned survives `kill -9` and power loss. The SQLite that Python
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -125,6 +126,17 @@ class Store:
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, _explained(self.path):
             return list(self._connection.execute(sql, values))
+
+    def copy_to(self, path: Path, *, without: Collection[str] = ()) -> None:
+        """One consistent moment of it, while others write, with these tables empty. What was deleted is not in it."""
+        with self._lock, _explained(path):
+            self._connection.execute("VACUUM INTO ?", (str(path),))
+            with contextlib.closing(apsw.Connection(str(path))) as copy:
+                there = {name for (name,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+                for table in there.intersection(without):
+                    copy.execute(f'DELETE FROM "{table}"')
+                if there.intersection(without):
+                    copy.execute("VACUUM")
 
     def version(self) -> int:
         """Changes whenever another process has committed."""

@@ -17,6 +17,7 @@ from oliveira.language import translate
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
+from oliveira.lifecycle.returning import PUT_BACK, put_back_line
 from oliveira.serving.address import authority
 from oliveira.terminal import say_error
 from oliveira.world import World
@@ -79,6 +80,7 @@ class House:
     def __init__(self, home: Path, world: World, *, port: int, quiet: bool) -> None:
         self.home, self.world, self.port, self.quiet = home, world, port, quiet
         self._stack = contextlib.ExitStack()
+        self._version = self._told = -1  # of the ledger at the last look; the event that was told
 
     def __enter__(self) -> House:
         with self._stack as stack:
@@ -156,6 +158,17 @@ class House:
     def check(self) -> None:
         self.front.check()
         self.loop.check()
+        self._tell_put_back()
+
+    def _tell_put_back(self) -> None:
+        """That the loop took a champion away is told where a person looks, once."""
+        if (version := self.ledger.version()) == self._version:
+            return
+        self._version = version
+        for event in self.ledger.events_since(self.started, PUT_BACK):
+            if event["id"] > self._told:
+                self._told = event["id"]
+                say_error(translate(put_back_line(event["data"])))
 
     def ready(self) -> bool:
         """The stages are done and the champion is being served."""

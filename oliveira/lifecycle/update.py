@@ -20,6 +20,7 @@ from oliveira.lifecycle.eta import Eta
 from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.lifecycle.lessons import lesson_of
 from oliveira.lifecycle.process import Stop, holder, low_priority
+from oliveira.lifecycle.returning import was_put_back
 from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
 from oliveira.world import World
@@ -121,6 +122,9 @@ def _decide(
     wish: int | None,
 ) -> dict[str, Any]:
     digest = made.digest if made else None
+    if made and was_put_back(ledger, made.digest):
+        passed = False
+        numbers = {**numbers, "reasons": ["it was served before and put back: it is not promoted again by itself"]}
     with ledger.transaction():
         if wish is not None and not ledger.is_pending(wish):
             raise Interrupted("the wish for it was withdrawn.")

@@ -57,9 +57,11 @@ class Job:
 
     def put(self, name: str, message: Message, size: int) -> None:
         if message["type"] == "error":
+            self.engine.failed += message["status"] >= 500
             self.fail(ApiError(message["status"], message["message"], code=message["code"]))
             return
         if message["type"] in ("end", "result"):
+            self.engine.answered += 1
             self._open.discard(name)
         if self._answers.empty():  # whoever waits for the engine has not been slow
             self._taken = time.monotonic()
@@ -94,6 +96,7 @@ class EngineProcess:
         self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
         self.silence = 30.0  # seconds without a sign of life, after which it hangs
         self.hung = False
+        self.answered = self.failed = 0  # messages brought to their end, and those that failed by its own fault
         self._heard = True  # since the last look
         self.gone = asyncio.Event()
         self.retired = False

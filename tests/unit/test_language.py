@@ -34,6 +34,8 @@ OWN = (
     "tasks/catalogue.py",
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
+    "lifecycle/backup.py",
+    "lifecycle/restore.py",
     "lifecycle/verbs.py",
     "lifecycle/asking.py",
     "lifecycle/ledger.py",
@@ -124,6 +126,7 @@ SAME = {
     "id",
     "rank",
     "MB",
+    "{} MB",
     "{}: {} MB",
     "{}{}",
     "test, {} is better",
@@ -131,7 +134,7 @@ SAME = {
 
 
 def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
-    names = ("stages", "task_stages", "task_reference", "once", "visitors", "pipeline", "gate")
+    names = ("stages", "task_stages", "task_reference", "once", "visitors", "pipeline", "gate", "backup", "restore")
     files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
     files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]
     known = LINES.keys() | WORDS.keys() | TERMS.keys() | SENTENCES.keys()
