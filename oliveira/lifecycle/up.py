@@ -74,6 +74,15 @@ class _Refused(OliveiraError):
         self.exit_code = code
 
 
+def fresh_key(ledger: Ledger) -> str:
+    """A key for the person at this terminal. Only hashes are kept, so it is a new one at every start; those printed
+    before stay good until they are revoked, the oldest ones when there are too many."""
+    alive = [key for key in ledger.keys() if key.name == TERMINAL and key.revoked is None]  # noqa: SIM118
+    for key in alive[: max(0, len(alive) + 1 - TERMINAL_KEYS)]:
+        ledger.revoke_key(key.id)
+    return ledger.add_key(TERMINAL, ("use", "admin"))
+
+
 class House:
     """The running processes of one home. Use as a context."""
 
@@ -89,7 +98,7 @@ class House:
             write_json_atomic(self.home / "world.json", self.world.model_dump())
             self.ledger = stack.enter_context(Ledger(self.home))
             self.started = self.ledger.clock()
-            self.key = self._fresh_key()
+            self.key = fresh_key(self.ledger)
             (self.home / "front.json").unlink(missing_ok=True)
             host = self.world.serve.host
             self.front = Child(
@@ -116,14 +125,6 @@ class House:
         for child in (self.loop, self.front):  # both at once; the stack waits for them in order
             child.process.terminate()
         self._stack.close()
-
-    def _fresh_key(self) -> str:
-        """A key for the person at this terminal. Only hashes are kept, so it is a new one at every start; those printed
-        before stay good until they are revoked, the oldest ones when there are too many."""
-        alive = [key for key in self.ledger.keys() if key.name == TERMINAL and key.revoked is None]  # noqa: SIM118
-        for key in alive[: max(0, len(alive) + 1 - TERMINAL_KEYS)]:
-            self.ledger.revoke_key(key.id)
-        return self.ledger.add_key(TERMINAL, ("use", "admin"))
 
     def _wait_for_front(self) -> str:
         end = time.monotonic() + 30

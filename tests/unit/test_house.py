@@ -14,7 +14,7 @@ from oliveira.lifecycle import once, up
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.process import end
 from oliveira.lifecycle.traffic_load import Answer, Load
-from oliveira.lifecycle.up import Child, House
+from oliveira.lifecycle.up import Child, House, fresh_key
 from oliveira.world import World
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -49,11 +49,11 @@ def test_printed_keys_live_until_revoked(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(up, "TERMINAL_KEYS", 3)
     with Ledger(tmp_path) as ledger:
         other = ledger.add_key("ana", ("use",))
-        printed = [house(tmp_path, ledger)._fresh_key() for _ in range(3)]
+        printed = [fresh_key(ledger) for _ in range(3)]
         assert len(set(printed)) == 3 and all(ledger.verify_key(key) for key in printed)
         ledger.revoke_key(printed[1].split("-")[2])
         assert [ledger.verify_key(key) is not None for key in printed] == [True, False, True]
-        printed += [house(tmp_path, ledger)._fresh_key() for _ in range(2)]
+        printed += [fresh_key(ledger) for _ in range(2)]
         alive = [ledger.verify_key(key) is not None for key in printed]
         assert alive == [False, False, True, True, True], "the oldest goes when there are too many"
         assert ledger.verify_key(other), "a key that a person made is nobody else's to revoke"
