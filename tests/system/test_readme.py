@@ -39,6 +39,7 @@ class Rule(NamedTuple):
     code: int = 0
 
 
+LIVES = "tests/system/test_task_lives.py"
 RULES = {
     "make up": Rule(run="stays up"),
     "make test": Rule(".venv/bin/python -m pytest --version", "pytest", run="make"),
@@ -69,6 +70,9 @@ RULES = {
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
         "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"
     ),
+    "oliveira up --task forecast --data consumo.csv --target kwh --home consumo": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify --data avaliacoes.csv --home avaliacoes": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify/digits --home digits": Rule(LIVES, run="elsewhere"),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_app import predict_app
 from starlette.testclient import TestClient
 
 from oliveira.errors import CorruptError, UserError
