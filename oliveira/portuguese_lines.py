@@ -21,7 +21,7 @@ LINES = {
     "{}: {} MiB, {} bits a weight, loss {} nats a token, {} ms a token": (
         "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
     ),
-    "loss {}, {} tokens/s": "perda {}, {} tokens/s",
+    "loss {}, {} {}/s": "perda {}, {} {raw[2]}/s",
     "loss {}": "perda {}",
     "tokens of {}": "tokens de {}",
     "cleaning and comparing documents": "limpando e comparando documentos",

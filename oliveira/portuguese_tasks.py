@@ -52,6 +52,7 @@ TASK_LINES = {
     "this task says nothing of its requests that drift could be seen by": (
         "esta tarefa nada diz dos pedidos por que se veja deriva"
     ),
+    "false alarms are not counted: {}": "os alarmes falsos não são contados: {}",
     "{} examples to learn from": "{} exemplos para aprender",
     "the error of the answers whose truth came back fell by {}, less than {}": (
         "o erro das respostas cuja verdade voltou caiu {}, menos que {}"

@@ -15,13 +15,13 @@ from oliveira.lifecycle.pipeline import Context
 from oliveira.training.loop import Progress
 
 
-def show_training(context: Context) -> Any:
+def show_training(context: Context, unit: str = "tokens") -> Any:
     last, eta = time.monotonic(), Eta()
 
     def show(progress: Progress) -> None:
         nonlocal last
         left = eta.update(progress.step / progress.steps)
-        text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
+        text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} {unit}/s"
         context.report.progress(progress.step / progress.steps, text)
         if time.monotonic() - last >= 1.0:
             last = time.monotonic()
