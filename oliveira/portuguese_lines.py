@@ -21,7 +21,7 @@ LINES = {
     "{}: {} MiB, {} bits a weight, loss {} nats a token, {} ms a token": (
         "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
     ),
-    "loss {}, {} {}/s": "perda {}, {} {raw[2]}/s",
+    "loss {}, {} {}/s": "perda {}, {} {}/s",
     "loss {}": "perda {}",
     "tokens of {}": "tokens de {}",
     "cleaning and comparing documents": "limpando e comparando documentos",
@@ -150,6 +150,7 @@ TERMS = {
     "update": "atualizado",
     "by hand": "à mão",
     "score": "valor",
+    "examples": "exemplos",
 }
 
 # What pydantic says of a field, and the sentences of a world, into which `world.py` puts where a value came from.
