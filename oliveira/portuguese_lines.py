@@ -107,6 +107,11 @@ LINES = {
     "{}: {} nats a token at most": "{}: no máximo {} nats por token",
     "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
+    # oliveira chat
+    "({} of the oldest turns forgotten: the context is {} tokens)": (
+        "({} das falas mais antigas esquecidas: o contexto é de {} tokens)"
+    ),
+    "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
     **TASK_LINES,
     **HOME_LINES,

@@ -10,7 +10,7 @@ from oliveira.artifact import open_artifact
 from oliveira.errors import CorruptError
 from oliveira.files import atomic_directory, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.up import fresh_key
+from oliveira.lifecycle.up import TERMINAL, TERMINAL_KEYS
 from oliveira.world import ServeSection, TaskSection, World
 
 
@@ -36,5 +36,5 @@ def set_up(home: Path, run: Path, host: str) -> tuple[Path, str, str]:
         ledger.add_artifact(opened.digest, "base", place, opened.lineage, opened.metrics)
         if ledger.alias("champion") != opened.digest:
             ledger.promote(opened.digest, actor="serve", numbers={"reasons": ["a run is served"]}, kind="deploy")
-        key = fresh_key(ledger)
+        key = ledger.fresh_key(TERMINAL, ("use", "admin"), TERMINAL_KEYS)
     return stall, key, f"{name} {opened.name}"

@@ -19,7 +19,7 @@ import apsw
 
 from oliveira.errors import CorruptError, DiskError, UserError
 from oliveira.files import explain_disk, make_folder
-from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
+from oliveira.lifecycle.schema import SCHEMA_VERSION, STEPS
 
 FIRST_SAFE_SQLITE = (3, 51, 3)
 _PATIENCE = 30  # seconds a writer waits for another
@@ -89,14 +89,14 @@ class Store:
         self._connection.pragma("journal_size_limit", 64 << 20)
         with self.transaction():
             found = self._connection.pragma("user_version")
-            if found == 0:
-                self._connection.execute(TABLES)
-                self._connection.pragma("user_version", SCHEMA_VERSION)
-            elif found != SCHEMA_VERSION:
+            if not 0 <= found <= SCHEMA_VERSION:
                 raise UserError(
                     f"{self.path} has schema {found}, this program knows {SCHEMA_VERSION}. "
                     "Use the version of Oliveira that wrote it, or another --home."
                 )
+            for number, step in enumerate(STEPS[found:], found + 1):  # all of them or none: a kill leaves the old home
+                self._connection.execute(step)
+                self._connection.pragma("user_version", number)
 
     def close(self) -> None:
         self._connection.close()

@@ -27,7 +27,7 @@ from oliveira.lifecycle.latency import compare
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
-from oliveira.predict import GRAPH, export, runner_of
+from oliveira.predict import GRAPH, Answerer, export
 from oliveira.registry import entry
 from oliveira.runs import batch_loss, section_for, split_values
 from oliveira.tasks.base import Batch, Run
@@ -122,7 +122,7 @@ class TaskLesson:
         metric = self.task.metric
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             made = self._as_served(challenger, Path(scratch))
-            runs = runner_of(self.opened), runner_of(made)
+            runs = Answerer(self.opened).run, Answerer(made).run
             known = [self.data.evaluate(model, "validation")[metric.name] for model in (champion, challenger)]
             measured = Measured(
                 base=Scores(*known),

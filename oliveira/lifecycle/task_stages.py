@@ -18,7 +18,7 @@ from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_tr
 from oliveira.lifecycle.task_plan import chosen_model
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
 from oliveira.monitoring.features import measure_feature_false_alarms
-from oliveira.predict import export, runner_of
+from oliveira.predict import Answerer, export
 from oliveira.registry import entry
 from oliveira.runs import fit
 from oliveira.tasks.catalogue import task
@@ -106,7 +106,7 @@ def _package(context: Context) -> dict[str, Any]:
     described = json.loads((opened.path / "task.json").read_bytes())
     wanted = task(described["task"])
     data = wanted.open(context.home, _quiet)
-    samples = held_out_samples(wanted, data, described["state"], runner_of(opened))
+    samples = held_out_samples(wanted, data, described["state"], Answerer(opened).run)
     reference, why = task_reference(samples, world)
     if why:
         context.report.say(f"no drift is watched for: {why}")

@@ -74,15 +74,6 @@ class _Refused(OliveiraError):
         self.exit_code = code
 
 
-def fresh_key(ledger: Ledger) -> str:
-    """A key for the person at this terminal. Only hashes are kept, so it is a new one at every start; those printed
-    before stay good until they are revoked, the oldest ones when there are too many."""
-    alive = [key for key in ledger.keys() if key.name == TERMINAL and key.revoked is None]  # noqa: SIM118
-    for key in alive[: max(0, len(alive) + 1 - TERMINAL_KEYS)]:
-        ledger.revoke_key(key.id)
-    return ledger.add_key(TERMINAL, ("use", "admin"))
-
-
 class House:
     """The running processes of one home. Use as a context."""
 
@@ -98,7 +89,9 @@ class House:
             write_json_atomic(self.home / "world.json", self.world.model_dump())
             self.ledger = stack.enter_context(Ledger(self.home))
             self.started = self.ledger.clock()
-            self.key = fresh_key(self.ledger)
+            self.key = self.ledger.fresh_key(
+                TERMINAL, ("use", "admin"), TERMINAL_KEYS
+            )  # for the person at this terminal
             (self.home / "front.json").unlink(missing_ok=True)
             host = self.world.serve.host
             self.front = Child(

@@ -90,7 +90,8 @@ class EngineProcess:
     ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
         self.digest = ""
-        self.max_len = 0
+        self.max_len = 0  # tokens of text
+        self.task: dict[str, Any] | None = None  # as GET /v1/task says it; None = it continues text
         self.started = int(time.time())
         self.described: dict[str, Any] = {}
         self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
@@ -137,7 +138,9 @@ class EngineProcess:
             await engine.close()
             raise
         engine.described = message
-        engine.digest, engine.max_len = str(message["digest"]), int(message["max_len"])
+        engine.digest, engine.max_len = str(message["digest"]), int(message.get("max_len", 0))
+        task = message.get("task")
+        engine.task = task if isinstance(task, dict) else None
         engine._listener = asyncio.create_task(engine._listen())
         engine._watcher = asyncio.create_task(engine._watch())
         return engine

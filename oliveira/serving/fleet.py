@@ -81,6 +81,7 @@ class Fleet:
         return {
             "digest": engine.digest if engine else None,
             **{key: described.get(key) for key in ("weights", "vocab_size", "max_len")},
+            "task": engine.task["task"] if engine and engine.task else None,
             **{key: stats[key] for key in ("running", "waiting", "kv_usage", "attention_cache")},
             "ending": [old.digest for old in self.old],
             "failure": self.failure,

@@ -21,6 +21,7 @@ from oliveira.errors import DiskError, UserError
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 from oliveira.monitoring.traffic import TrafficLog
+from oliveira.serving.answer_log import AnswerLog
 from oliveira.serving.errors import ApiError, shutting_down
 from oliveira.serving.fleet import Fleet
 from oliveira.serving.limits import Admission
@@ -56,7 +57,12 @@ class Service:
         self._writer = Ledger(home)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.metrics = Metrics()
-        self.traffic = TrafficLog(home / "traffic", world.serve.traffic_megabytes) if world.serve.keep_traffic else None
+        keep, megabytes = world.serve.keep_traffic, world.serve.traffic_megabytes
+        self.traffic = TrafficLog(home / "traffic", megabytes) if keep else None
+        dropped = self.metrics.traffic_dropped_total
+        self.answers = (
+            AnswerLog(self._writer, self._thread.submit, megabytes=megabytes, dropped=dropped) if keep else None
+        )
         self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
         options = engine_options(home, world.serve)
         self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence)
