@@ -170,9 +170,6 @@ HELP = {
         "Escreve um treino como ONNX ao lado dos pesos, depois de conferir que os dois respondem igual."
     ),
     "TASK/MODEL of the newest run, or a run's folder.": "TAREFA/MODELO do treino mais novo, ou a pasta de um treino.",
-    "Serves a trained run: POST /v1/predict, GET /v1/task, GET /health.": (
-        "Serve um treino: POST /v1/predict, GET /v1/task, GET /health."
-    ),
     "Address to listen on.": "Endereço em que escuta.",
     "Asks a trained run. Without --input it answers its own example, which shows what a request looks like.": (
         "Pergunta a um treino. Sem --input ele responde a seu próprio exemplo, que mostra como é um pedido."

@@ -21,6 +21,16 @@ HOME_HELP = {
         "modelo."
     ),
     "What `oliveira backup` wrote.": "O que `oliveira backup` escreveu.",
+    # oliveira forget
+    "Deletes the prompts that a key has sent, and names the artifacts that learnt from them.": (
+        "Apaga os textos que uma chave enviou, e diz quais artefatos aprenderam com eles."
+    ),
+    "An artifact cannot unlearn: serve another one, or retrain. Backups made before still hold the prompts.": (
+        "Um artefato não desaprende: sirva outro, ou retreine. Cópias feitas antes ainda têm os textos."
+    ),
+    "Name or id of the key, as `oliveira keys list` shows it.": (
+        "Nome ou id da chave, como `oliveira keys list` a mostra."
+    ),
 }
 
 HOME_SENTENCES = {
@@ -68,6 +78,12 @@ HOME_SENTENCES = {
     "no space left at {}: the backup needs {} MiB, {} are free. Free some space, or choose another --home.": (
         "não há espaço em {}: a cópia precisa de {} MiB, {} estão livres. Libere espaço, ou escolha outro --home."
     ),
+    "key {} is not known. `oliveira keys list` shows the keys.": (
+        "a chave {} não é conhecida. `oliveira keys list` mostra as chaves."
+    ),
+    "a retraining reads the prompts. End it with `oliveira pause`, forget, then `oliveira resume`.": (
+        "um retreino está lendo os textos. Termine-o com `oliveira pause`, apague, depois `oliveira resume`."
+    ),
     "it was asked for in the home that was backed up.": "foi pedido na pasta de estado que foi copiada.",
 }
 
@@ -78,6 +94,26 @@ HOME_LINES = {
     "its texts {} are not here: `oliveira up` asks for them. Copy them there.": (
         "os seus textos {} não estão aqui: `oliveira up` pede por eles. Copie-os para lá."
     ),
+    "{} prompts of {} are deleted.": "{} textos de {} foram apagados.",
+    "{} prompts of an older version do not say whose they are, and stay.": (
+        "{} textos de uma versão antiga não dizem de quem são, e ficam."
+    ),
+    "{} learnt from them.": "{} aprendeu com eles.",
+    "{} may have learnt from them: it does not say.": "{} pode ter aprendido com eles: não diz.",
+    "key {} is still good. `oliveira keys revoke {}` ends it.": (
+        "a chave {} segue válida. `oliveira keys revoke {}` encerra-a."
+    ),
+    # What is recorded
+    "Keep the prompts that clients send, in home {}? Drift and retraining need them; `oliveira forget` deletes a "
+    "key's.": (
+        "Guardar em {} os textos que os clientes enviam? Deriva e retreino precisam deles; `oliveira forget` apaga os "
+        "de uma chave."
+    ),
+    "no prompts are kept: no drift is seen and nothing is learnt from them": (
+        "nenhum texto é guardado: não se vê deriva e nada se aprende com eles"
+    ),
+    "prompts are kept, at most {} MiB": "os textos são guardados, no máximo {} MiB",
+    "{} and {} days": "{} e {} dias",
     # A champion that the loop puts back
     "the champion {} was put back to {}: {}.": "o campeão {} voltou a {}: {}.",
     "the server could not take it: {}": "o servidor não pôde recebê-lo: {}",
@@ -94,5 +130,6 @@ HOME_WORDS = {
     "backup": "cópia",
     "restore": "restauro",
     "put back": "retirado",
+    "recording": "gravação",
     "none yet": "nenhum ainda",
 }

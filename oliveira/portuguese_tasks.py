@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 TASK_HELP = {
+    "Serves a trained run with a key, as a life is served but without retraining; `oliveira up --task` is the whole.": (
+        "Serve um treino com chave, como se serve uma vida mas sem retreino; `oliveira up --task` é a vida toda."
+    ),
     "Takes your data to a model that is served, watched and retrained. Finished stages are reused.": (
         "Leva dos seus dados a um modelo servido, vigiado e retreinado. O que já terminou é reaproveitado."
     ),

@@ -31,6 +31,7 @@ for verb in (life.swap, life.rollback, life.approve, life.reject, life.retrain, 
 app.command()(chat.chat)
 app.command()(home.backup)
 app.command()(home.restore)
+app.command()(home.forget)
 app.command("prometheus-config")(life.prometheus_config)
 app.command("list")(catalogue.list_models)
 app.command()(catalogue.sources)

@@ -1,4 +1,4 @@
-"""Commands for a home as a whole: backup and restore."""
+"""Commands for a home as a whole: backup, restore, forget."""
 
 from __future__ import annotations
 
@@ -57,6 +57,40 @@ def restore(
 
     with _reporter(quiet) as report:
         _show(restored(expand(file).absolute(), check_home(home), report), as_json, "home")
+
+
+def forget(
+    key: Annotated[str, typer.Option("--key", help="Name or id of the key, as `oliveira keys list` shows it.")],
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Deletes the prompts that a key has sent, and names the artifacts that learnt from them.
+
+    An artifact cannot unlearn: serve another one, or retrain. Backups made before still hold the prompts.
+
+    oliveira forget --key ana
+
+    oliveira forget --key 3f2a9c1b --json
+    """
+    from oliveira.lifecycle.forgetting import forget as forgotten
+
+    with open_ledger(home) as ledger:
+        found = forgotten(ledger, key)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    said = [f"{found['records']} prompts of {', '.join(found['keys'])} are deleted."]
+    if found["unnamed"]:
+        said.append(f"{found['unnamed']} prompts of an older version do not say whose they are, and stay.")
+    said += [f"{_name(row)} learnt from them." for row in found["learnt"]]
+    said += [f"{_name(row)} may have learnt from them: it does not say." for row in found["unknown"]]
+    said += [f"key {number} is still good. `oliveira keys revoke {number}` ends it." for number in found["good"]]
+    for line in said:
+        print(translate(line))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return " ".join(["artifact", row["digest"][:12], *(f"({translate(name)})" for name in row["aliases"])])
 
 
 def _reporter(quiet: bool) -> Reporter:

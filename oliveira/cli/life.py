@@ -23,6 +23,7 @@ from oliveira.lifecycle.once import live_once
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
 from oliveira.world import parse_override
@@ -77,9 +78,11 @@ def up(
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
     asked = Asked(world, text, _task_name(task, data, target), model, overrides)
-    chosen = choose(home, asked, typer.confirm if asks else None)
+    chosen = choose(home, asked, _confirm if asks else None)
     if model and not chosen.world.task.name:
         raise UserError(f"--model {model} goes with --task. Of a text life the model is set by --set model.d_model=….")
+    if asks and not once:  # which sends prompts of its own
+        chosen = ask_recording(home, chosen, _confirm)
     planned = fitted(home, chosen)
     if print_world:
         print(json.dumps(planned.world.model_dump(), indent=2))
@@ -135,6 +138,11 @@ def _next_steps(house: House) -> str:
     if not house.world.task.name:
         return snippet(house.address, house.key)
     return task_snippet(house.address, house.key, house.example())
+
+
+def _confirm(question: str) -> bool:
+    """An answer, not a key pressed in passing."""
+    return typer.confirm(translate(question), default=None)
 
 
 def _show_life(console: Console, life: dict[str, Any]) -> None:

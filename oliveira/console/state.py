@@ -82,7 +82,7 @@ def _world(home: Path) -> dict[str, Any] | None:
 
 
 def _short(task: str) -> str | None:
-    """`forecast/consumo.csv` of `forecast/path:/home/ana/consumo.csv?target=kwh`."""
+    """`forecast/consumo.csv` of `forecast/path:FOLDER/consumo.csv?target=kwh`."""
     kind, _, rest = task.partition("/")
     return f"{kind}/{rest.partition('?')[0].rpartition('/')[2]}" if task else None
 

@@ -14,7 +14,7 @@ from oliveira.lifecycle.store import Store, dump
 
 KEPT = 20_000
 _WEIGHED = 64  # every so many answers the bytes are counted
-_COLUMNS = "number, id, time, digest, request, answer, observed, truth, error, told"
+_COLUMNS = "number, id, time, key, digest, request, answer, observed, truth, error, told"
 
 
 class Answers(Store):
@@ -24,16 +24,17 @@ class Answers(Store):
         *,
         time: float,
         digest: str,
+        key: str = "",
         request: dict[str, Any],
         answer: dict[str, Any],
         observed: dict[str, float],
         megabytes: int = 64,
     ) -> None:
         """Keeps an answer under the id `number`; the oldest go where there are more than KEPT, or than `megabytes`."""
-        values = (number, time, digest, dump(request), dump(answer), dump(observed))
+        values = (number, time, key, digest, dump(request), dump(answer), dump(observed))
         with self.transaction():
             self._connection.execute(
-                "INSERT INTO answer (id, time, digest, request, answer, observed) VALUES (?,?,?,?,?,?)", values
+                "INSERT INTO answer (id, time, key, digest, request, answer, observed) VALUES (?,?,?,?,?,?,?)", values
             )
             place = self._connection.last_insert_rowid()
             self._connection.execute("DELETE FROM answer WHERE number <= ?", (place - KEPT,))
@@ -85,14 +86,24 @@ class Answers(Store):
 
     def pairs(self, limit: int = 200) -> list[tuple[dict[str, Any], Any]]:
         """(request, truth) of the newest answers whose truth is known, newest first."""
-        rows = self._rows(
-            "SELECT request, truth FROM answer WHERE told IS NOT NULL ORDER BY number DESC LIMIT ?", limit
-        )
-        return [(json.loads(request), json.loads(truth)) for request, truth in rows]
+        return [(row.request, row.truth) for row in self.newest_told(limit)]
+
+    def newest_told(self, limit: int = 200) -> list[AnswerRow]:
+        """The newest answers whose truth is known, newest first."""
+        told = f"SELECT {_COLUMNS} FROM answer WHERE told IS NOT NULL ORDER BY number DESC LIMIT ?"
+        return [_row(row) for row in self._rows(told, limit)]
+
+    def forget_answers(self, keys: set[str]) -> int:
+        """Deletes what requests with these keys left. Returns how many answers that were."""
+        with self.transaction():
+            before = self._rows("SELECT count(*) FROM answer")[0][0]
+            for key in keys:
+                self._connection.execute("DELETE FROM answer WHERE key = ?", (key,))
+            return int(before - self._rows("SELECT count(*) FROM answer")[0][0])
 
 
 def _row(row: tuple[Any, ...]) -> AnswerRow:
-    number, name, time, digest, *texts, truth, error, told = row
+    number, name, time, key, digest, *texts, truth, error, told = row
     request, answer, observed = map(json.loads, texts)
     truth = None if truth is None else json.loads(truth)
-    return AnswerRow(number, name, time, digest, request, answer, observed, truth, error, told)
+    return AnswerRow(number, name, time, key, digest, request, answer, observed, truth, error, told)

@@ -24,6 +24,7 @@ class Lesson(Protocol):
     """Made when a retraining begins; `OliveiraError` when too little came back to learn from."""
 
     identity: Any  # JSON: what is learnt, so that a retraining that was killed is found again
+    origin: dict[str, Any]  # whose it is, and of when: keys, first, last
     amount: dict[str, Any]  # how much that is, for the decision's numbers
 
     def train(

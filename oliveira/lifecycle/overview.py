@@ -11,6 +11,7 @@ from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
 from oliveira.lifecycle.process import is_held
+from oliveira.lifecycle.recording import recording, recording_line
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
 from oliveira.serving.adapter_names import adapter_names, weights_digest
 
@@ -31,6 +32,7 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "challenger": _challenger(ledger),
         "serving": ledger.setting("serving") if running else None,
         "adapters": _adapters(ledger),
+        "recording": recording(home),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
     }
@@ -87,6 +89,8 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "program",
         f"running at {found['address']}" if found["address"] else "running" if found["running"] else "stopped",
     )
+    if found["recording"]:
+        yield "recording", recording_line(found["recording"])
     if found["paused"]:
         yield "paused", "no retraining until `oliveira resume`"
     if progress := found["progress"]:

@@ -153,6 +153,7 @@ def _check_ledger(folder: Path) -> str | None:
             raise CorruptError("the ledger in the backup is damaged. Use another backup.")
         for wish in ledger.pending_wishes():
             ledger.withdraw_wish(wish.id, "it was asked for in the home that was backed up.")
+        ledger.set_setting("serving", None)  # nothing serves here yet
         champion = ledger.alias("champion")
         if champion and (row := ledger.artifact(champion)):
             artifact.open_artifact(row.path, row.digest)

@@ -76,6 +76,7 @@ class AnswerRow:
     number: int
     id: str
     time: float
+    key: str  # id of whose request it was
     digest: str
     request: dict[str, Any]
     answer: dict[str, Any]

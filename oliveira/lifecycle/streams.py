@@ -80,14 +80,14 @@ class AnswerStream:
 
     def __init__(self, world: World, ledger: Ledger) -> None:
         self.world, self.ledger = world, ledger
-        self.position: dict[str, float] = {"number": 0, "told": 0.0} | (ledger.setting(ANSWERS_POSITION) or {})
+        self.position: dict[str, float] = {"number": 0, "told": 0.0, **(ledger.setting(ANSWERS_POSITION) or {})}
 
     def monitor(self, reference: dict[str, Any], state: dict[str, Any] | None) -> Monitor:
-        section = self.world.monitor
-        wanted = {"window": int(reference["window"]), "alpha": section.alpha, "confirm": section.confirm}
+        section, window = self.world.monitor, int(reference["window"])
+        wanted = {"window": window, "alpha": section.alpha, "confirm": section.confirm}
         if state is not None and wanted.items() <= state.items():
             return FeatureMonitor.from_json(reference, state)
-        return FeatureMonitor(reference, **wanted)
+        return FeatureMonitor(reference, window=window, alpha=section.alpha, confirm=section.confirm)
 
     def read_new(self) -> Seen:
         seen: Seen = []
@@ -95,7 +95,7 @@ class AnswerStream:
             self.position["number"] = row.number
             seen.append((row.digest, row.observed))
         for row in self.ledger.truths(self.position["told"], AT_ONCE):
-            self.position["told"] = row.told
+            self.position["told"] = row.told or 0.0
             seen.append((row.digest, {"error": row.error}))
         return seen
 

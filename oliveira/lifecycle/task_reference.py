@@ -6,7 +6,7 @@ from typing import Any
 
 from oliveira.errors import UserError
 from oliveira.monitoring.features import build_feature_reference
-from oliveira.tasks.base import Data, Run, Task
+from oliveira.tasks.base import Data, Run, Split, Task
 from oliveira.world import World
 
 MAX_REQUESTS = 600
@@ -16,8 +16,9 @@ SMALLEST_WINDOW = 20
 def held_out_samples(task: Task, data: Data, state: dict[str, Any], run: Run) -> list[dict[str, float]]:
     """What `Task.observe` sees in requests of the validation and test splits, and how wrong each answer was."""
     samples = []
-    for split in ("validation", "test"):
-        for request, truth in data.requests(split, MAX_REQUESTS // 2):  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
+        for request, truth in data.requests(split, MAX_REQUESTS // 2):
             answer = task.answer(state, run, request)
             seen = task.observe(state, request, answer)
             samples.append(seen | {"error": task.error(state, request, answer, truth)})

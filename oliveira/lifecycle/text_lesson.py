@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,6 +51,12 @@ class LiveText:
 
     train: list[str]
     held_out: list[str]
+    keys: set[str] = field(default_factory=set)  # ids of who sent it; a text that two have sent is both's
+    times: list[float] = field(default_factory=list)
+
+    def origin(self) -> dict[str, Any]:
+        """For the lineage of what learns from it: whose it is, and of when."""
+        return {"keys": sorted(self.keys), "first": min(self.times, default=0.0), "last": max(self.times, default=0.0)}
 
     @property
     def characters(self) -> int:
@@ -65,6 +72,9 @@ def live_text(folder: Path) -> LiveText:
     for record in reversed(read_all(folder)):
         text = clean(str(record["text"]))
         name = hashlib.sha256((" ".join(plain_words(text)) or text).encode()).hexdigest()
+        if text:
+            kept.keys.add(record.get("key", ""))
+            kept.times.append(record.get("time", 0.0))
         if not text or name in seen:
             continue
         seen.add(name)
@@ -90,6 +100,7 @@ class TextLesson:
         self.data = current_folder(ledger, home, "preprocess") / "base"
         self.identity = sorted(self.live.train)
         self.amount = {"live_characters": self.live.characters}
+        self.origin = self.live.origin()
 
     def train(
         self,

@@ -57,7 +57,8 @@ def update(
             _say(ledger, phase="gate")
             place = free_folder(ledger, ledger.home / "artifacts" / f"update-{name}")
             passed, numbers, parts = lesson.judge(champion, challenger, place, name)
-            lineage = {"stage": "update", "parent": opened.digest, "world": world.name, "key": name}
+            lineage: dict[str, Any] = {"stage": "update", "parent": opened.digest, "world": world.name, "key": name}
+            lineage |= {"traffic": lesson.origin}
             packaged = artifact.write(
                 place, model=challenger, name=opened.name, metrics=numbers, lineage=lineage, **parts
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import current_folder
@@ -18,7 +18,10 @@ class Visitors(Protocol):
     base: list[Any]
     new: list[Any]
     needed: int  # of what is new, before a challenger may learn from it
-    counted: str  # what that is
+
+    @property
+    def counted(self) -> str:
+        """What that is."""
 
     def ask(self, client: Client, request: Any) -> Answer:
         """One of `base`."""
@@ -41,11 +44,12 @@ def complete(client: Client, prompt: str, max_tokens: int = 8) -> Answer:
 
 
 class TextVisitors:
-    counted: ClassVar[str] = "characters"
+    counted = "characters"
 
     def __init__(self, house: House) -> None:
         self.house = house
-        self.base, self.new = self._prompts("base", "validation"), self._prompts("new", "train")
+        self.base: list[Any] = self._prompts("base", "validation")
+        self.new: list[Any] = self._prompts("new", "train")
         self.needed = house.world.update.min_new_chars
 
     def _prompts(self, domain: str, split: str) -> list[str]:
@@ -84,7 +88,7 @@ class TextVisitors:
 class TaskVisitors:
     """What is new are requests of the training data, changed (`changed`), each with its truth told afterwards."""
 
-    counted: ClassVar[str] = "truths"
+    counted = "truths"
 
     def __init__(self, house: House) -> None:
         from oliveira.errors import OliveiraError
@@ -95,8 +99,8 @@ class TaskVisitors:
         known = data.requests("validation", REQUESTS)
         if not known:
             raise OliveiraError(f"{wanted.label} shows no requests of its own. Use `oliveira up` without --once.")
-        self.base = [request for request, _ in known]
-        self.new = [changed(wanted.eats, request, truth) for request, truth in known]
+        self.base: list[Any] = [request for request, _ in known]
+        self.new: list[Any] = [changed(wanted.eats, request, truth) for request, truth in known]
         self.needed = house.world.update.min_truths
 
     def ask(self, client: Client, request: dict[str, Any]) -> Answer:

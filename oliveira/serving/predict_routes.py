@@ -59,7 +59,8 @@ def make_predict_router(service: Service) -> APIRouter:
         number = f"pred-{request.state.id}"
         if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
             kept = {"request": asked, "answer": found["answer"], "observed": found["observed"]}
-            service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+            asker = {"time": time.time(), "key": request.state.key.id, "digest": engine.digest}
+            service.answers.append({"number": number, **asker, **kept})
         return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
 
     @router.post("/v1/feedback")

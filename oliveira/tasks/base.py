@@ -11,7 +11,7 @@ sets in a model's config, the batches, the loss, the metrics, and how a person's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -139,6 +139,14 @@ class Data(ABC):
     def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
         """How wrong an answer was, lower is better. `UserError` names the field "truth" where it does not fit."""
         raise UserError("this task takes no truth: its answers cannot be compared with one.")
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], Any]]:
+        """At most `count` real requests of a split, evenly spaced, each with its truth; none where a task has none."""
+        return []
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        """A training batch of requests and the truths that came back for them."""
+        raise UserError("this task does not learn from truths that come back.")
 
     @abstractmethod
     def request(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from serving_helpers import wait_for
 
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
-from oliveira.lifecycle.traffic_load import Client, Load
+from oliveira.lifecycle.traffic_load import Load
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,8 @@ def test_a_home_is_backed_up_while_it_serves_and_lives_on_elsewhere(updatable: P
     assert load.failed == 0 and json.loads(saved.stdout)["champion"] == champion
     assert restored.returncode == 0 and "Traceback" not in restored.stderr, restored.stderr
     shutil.rmtree(home)  # as on another machine
-    with up(new) as address:
-        served = httpx.get(f"{address}/version", headers={"Authorization": f"Bearer {key}"}, timeout=30).json()
-        answer = Client(address, key, traffic=False).complete("No princípio", 4)
-    assert served["digest"] == champion and answer.status == 200, "the same model, and the old key is good"
+    with up(new) as address, httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+        served = client.get(f"{address}/version").json()["digest"]
+        body = {"model": "oliveira", "prompt": "No princípio", "max_tokens": 4}
+        status = client.post(f"{address}/v1/completions", json=body).status_code
+    assert (served, status) == (champion, 200), "the same model, and the old key is good"

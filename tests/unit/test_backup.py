@@ -52,6 +52,7 @@ def home(tmp_path: Path) -> Path:
             ledger.promote(made.digest, actor="test", numbers={})
         ledger.set_setting(LIFE, {"train": "k" * 64})
         ledger.wish("rollback", {}, "test")
+        ledger.set_setting("serving", {"digest": made.digest})
     write_json_atomic(home / "world.json", World().model_dump())
     write_json_atomic(home / "remembered.json", {})
     for name in (*LEFT, f"stages/train/{'k' * 16}/stage.json", "runs/train-k/curve.jsonl", "runs/train-k/.c.tmp"):
@@ -98,6 +99,7 @@ def test_all_that_cannot_be_made_again_comes_back(home: Path, tmp_path: Path, wi
         assert (ledger.alias("champion"), ledger.alias("previous")) == (champion, previous)
         assert ledger.verify_key(key) is not None, "a key stays good"
         assert ledger.pending_wishes() == [], "nothing that was asked of the old home happens in the new one"
+        assert ledger.setting("serving") is None
         for row in ledger.artifacts():
             artifact.open_artifact(row.path, row.digest)
     assert leftovers(tmp_path) == []

@@ -36,6 +36,7 @@ OWN = (
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
     "lifecycle/backup.py",
+    "lifecycle/forgetting.py",
     "lifecycle/restore.py",
     "lifecycle/verbs.py",
     "lifecycle/asking.py",
