@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 from oliveira.portuguese_tasks import TASK_LINES
@@ -114,6 +115,7 @@ LINES = {
     "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
     **TASK_LINES,
+    **FOLDER_LINES,
     **HOME_LINES,
 }
 

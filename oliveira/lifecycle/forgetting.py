@@ -30,12 +30,12 @@ def forget(ledger: Ledger, named: str) -> dict[str, Any]:
             for path in home.glob(pattern):
                 path.unlink(missing_ok=True)
     learnt, unknown = _learnt(ledger.artifacts(), ids)
-    records = found.records + answers
-    ledger.event("forgotten", {"keys": sorted(ids), "records": records})
+    ledger.event("forgotten", {"keys": sorted(ids), "records": found.records, "answers": answers})
     return {
         "keys": sorted(ids),
         "good": sorted(key.id for key in keys if key.revoked is None),
-        "records": records,
+        "records": found.records,
+        "answers": answers,
         "unnamed": found.unnamed,
         "learnt": [_told(ledger, row) for row in learnt],
         "unknown": [_told(ledger, row) for row in unknown],

@@ -76,7 +76,6 @@ class AnswerRow:
     number: int
     id: str
     time: float
-    key: str  # id of whose request it was
     digest: str
     request: dict[str, Any]
     answer: dict[str, Any]
@@ -84,3 +83,4 @@ class AnswerRow:
     truth: Any
     error: float | None
     told: float | None  # when the truth came; None = it has not
+    key: str = ""  # id of who asked

@@ -45,9 +45,9 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 # Answers of a task's model, and what turned out to be true. `told` rises with every truth: who reads on remembers it.
 _ANSWERS = """
 CREATE TABLE answer (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, key TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    request TEXT NOT NULL, answer TEXT NOT NULL, observed TEXT NOT NULL, truth TEXT, error REAL, told REAL UNIQUE
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, digest TEXT NOT NULL,
+    request TEXT NOT NULL, answer TEXT NOT NULL, observed TEXT NOT NULL, truth TEXT, error REAL, told REAL UNIQUE,
+    key TEXT NOT NULL DEFAULT ''
 ) STRICT;
 """
 

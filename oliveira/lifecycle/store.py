@@ -82,7 +82,9 @@ class Store:
     def _prepare(self) -> None:
         self._connection.set_busy_timeout(int(_PATIENCE * 1000))
         # One by one: of several statements in one `execute`, those after the first that gives a row do not run.
-        for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+        # `secure_delete` from the first row on: one that moves to another page leaves nothing behind to be found.
+        wanted = (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("secure_delete", 1))
+        for name, value in wanted:
             self._connection.pragma(name, value)
             if self._connection.pragma(name) != value:
                 raise DiskError(f"{self.path} refuses {name} = {value}. Put --home on a local disk.")

@@ -57,14 +57,8 @@ class TaskLesson:
 
     def __init__(self, home: Path, ledger: Ledger, world: World, opened: Artifact) -> None:
         self.world, self.opened = world, opened
-        rows = ledger.newest_told(MOST_PAIRS)
-        self.learned, self.held_out = split_pairs([(row.request, row.truth) for row in rows])
-        times = [row.time for row in rows]
-        self.origin = {
-            "keys": sorted({row.key for row in rows}),
-            "first": min(times, default=0.0),
-            "last": max(times, default=0.0),
-        }
+        self.learned, self.held_out = split_pairs(ledger.pairs(MOST_PAIRS))
+        self.origin = ledger.origin_of_pairs(MOST_PAIRS)
         count = len(self.learned) + len(self.held_out)
         if count < world.update.min_truths or not self.learned or not self.held_out:
             raise OliveiraError(

@@ -108,6 +108,7 @@ def test_an_answer_has_its_own_fields_and_a_name(house: House) -> None:
     assert house.predict({"level": 3, "model": "d" * 12}).json()["model"] == "d" * 12
     assert house.engine.asked[-1]["body"] == {"level": 3}, "the name of a model is no part of the task's request"
     [row, _] = house.kept()
+    assert row.key == house.key.split("-")[2]
     assert (row.id, row.request, row.answer, row.observed) == (number, {"level": 3}, {"level": 6}, {"level": 3.0})
     assert house.client.get("/v1/task").json() == TASK
     [model, _] = house.client.get("/v1/models").json()["data"]
