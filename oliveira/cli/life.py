@@ -77,7 +77,7 @@ def up(
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
-    asked = Asked(world, text, _task_name(task, data, target), model, overrides)
+    asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model)
     chosen = choose(home, asked, _confirm if asks else None)
     if model and not chosen.world.task.name:
         raise UserError(f"--model {model} goes with --task. Of a text life the model is set by --set model.d_model=….")

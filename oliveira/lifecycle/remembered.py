@@ -38,10 +38,10 @@ class Asked:
 
     world: str = ""
     text: str = ""
-    task: str = ""
-    model: str = ""
     overrides: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
+    task: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)

@@ -156,14 +156,6 @@ class Data(ABC):
     def request(self) -> dict[str, Any]:
         """A real request of the test split, for help texts and for the check of an exported file."""
 
-    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], Any]]:
-        """About `count` real requests of a split with their truth, in its order and from all of it."""
-        return []
-
-    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
-        """A batch of requests and their truth, to train on what came back. `UserError` for what does not fit."""
-        raise UserError("this task takes no truth: nothing can be learnt from its answers.")
-
     def picture(self, model: nn.Module, png: Path) -> bool:
         """Draws what people would rather look at (a forecast, an attention map). False: there is nothing to draw."""
         return False
