@@ -30,9 +30,9 @@ from oliveira.errors import OliveiraError
 from oliveira.kernels.build import unavailable
 from oliveira.models.gguf import read_gguf
 from oliveira.serving.decoders import Settings
-from oliveira.serving.engine import Engine
 from oliveira.serving.protocol import Message
 from oliveira.serving.speculation import Speculator
+from oliveira.serving.text_engine import TextEngine
 
 FORMS = ("fp32", "nf4")
 SLOTS, MAX_LEN = 8, 1024  # with the model's own 8,192 positions eight streams would take 3 GB
@@ -81,7 +81,7 @@ class Answer(NamedTuple):
     end: Message  # what the engine says of the request
 
 
-def answer(engine: Engine, tokens: list[int], work: Work) -> Answer:
+def answer(engine: TextEngine, tokens: list[int], work: Work) -> Answer:
     engine.handle({**GREEDY, "tokens": tokens, "n": work.choices, "max_tokens": work.tokens})
     texts, count = [""] * work.choices, 0
     while True:
@@ -93,7 +93,7 @@ def answer(engine: Engine, tokens: list[int], work: Work) -> Answer:
                 count += message["tokens"]
 
 
-def compare(table: Table, engine: Engine, work: Work, prompts: list[list[int]]) -> str:
+def compare(table: Table, engine: TextEngine, work: Work, prompts: list[list[int]]) -> str:
     """Adds a row: the answers to all prompts with guesses, and without. Returns how the guesses went."""
     served = engine.scheduler.speculator
     assert served is not None
@@ -145,7 +145,7 @@ def main() -> None:
                 folder / form, model=model if form == "fp32" else quantise_model(model, form), name="gpt",
                 weights=form, tokenizer=folder / "tokenizer.json", lineage={}, metrics={},
             )  # fmt: skip
-            engine = Engine(made, Settings(slots=SLOTS))
+            engine = TextEngine(made, Settings(slots=SLOTS))
             assert engine.scheduler.speculator is not None
             costs[form] = round(engine.scheduler.speculator.cost, 2)
             for work, tokens in prompts[form]:

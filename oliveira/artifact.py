@@ -37,6 +37,7 @@ from oliveira.files import (
 from oliveira.registry import entry
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
+TASK, TOKENIZER = "task.json", "tokenizer.json"  # what serving goes by: a task's requests, else text
 NEEDED = {WEIGHTS, "config.json"}
 FORMAT = 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -161,10 +163,7 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_dir() or path.is_file():
-                    fsync_path(path)
-            fsync_path(temporary)
+            _fsync_below(temporary)
             if final.exists():
                 shutil.rmtree(aside, ignore_errors=True)
                 final.replace(aside)
@@ -176,6 +175,50 @@ def atomic_directory(final: Path) -> Iterator[Path]:
                 aside.replace(final)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """A folder beside `final` to make it in, gone afterwards. Those that killed processes left there go first; one in
+    which somebody works is locked."""
+    make_folder(final.parent)
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = _temporary(final)
+    temporary.mkdir()
+    with _locked(temporary):
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """A folder that appears, complete and on disk, where nothing or an empty folder stands: nothing is replaced."""
+    with explain_disk(final), scratch_folder(final) as temporary:
+        yield temporary
+        _fsync_below(temporary)
+        temporary.rename(final)
+        fsync_path(final.parent)
+
+
+def _fsync_below(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir() or path.is_file():
+            fsync_path(path)
+    fsync_path(folder)
 
 
 def sweep_temporary(root: Path) -> int:

@@ -6,6 +6,7 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 
 HELP = {
@@ -77,6 +78,19 @@ HELP = {
         "Sem retreino até `oliveira resume`, e o que está em curso termina; o serviço continua."
     ),
     "Ends a pause.": "Termina uma pausa.",
+    # chat
+    "Talks to what is served: each line is answered as it comes. /quit or Ctrl-D leaves, Ctrl-C stops an answer.": (
+        "Conversa com o que é servido: cada linha é respondida na hora. /quit ou Ctrl-D sai, Ctrl-C para uma resposta."
+    ),
+    "A full context forgets the oldest turns. Without a terminal each line of the input is a message.": (
+        "Um contexto cheio esquece as falas mais antigas. Sem terminal, cada linha da entrada é uma mensagem."
+    ),
+    "Address of a server elsewhere, with --key; empty: the home's own.": (
+        "Endereço de um servidor em outro lugar, com --key; vazio: o da própria pasta."
+    ),
+    "Key of the server; empty: a fresh one of the home's own.": "Chave do servidor; vazia: uma nova, da própria pasta.",
+    "Name of an adapter; else the served model itself.": "Nome de um adaptador; senão, o próprio modelo servido.",
+    "Longest answer, in tokens.": "A maior resposta, em tokens.",
     "Writes prometheus.yml, its rules and a key file for the server of this home.": (
         "Escreve prometheus.yml, suas regras e um arquivo de chave para o servidor desta pasta."
     ),
@@ -258,6 +272,7 @@ HELP = {
     "Only formulas with a claim that fails.": "Só fórmulas com uma afirmação que falha.",
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
+    **HOME_HELP,
 }
 
 WORDS = {
@@ -338,4 +353,5 @@ WORDS = {
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
     **TABLE_WORDS,
+    **HOME_WORDS,
 }

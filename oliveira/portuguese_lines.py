@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 
 LINES = {
@@ -106,7 +107,13 @@ LINES = {
     "{}: {} nats a token at most": "{}: no máximo {} nats por token",
     "{}: {} nats a token at most, more than {}": "{}: no máximo {} nats por token, mais que {}",
     "ms a step, {} stream{}": "ms por passo, {} fluxo{}",
+    # oliveira chat
+    "({} of the oldest turns forgotten: the context is {} tokens)": (
+        "({} das falas mais antigas esquecidas: o contexto é de {} tokens)"
+    ),
+    "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
+    **HOME_LINES,
 }
 
 TERMS = {

@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 
 SENTENCES = {
@@ -37,6 +38,26 @@ SENTENCES = {
     # Homes and lives
     "--home {} holds no ledger. Start with `oliveira up`, or give the folder that it used.": (
         "--home {} não tem livro de registro. Comece com `oliveira up`, ou dê a pasta que ele usou."
+    ),
+    "--url {} needs a key. Give --key, or set OLIVEIRA_KEY.": (
+        "--url {} precisa de uma chave. Dê --key, ou defina OLIVEIRA_KEY."
+    ),
+    "--url {} is not the address of a server. Write http://HOST:PORT.": (
+        "--url {} não é o endereço de um servidor. Escreva http://HOST:PORTA."
+    ),
+    "the key holds a character that no key has. Copy it again.": (
+        "a chave tem um caractere que nenhuma chave tem. Copie-a de novo."
+    ),
+    "no server answers at {}: {}. Start `oliveira up`, or give its --url.": (
+        "nenhum servidor responde em {}: {}. Comece `oliveira up`, ou dê o --url dele."
+    ),
+    "what answers at {} is not a server of this program. Give the --url of one.": (
+        "o que responde em {} não é um servidor deste programa. Dê o --url de um."
+    ),
+    "{} is served here, which answers requests and does not talk. Send them to /v1/predict as above, "
+    "with a key of `oliveira keys create NAME` in OLIVEIRA_KEY.": (
+        "aqui é servido {}, que responde a pedidos e não conversa. Mande-os a /v1/predict como acima, com uma chave de "
+        "`oliveira keys create NOME` em OLIVEIRA_KEY."
     ),
     "--home {} has no running server. Start `oliveira up` first.": (
         "--home {} não tem servidor em curso. Inicie `oliveira up` primeiro."
@@ -269,4 +290,5 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **HOME_SENTENCES,
 }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira import artifact, kinds
-from oliveira.artifact import Artifact, open_artifact
+from oliveira.artifact import TASK, Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
@@ -70,26 +70,25 @@ def _how_to_train(folder: Path) -> str:
     return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
-class Predictor:
-    """Answers requests with the best that the run has: its exported graph, else its weights in torch."""
+class Answerer:
+    """Answers requests with the best that an artifact of a task has: its checked graph, else its weights in torch."""
 
-    def __init__(self, folder: Path) -> None:
-        exported = folder / "export"
-        self.artifact = open_artifact(exported if exported.exists() else folder / "artifact")
+    def __init__(self, made: Artifact, *, threads: int = 0) -> None:
+        self.artifact = made
         try:
-            described = json.loads((self.artifact.path / "task.json").read_bytes())
+            described = json.loads((made.path / TASK).read_bytes())
             self.task, self.state, self.example = task(described["task"]), described["state"], described["request"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CorruptError(f"{self.artifact.path}: task.json cannot be read ({type(error).__name__})") from None
-        self.engine = "onnxruntime" if GRAPH in self.artifact.files else "torch"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{made.path}: {TASK} cannot be read ({type(error).__name__})") from None
+        self.engine = "onnxruntime" if GRAPH in made.files else "torch"
         self.inputs: dict[str, str] = {}  # of the graph, in words
-        if exported.exists():
-            graph = ForwardRunner(self.artifact.path / GRAPH)
+        if GRAPH in made.files:
+            graph = ForwardRunner(made.path / GRAPH, threads)
             run: Run = graph
             self.inputs = graph.described
         else:
-            run = torch_runner(self.artifact)
-        self._run = _bounded(run, self.artifact, self.task.eats)
+            run = torch_runner(made)
+        self._run = _bounded(run, made, self.task.eats)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
@@ -102,6 +101,14 @@ class Predictor:
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer
+
+
+class Predictor(Answerer):
+    """The same for a finished run: its export, where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        exported = folder / "export"
+        super().__init__(open_artifact(exported if exported.exists() else folder / "artifact"))
 
 
 def torch_runner(made: Artifact) -> Run:

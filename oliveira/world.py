@@ -231,6 +231,7 @@ class ServeSection(Section):
     draft: str = Field("", description="folder of a smaller model's artifact that guesses; else earlier text does")
     keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
     traffic_megabytes: int = Field(64, ge=1)
+    traffic_days: float = Field(0.0, ge=0, description="prompts older than so many days are deleted; 0 = none is")
 
 
 class MonitorSection(Section):

@@ -126,6 +126,8 @@ const en = {
   happened: {
     drift: "drift", swap: "swap", engine_restarted: "engine restarted", update: "retraining ended",
     update_started: "retraining began", update_stopped: "retraining stopped", update_failed: "retraining failed",
+    swap_failed: "swap failed", engine_died: "engine died", champion_fails: "answers fail", put_back: "champion put back",
+    forgotten: "prompts deleted",
   } as Record<string, string>,
   about: {
     trigger: "trigger", verdict: "verdict", reason: "reason", digest: "model", champion_before: "champion before",
@@ -289,6 +291,8 @@ const pt: Text = {
   happened: {
     drift: "desvio", swap: "troca", engine_restarted: "motor reiniciado", update: "retreino terminado",
     update_started: "retreino iniciado", update_stopped: "retreino parado", update_failed: "retreino falhou",
+    swap_failed: "troca falhou", engine_died: "motor morreu", champion_fails: "respostas falham", put_back: "campeão retirado",
+    forgotten: "textos apagados",
   },
   about: {
     trigger: "motivo", verdict: "decisão", reason: "razão", digest: "modelo", champion_before: "campeão antes",

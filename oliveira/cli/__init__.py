@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from oliveira import __version__, language, terminal
-from oliveira.cli import adapt, adapters, catalogue, data, formulas, inspect, keys, life, models, speaking
+from oliveira.cli import adapt, adapters, catalogue, chat, data, formulas, home, inspect, keys, life, models, speaking
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError, explain_memory
 from oliveira.files import explain_disk
@@ -28,6 +28,10 @@ app.command()(life.status)
 app.command()(life.history)
 for verb in (life.swap, life.rollback, life.approve, life.reject, life.retrain, life.pause, life.resume):
     app.command()(verb)
+app.command()(chat.chat)
+app.command()(home.backup)
+app.command()(home.restore)
+app.command()(home.forget)
 app.command("prometheus-config")(life.prometheus_config)
 app.command("list")(catalogue.list_models)
 app.command()(catalogue.sources)

@@ -23,6 +23,7 @@ from oliveira.lifecycle.once import live_once
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.up import House, check_home, snippet
 from oliveira.world import parse_override
@@ -67,7 +68,9 @@ def up(
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
-    chosen = choose(home, Asked(world, text, overrides), typer.confirm if asks else None)
+    chosen = choose(home, Asked(world, text, overrides), _confirm if asks else None)
+    if asks and not once:  # which sends prompts of its own
+        chosen = ask_recording(home, chosen, _confirm)
     planned = fitted(home, chosen)
     if print_world:
         print(json.dumps(planned.world.model_dump(), indent=2))
@@ -101,6 +104,11 @@ def up(
         while not stop.wait(0.2):
             house.check()
         console.print(translate("draining …"))
+
+
+def _confirm(question: str) -> bool:
+    """An answer, not a key pressed in passing."""
+    return typer.confirm(translate(question), default=None)
 
 
 def _show_life(console: Console, life: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError, UserError
-from oliveira.lifecycle.rows import ArtifactRow, Decision, Key, StageRow, Wish
+from oliveira.lifecycle.answers import Answers
+from oliveira.lifecycle.rows import AnswerRow, ArtifactRow, Decision, Key, StageRow, Wish
 from oliveira.lifecycle.store import dump
 from oliveira.lifecycle.wishes import Wishes
 
-__all__ = ["ArtifactRow", "Decision", "Key", "Ledger", "StageRow", "Wish"]
+__all__ = ["AnswerRow", "ArtifactRow", "Decision", "Key", "Ledger", "StageRow", "Wish"]
 
 # Settings
 LIFE = "stages"  # name → key of each stage of the life in force
@@ -27,7 +28,7 @@ ADDRESS = "address"  # of the front that `oliveira up` started last
 RETRAINING = "retraining"  # what the running one is at, or None
 
 
-class Ledger(Wishes):
+class Ledger(Wishes, Answers):
     """One connection, safe to share between threads. Every process opens its own.
 
     `home` is the folder of the ledger; artifact paths are stored relative to it, so that a home can be moved.
@@ -277,6 +278,14 @@ class Ledger(Wishes):
             )
         return f"sk-oli-{number}-{secret}"
 
+    def fresh_key(self, name: str, scopes: tuple[str, ...], most: int) -> str:
+        """A new key of this name, as only hashes are kept; earlier ones stay good, the oldest go beyond `most`."""
+        with self.transaction():
+            alive = [key for key in self.keys() if key.name == name and key.revoked is None]
+            for key in alive[: max(0, len(alive) + 1 - most)]:
+                self.revoke_key(key.id)
+            return self.add_key(name, scopes)
+
     def verify_key(self, presented: str) -> Key | None:
         """The key that `presented` is, or None. Same work for a wrong secret as for a right one."""
         parts = presented.split("-", 3) if presented.isascii() else []
@@ -334,6 +343,13 @@ class Ledger(Wishes):
 
     def events(self, after: int = 0, limit: int = 200) -> list[dict[str, Any]]:
         rows = self._rows("SELECT id, time, kind, data FROM event WHERE id > ? ORDER BY id LIMIT ?", after, limit)
+        return [{"id": row[0], "time": row[1], "kind": row[2], "data": json.loads(row[3])} for row in rows]
+
+    def events_since(self, when: float, *kinds: str) -> list[dict[str, Any]]:
+        """Of these kinds, oldest first."""
+        marks = ",".join("?" * len(kinds))
+        sql = f"SELECT id, time, kind, data FROM event WHERE time >= ? AND kind IN ({marks}) ORDER BY id"
+        rows = self._rows(sql, when, *kinds)
         return [{"id": row[0], "time": row[1], "kind": row[2], "data": json.loads(row[3])} for row in rows]
 
     def latest_events(self, limit: int = 50) -> list[dict[str, Any]]:

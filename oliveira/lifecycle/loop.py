@@ -21,6 +21,7 @@ from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
 from oliveira.lifecycle.pipeline import Pipeline
 from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.lifecycle.progress import Reporter
+from oliveira.lifecycle.returning import Returning
 from oliveira.lifecycle.verbs import check_not_paused, grant
 from oliveira.lifecycle.watch import Watch
 from oliveira.world import World
@@ -34,6 +35,7 @@ class Loop:
     def __init__(self, home: Path, world: World, ledger: Ledger) -> None:
         self.home, self.world, self.ledger = home, world, ledger
         self.watch = Watch(home, world, ledger)
+        self.returning = Returning(ledger)
         for row in ledger.runs():  # what a killed loop left behind
             if row["kind"] == "update" and row["state"] == "running":
                 ledger.finish_run(row["id"], "failed", {})
@@ -46,6 +48,8 @@ class Loop:
     def turn(self) -> None:
         """One look at everything; takes milliseconds."""
         self.grant_all()
+        if self.returning.look():
+            self._stop_retraining("the model that it started from was put back.")
         if self._wish is not None and not self.ledger.is_pending(self._wish.id):
             self._stop_retraining("the wish for it was withdrawn.")
         self._collect_retraining()

@@ -11,6 +11,8 @@ from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
 from oliveira.lifecycle.process import is_held
+from oliveira.lifecycle.recording import recording, recording_line
+from oliveira.lifecycle.returning import PUT_BACK, put_back_line
 from oliveira.serving.adapter_names import adapter_names, weights_digest
 
 
@@ -26,9 +28,11 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "stages": stages,
         "progress": _progress(ledger) if any(row["state"] == "running" for row in stages.values()) else None,
         "aliases": ledger.aliases(),
+        "put_back": _put_back(ledger),
         "challenger": _challenger(ledger),
         "serving": ledger.setting("serving") if running else None,
         "adapters": _adapters(ledger),
+        "recording": recording(home),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
     }
@@ -52,6 +56,12 @@ def _progress(ledger: Ledger) -> dict[str, float]:
     return {name: value for name, labels, value, _ in ledger.gauges() if name in wanted and not labels}
 
 
+def _put_back(ledger: Ledger) -> dict[str, Any] | None:
+    """The champion that the loop took away, while nothing else was crowned since."""
+    last = ledger.last_event(PUT_BACK)
+    return last["data"] if last and last["data"]["to"] == ledger.alias("champion") else None
+
+
 def _challenger(ledger: Ledger) -> dict[str, Any] | None:
     """The one that waits for a person, and what the gate said of it."""
     digest = ledger.alias("challenger")
@@ -68,6 +78,8 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("champion", "previous"):
         if name in aliases:
             yield name, aliases[name]
+    if event := found["put_back"]:
+        yield "put back", put_back_line(event)
     if challenger := found["challenger"]:
         why = "; ".join(map(translate, challenger["reasons"]))
         yield "challenger", f"{challenger['digest'][:12]} {translate(challenger['verdict'])}: {why}"
@@ -77,6 +89,8 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "program",
         f"running at {found['address']}" if found["address"] else "running" if found["running"] else "stopped",
     )
+    if found["recording"]:
+        yield "recording", recording_line(found["recording"])
     if found["paused"]:
         yield "paused", "no retraining until `oliveira resume`"
     if progress := found["progress"]:

@@ -103,6 +103,11 @@ def remember(home: Path, chosen: Chosen) -> None:
     write_json_atomic(home / MEMORY, memory)
 
 
+def is_new(home: Path) -> bool:
+    """Nothing was learnt in it yet."""
+    return _recall(home) is None
+
+
 def _explicit(world: str, sets: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[str]:
     """Fields named by --set, by the environment, and in a world file of the person's own."""
     yield from sets

@@ -69,3 +69,17 @@ class Key:
     scopes: tuple[str, ...]
     created: float
     revoked: float | None
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    number: int
+    id: str
+    time: float
+    digest: str
+    request: dict[str, Any]
+    answer: dict[str, Any]
+    observed: dict[str, float]
+    truth: Any
+    error: float | None
+    told: float | None  # when the truth came; None = it has not

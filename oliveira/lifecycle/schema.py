@@ -1,8 +1,9 @@
-"""The tables of the ledger, one statement list per version."""
+"""The tables of the ledger: what each version adds to the one before it. A released step is never edited.
 
-SCHEMA_VERSION = 1
+A home is brought up to date in one transaction as it is opened (`store._prepare`). A further version is one step more.
+"""
 
-TABLES = """
+_FIRST = """
 CREATE TABLE stage (
     key TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('running', 'done', 'failed')),
     config TEXT NOT NULL, inputs TEXT NOT NULL, digest TEXT, outputs TEXT, message TEXT,
@@ -40,3 +41,14 @@ CREATE TABLE event (
 ) STRICT;
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+
+# Answers of a task's model, and what turned out to be true. `told` rises with every truth: who reads on remembers it.
+_ANSWERS = """
+CREATE TABLE answer (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, digest TEXT NOT NULL,
+    request TEXT NOT NULL, answer TEXT NOT NULL, observed TEXT NOT NULL, truth TEXT, error REAL, told REAL UNIQUE
+) STRICT;
+"""
+
+STEPS = (_FIRST, _ANSWERS)
+SCHEMA_VERSION = len(STEPS)

@@ -6,10 +6,11 @@ What a method returned survives `kill -9` and power loss. The SQLite that Python
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ import apsw
 
 from oliveira.errors import CorruptError, DiskError, UserError
 from oliveira.files import explain_disk, make_folder
-from oliveira.lifecycle.schema import SCHEMA_VERSION, TABLES
+from oliveira.lifecycle.schema import SCHEMA_VERSION, STEPS
 
 FIRST_SAFE_SQLITE = (3, 51, 3)
 _PATIENCE = 30  # seconds a writer waits for another
@@ -88,14 +89,14 @@ class Store:
         self._connection.pragma("journal_size_limit", 64 << 20)
         with self.transaction():
             found = self._connection.pragma("user_version")
-            if found == 0:
-                self._connection.execute(TABLES)
-                self._connection.pragma("user_version", SCHEMA_VERSION)
-            elif found != SCHEMA_VERSION:
+            if not 0 <= found <= SCHEMA_VERSION:
                 raise UserError(
                     f"{self.path} has schema {found}, this program knows {SCHEMA_VERSION}. "
                     "Use the version of Oliveira that wrote it, or another --home."
                 )
+            for number, step in enumerate(STEPS[found:], found + 1):  # all of them or none: a kill leaves the old home
+                self._connection.execute(step)
+                self._connection.pragma("user_version", number)
 
     def close(self) -> None:
         self._connection.close()
@@ -125,6 +126,17 @@ class Store:
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, _explained(self.path):
             return list(self._connection.execute(sql, values))
+
+    def copy_to(self, path: Path, *, without: Collection[str] = ()) -> None:
+        """One consistent moment of it, while others write, with these tables empty. What was deleted is not in it."""
+        with self._lock, _explained(path):
+            self._connection.execute("VACUUM INTO ?", (str(path),))
+            with contextlib.closing(apsw.Connection(str(path))) as copy:
+                there = {name for (name,) in copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+                for table in there.intersection(without):
+                    copy.execute(f'DELETE FROM "{table}"')
+                if there.intersection(without):
+                    copy.execute("VACUUM")
 
     def version(self) -> int:
         """Changes whenever another process has committed."""

@@ -16,6 +16,7 @@ from oliveira.language import translate
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
+from oliveira.lifecycle.returning import PUT_BACK, put_back_line
 from oliveira.serving.address import authority
 from oliveira.terminal import say_error
 from oliveira.world import World
@@ -78,6 +79,7 @@ class House:
     def __init__(self, home: Path, world: World, *, port: int, quiet: bool) -> None:
         self.home, self.world, self.port, self.quiet = home, world, port, quiet
         self._stack = contextlib.ExitStack()
+        self._version = self._told = -1  # of the ledger at the last look; the event that was told
 
     def __enter__(self) -> House:
         with self._stack as stack:
@@ -86,7 +88,9 @@ class House:
             write_json_atomic(self.home / "world.json", self.world.model_dump())
             self.ledger = stack.enter_context(Ledger(self.home))
             self.started = self.ledger.clock()
-            self.key = self._fresh_key()
+            self.key = self.ledger.fresh_key(
+                TERMINAL, ("use", "admin"), TERMINAL_KEYS
+            )  # for the person at this terminal
             (self.home / "front.json").unlink(missing_ok=True)
             host = self.world.serve.host
             self.front = Child(
@@ -114,14 +118,6 @@ class House:
             child.process.terminate()
         self._stack.close()
 
-    def _fresh_key(self) -> str:
-        """A key for the person at this terminal. Only hashes are kept, so it is a new one at every start; those printed
-        before stay good until they are revoked, the oldest ones when there are too many."""
-        alive = [key for key in self.ledger.keys() if key.name == TERMINAL and key.revoked is None]  # noqa: SIM118
-        for key in alive[: max(0, len(alive) + 1 - TERMINAL_KEYS)]:
-            self.ledger.revoke_key(key.id)
-        return self.ledger.add_key(TERMINAL, ("use", "admin"))
-
     def _wait_for_front(self) -> str:
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -146,6 +142,17 @@ class House:
     def check(self) -> None:
         self.front.check()
         self.loop.check()
+        self._tell_put_back()
+
+    def _tell_put_back(self) -> None:
+        """That the loop took a champion away is told where a person looks, once."""
+        if (version := self.ledger.version()) == self._version:
+            return
+        self._version = version
+        for event in self.ledger.events_since(self.started, PUT_BACK):
+            if event["id"] > self._told:
+                self._told = event["id"]
+                say_error(translate(put_back_line(event["data"])))
 
     def ready(self) -> bool:
         """The stages are done and the champion is being served."""

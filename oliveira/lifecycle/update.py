@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.reference import held_out_samples, score_texts
+from oliveira.lifecycle.returning import was_put_back
 from oliveira.lifecycle.stages import lora_targets, score
 from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import build_reference
@@ -59,6 +60,12 @@ class LiveText:
 
     train: list[str]
     held_out: list[str]
+    keys: set[str] = field(default_factory=set)  # ids of who sent it; a text that two have sent is both's
+    times: list[float] = field(default_factory=list)
+
+    def origin(self) -> dict[str, Any]:
+        """For the lineage of what learns from it: whose it is, and of when."""
+        return {"keys": sorted(self.keys), "first": min(self.times, default=0.0), "last": max(self.times, default=0.0)}
 
     @property
     def characters(self) -> int:
@@ -74,6 +81,9 @@ def live_text(folder: Path) -> LiveText:
     for record in reversed(read_all(folder)):
         text = clean(str(record["text"]))
         name = hashlib.sha256((" ".join(plain_words(text)) or text).encode()).hexdigest()
+        if text:
+            kept.keys.add(record.get("key", ""))
+            kept.times.append(record.get("time", 0.0))
         if not text or name in seen:
             continue
         seen.add(name)
@@ -242,7 +252,13 @@ def _judge(
         tokenizer=opened.path / "tokenizer.json",
         reference=reference,
         metrics=numbers,
-        lineage={"stage": "update", "parent": opened.digest, "world": world.name, "key": name},
+        lineage={
+            "stage": "update",
+            "parent": opened.digest,
+            "world": world.name,
+            "key": name,
+            "traffic": live.origin(),
+        },
     )
     ledger.add_artifact(made.digest, "challenger", folder, made.lineage, made.metrics)
     ledger.set_challenger(made.digest)
@@ -282,6 +298,9 @@ def _decide(
     wish: int | None,
 ) -> dict[str, Any]:
     digest = made.digest if made else None
+    if made and was_put_back(ledger, made.digest):
+        passed = False
+        numbers = {**numbers, "reasons": ["it was served before and put back: it is not promoted again by itself"]}
     with ledger.transaction():
         if wish is not None and not ledger.is_pending(wish):
             raise Interrupted("the wish for it was withdrawn.")

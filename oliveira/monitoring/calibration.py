@@ -17,16 +17,17 @@ an exponential tail, heavier than that of distances and means, which are Gaussia
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from oliveira.errors import UserError
-from oliveira.monitoring.statistics import HISTORY, TESTS, Floats, Sample, TokenBins, WindowStatistics
+from oliveira.monitoring.statistics import HISTORY, Floats, Sample, TokenBins, WindowStatistics
 
 FORMAT = 1
 CONVERSATION = 4  # neighbouring samples that stay together: as many requests as a conversation has
@@ -95,23 +96,46 @@ def resample(pool: NDArray[np.intp], block: int, length: int, rng: np.random.Gen
     return pool[places.ravel()[:length]]
 
 
-def _null_scores(counts: Floats, losses: Floats, window: int, block: int, rounds: int, seed: int) -> Floats:
-    """(rounds, ROUND_WINDOWS, len(TESTS)) scores of streams without drift."""
+class Stream(Protocol):
+    """Reference samples, named by their index, looked at as live traffic is."""
+
+    def warm(self, index: int) -> None:
+        """A sample of the past that a live stream has, before its first window."""
+
+    def update(self, index: int) -> Floats | None:
+        """The next sample. The scores, one a test, when it completes a window."""
+
+
+Known = NDArray[np.intp]  # indices of the samples that play the reference
+
+
+def null_scores(count: int, block: int, rounds: int, seed: int, start: Callable[[Known], Stream]) -> Floats:
+    """(rounds, ROUND_WINDOWS, tests) scores of streams without drift, each compared with its own `Known` half."""
     rng = np.random.default_rng(seed)
-    found = np.empty((rounds, ROUND_WINDOWS, len(TESTS)))
-    for number in range(rounds):
-        known, live = split_blocks(len(losses), block, rng)
-        statistics = WindowStatistics(counts[known].sum(axis=0), losses[known], window)
+    found: list[list[Floats]] = []
+    for _ in range(rounds):
+        known, live = split_blocks(count, block, rng)
+        stream = start(known)
         for index in resample(live, block, HISTORY, rng):
-            statistics.stream.update(float(losses[index]))  # a live stream has a past
-        done = 0
-        while done < ROUND_WINDOWS:
-            for index in resample(live, block, block, rng):
-                scores = statistics.update(counts[index], float(losses[index]))
-                if scores is not None and done < ROUND_WINDOWS:
-                    found[number, done] = scores
-                    done += 1
-    return found
+            stream.warm(index)
+        scores: list[Floats] = []
+        while len(scores) < ROUND_WINDOWS:
+            scored = (stream.update(index) for index in resample(live, block, block, rng))
+            scores += [window for window in scored if window is not None]
+        found.append(scores[:ROUND_WINDOWS])
+    return np.array(found)
+
+
+class _TextStream:
+    def __init__(self, counts: Floats, losses: Floats, window: int, known: Known) -> None:
+        self.counts, self.losses = counts, losses
+        self.statistics = WindowStatistics(counts[known].sum(axis=0), losses[known], window)
+
+    def warm(self, index: int) -> None:
+        self.statistics.stream.update(float(self.losses[index]))
+
+    def update(self, index: int) -> Floats | None:
+        return self.statistics.update(self.counts[index], float(self.losses[index]))
 
 
 def _widen(scores: Floats, blocks: int) -> Floats:
@@ -130,22 +154,36 @@ def _in_a_row(scores: Floats, confirm: int) -> Floats:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(scores, confirm, axis=1).min(axis=-1))
 
 
-def _calibrate(scores: Floats, confirm: int) -> dict[str, Any]:
-    """The tails of runs of `confirm` windows: of each test, and of the four together.
+def _runs(scores: Floats, confirm: int) -> dict[str, Any]:
+    """The tails of runs of `confirm` windows: of each test, and of all together.
 
     What stays large by chance for so long differs: two neighbouring windows have few tokens in common, but
     Page–Hinkley remembers. So each test has its own scale of runs, on which the windows are then compared.
     """
-    tests = [Tail.fit(_in_a_row(scores[..., number], confirm)) for number in range(len(TESTS))]
+    each = np.moveaxis(scores, -1, 0)
+    tests = [Tail.fit(_in_a_row(test, confirm)) for test in each]
     surprise = np.max(
-        [-np.log(np.maximum(t.pvalues(scores[..., number]), _SMALLEST)) for number, t in enumerate(tests)], axis=0
+        [-np.log(np.maximum(tail.pvalues(test), _SMALLEST)) for tail, test in zip(tests, each, strict=True)], axis=0
     )
     joint = Tail.fit(_in_a_row(surprise, confirm))
     return {"tests": [tail.to_json() for tail in tests], "joint": joint.to_json()}
 
 
+def calibrate(count: int, *, block: int, alpha: float, seed: int, start: Callable[[Known], Stream]) -> dict[str, Any]:
+    """The tails of every test without drift, of single windows and of runs: what `thresholds` reads. JSON.
+
+    `count` samples of a reference, of which `block` neighbours stay together; the smaller `alpha`, the more windows.
+    """
+    rounds = max(50, min(200, math.ceil(0.5 / alpha / ROUND_WINDOWS)))
+    scores = _widen(null_scores(count, block, rounds, seed, start), count // block)
+    return {
+        "tails": [Tail.fit(test).to_json() for test in np.moveaxis(scores, -1, 0)],
+        "runs": [_runs(scores, confirm) for confirm in range(1, MAX_CONFIRM + 1)],
+    }
+
+
 def thresholds(reference: dict[str, Any], alpha: float, confirm: int) -> Floats:
-    """(len(TESTS),) the score of each test above which a window is beyond."""
+    """(tests,) the score of each test above which a window is beyond."""
     run = reference["runs"][confirm - 1]
     pvalue = math.exp(-Tail.from_json(run["joint"]).score(alpha))
     return np.array([Tail.from_json(tail).score(pvalue) for tail in run["tests"]])
@@ -174,10 +212,9 @@ def build_reference(
     bins = TokenBins.fit(samples)
     counts = np.stack([bins.counts(sample.tokens) for sample in samples])
     losses = np.array([sample.loss for sample in samples])
-    rounds = max(50, min(200, math.ceil(0.5 / alpha / ROUND_WINDOWS)))
-    scores = _null_scores(counts, losses, window, block, rounds, seed)
-    scores = _widen(scores, len(samples) // block)
-    tails = [Tail.fit(scores[:, :, number]) for number in range(len(TESTS))]
+    calibration = calibrate(
+        len(samples), block=block, alpha=alpha, seed=seed, start=partial(_TextStream, counts, losses, window)
+    )
     kept = losses
     if len(losses) > MAX_LOSSES:
         kept = np.random.default_rng(seed).choice(losses, MAX_LOSSES, replace=False)
@@ -190,6 +227,5 @@ def build_reference(
         "top": bins.top,
         "histogram": counts.sum(axis=0).tolist(),
         "losses": kept.tolist(),
-        "tails": [tail.to_json() for tail in tails],
-        "runs": [_calibrate(scores, confirm) for confirm in range(1, MAX_CONFIRM + 1)],
+        **calibration,
     }

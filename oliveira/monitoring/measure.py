@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import beta
 
 from oliveira.monitoring.calibration import CONVERSATION, build_reference, resample, split_blocks
-from oliveira.monitoring.detector import DriftMonitor
+from oliveira.monitoring.detector import DriftMonitor, DriftState
+from oliveira.monitoring.feature_monitor import FeatureMonitor, build_feature_reference
+from oliveira.monitoring.feature_statistics import FeatureSample, neighbours
 from oliveira.monitoring.statistics import Sample
 
 GIVE_UP = 2000  # samples after which a drift counts as missed
@@ -18,6 +21,31 @@ GIVE_UP = 2000  # samples after which a drift counts as missed
 def upper_bound(events: int, trials: int) -> float:
     """Exact one-sided 95 % upper bound of a probability (Clopper & Pearson 1934)."""
     return float(beta.ppf(0.95, events + 1, trials - events)) if events < trials else 1.0
+
+
+class Monitor(Protocol):
+    @property
+    def windows(self) -> int: ...
+
+    def update(self, sample: Any, /) -> bool: ...
+
+    def reset(self) -> None: ...
+
+    def state(self) -> DriftState: ...
+
+
+# Samples of a reference and a seed → what opens monitors of that reference.
+Build = Callable[[list[Any], int], Callable[[], Monitor]]
+
+
+def _text_monitors(window: int, alpha: float, confirm: int, block: int, samples: list[Sample], seed: int) -> Any:
+    reference = build_reference(samples, window=window, alpha=alpha, seed=seed, block=block)
+    return partial(DriftMonitor, reference, window=window, alpha=alpha, confirm=confirm)
+
+
+def _feature_monitors(window: int, alpha: float, confirm: int, samples: list[FeatureSample], seed: int) -> Any:
+    rule: dict[str, Any] = {"window": window, "alpha": alpha, "confirm": confirm}
+    return partial(FeatureMonitor, build_feature_reference(samples, **rule, seed=seed), **rule)
 
 
 def measure_false_alarms(
@@ -31,6 +59,29 @@ def measure_false_alarms(
     splits: int = 5,
     block: int = CONVERSATION,
 ) -> dict[str, Any]:
+    """False alarms of the text monitor on streams without drift: see `_false_alarms`."""
+    known = [sample for sample in samples if sample.tokens]
+    return _false_alarms(known, n_windows, splits, block, seed, partial(_text_monitors, window, alpha, confirm, block))
+
+
+def measure_feature_false_alarms(
+    samples: Sequence[FeatureSample],
+    n_windows: int = 10_000,
+    *,
+    window: int,
+    alpha: float,
+    confirm: int,
+    seed: int = 0,
+    splits: int = 5,
+) -> dict[str, Any]:
+    """False alarms of the feature monitor on streams without drift: see `_false_alarms`."""
+    build = partial(_feature_monitors, window, alpha, confirm)
+    return _false_alarms(samples, n_windows, splits, neighbours(samples), seed, build)
+
+
+def _false_alarms(
+    samples: Sequence[Any], n_windows: int, splits: int, block: int, seed: int, build: Build
+) -> dict[str, Any]:
     """False alarms on streams without drift.
 
     `splits` times the samples are cut in two halves by blocks: a reference is built from one, and a stream of
@@ -38,15 +89,11 @@ def measure_false_alarms(
     Returns {windows, alarms, rate, upper95, alarms_by_split}; upper95 takes the windows as independent.
     """
     rng = np.random.default_rng(seed)
-    samples = [sample for sample in samples if sample.tokens]
     alarms: list[int] = []
     windows = 0
     for split in range(splits):
         known, live = split_blocks(len(samples), block, rng)
-        reference = build_reference(
-            [samples[index] for index in known], window=window, alpha=alpha, seed=seed + split, block=block
-        )
-        monitor = DriftMonitor(reference, window=window, alpha=alpha, confirm=confirm)
+        monitor = build([samples[index] for index in known], seed + split)()
         raised = 0
         while monitor.windows < -(-n_windows // splits):
             for index in resample(live, block, block, rng):
@@ -76,20 +123,41 @@ def measure_delay(
     trials: int = 20,
     block: int = CONVERSATION,
 ) -> dict[str, Any]:
+    """Samples from the first drifted one to the alarm of the text monitor: see `_delay`."""
+    known, new = ([sample for sample in stream if sample.tokens] for stream in (samples, drifted))
+    return _delay(known, new, trials, block, seed, partial(_text_monitors, window, alpha, confirm, block))
+
+
+def measure_feature_delay(
+    samples: Sequence[FeatureSample],
+    drifted: Sequence[FeatureSample],
+    *,
+    window: int,
+    alpha: float,
+    confirm: int,
+    seed: int = 0,
+    trials: int = 20,
+) -> dict[str, Any]:
+    """Samples from the first drifted one to the alarm of the feature monitor: see `_delay`."""
+    build = partial(_feature_monitors, window, alpha, confirm)
+    return _delay(samples, drifted, trials, neighbours(samples), seed, build)
+
+
+def _delay(
+    known: Sequence[Any], new: Sequence[Any], trials: int, block: int, seed: int, build: Build
+) -> dict[str, Any]:
     """Samples from the first drifted one to the alarm.
 
-    The reference is built from `samples`; in each trial a stream resampled from them goes on, after 5 to 25
-    windows, with one resampled from `drifted`. Returns {trials, detected, median, p95, max, beyond}: delays in
+    The reference is built from `known`; in each trial a stream resampled from them goes on, after 5 to 25
+    windows, with one resampled from `new`. Returns {trials, detected, median, p95, max, beyond}: delays in
     samples over the detected trials (None if there is none), `beyond` how often each test was at the alarm.
     """
     rng = np.random.default_rng(seed)
-    known = [sample for sample in samples if sample.tokens]
-    new = [sample for sample in drifted if sample.tokens]
-    reference = build_reference(known, window=window, alpha=alpha, seed=seed, block=block)
+    start = build(list(known), seed)
     delays: list[int] = []
     beyond: dict[str, int] = {}
     for _ in range(trials):
-        monitor = DriftMonitor(reference, window=window, alpha=alpha, confirm=confirm)
+        monitor = start()
         quiet = int(rng.integers(5, 26))
         while monitor.windows < quiet:
             for index in resample(np.arange(len(known)), block, block, rng):

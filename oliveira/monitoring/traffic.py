@@ -1,19 +1,23 @@
 """The live text that the server has seen, kept to measure drift and to train a challenger on.
 
-JSON lines in numbered segments, the oldest deleted first, never more than so many megabytes. One process
+JSON lines in numbered segments, the oldest deleted first, never more than so many megabytes and days. One process
 writes (the front), any number read. There is no fsync: traffic is a sample, a power cut may take its tail.
 
-A record is {"id", "time", "digest", "text", "tokens": [int, …], "loss": nats a token, or null}.
+A record is {"id", "time", "key", "digest", "text", "tokens": [int, …], "loss": nats a token, or null}; `key` is the id
+of who asked. A record that was forgotten is a line of blanks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,15 +30,21 @@ def _segments(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PATTERN))
 
 
-class TrafficLog:
-    """Appends records below `folder`, which never holds more than `megabytes` MiB."""
+def _born(path: Path) -> float:
+    return int(path.stem.partition("-")[2]) / 1e9
 
-    def __init__(self, folder: Path, megabytes: float) -> None:
+
+class TrafficLog:
+    """Appends records below `folder`, which never holds more than `megabytes` MiB; none older than `days`, if given,
+    where `expire` is called now and then."""
+
+    def __init__(self, folder: Path, megabytes: float, days: float = 0.0) -> None:
         self.folder = folder
+        self.seconds = days * 86400
         self.limit = int(megabytes * 2**20)
         self.dropped = 0
         self._file: BinaryIO | None = None
-        self._size = 0
+        self._size, self._born = 0, 0.0
         self._lock = threading.Lock()
 
     def append(self, record: dict[str, Any]) -> bool:
@@ -56,7 +66,7 @@ class TrafficLog:
             return kept
 
     def _write(self, line: bytes) -> None:
-        if self._file is None or self._size + len(line) > self.limit // SEGMENTS:
+        if self._file is None or self._size + len(line) > self.limit // SEGMENTS or self._ripe():
             self._rotate()
         assert self._file is not None
         self._file.write(line)
@@ -75,7 +85,22 @@ class TrafficLog:
         path = self.folder / f"traffic-{max(last + 1, time.time_ns()):020d}.jsonl"
         # Prompts are private: readable by the owner alone. Unbuffered, so that a kill loses at most one line.
         self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
-        self._size = 0
+        self._size, self._born = 0, _born(path)
+
+    def _ripe(self) -> bool:
+        """Old enough for a new segment: what is kept too long is at most an eighth of the time."""
+        return bool(self.seconds) and time.time() - self._born > self.seconds / SEGMENTS
+
+    def expire(self) -> None:
+        """Deletes every segment that may hold a record older than it may be. A disk that refuses is asked again."""
+        if not self.seconds:
+            return
+        with self._lock, contextlib.suppress(OSError):
+            if self._file is not None and self._ripe():
+                self._close()
+            for path in _segments(self.folder):
+                if time.time() - _born(path) > self.seconds:
+                    path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -140,6 +165,8 @@ class TrafficReader:
                 if not line.endswith(b"\n") and not closed:
                     return True
                 self.offset += len(line)
+                if _forgotten(line):
+                    continue
                 record = _parse(line)
                 if record is None:
                     self.corrupt += 1
@@ -153,6 +180,39 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     return TrafficReader(folder).read_new(limit=sys.maxsize)
 
 
+@dataclass
+class Forgotten:
+    records: int = 0  # blanked
+    unnamed: int = 0  # still there, of an older version: nobody knows whose they are
+
+
+def forget(folder: Path, keys: Collection[str]) -> Forgotten:
+    """Overwrites every record of these keys with blanks, in place: neither who writes nor who reads is disturbed.
+
+    Lines that cannot be read go too: nobody can say whose they are.
+    """
+    count = Forgotten()
+    for path in _segments(folder):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as lines, path.open("r+b") as file:
+            for line in lines:
+                record = _parse(line)
+                if _forgotten(line) or not line.endswith(b"\n"):  # the last one may be in the writing
+                    continue
+                if record is not None and "key" not in record:
+                    count.unnamed += 1
+                elif record is None or record["key"] in keys:
+                    file.seek(lines.tell() - len(line))
+                    file.write(b" " * (len(line) - 1))
+                    count.records += record is not None
+            file.flush()
+            os.fsync(file.fileno())
+    return count
+
+
+def _forgotten(line: bytes) -> bool:
+    return line.startswith(b" ") and line.isspace()
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     """The record, or None if the line is torn or damaged."""
     try:
@@ -161,11 +221,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict):
         return None
-    tokens, loss = record.get("tokens"), record.get("loss")
+    tokens, loss, when = record.get("tokens"), record.get("loss"), record.get("time", 0.0)
     valid = (
         isinstance(tokens, list)
         and all(type(token) is int and token >= 0 for token in tokens)
         and (loss is None or (isinstance(loss, int | float) and math.isfinite(loss)))
         and isinstance(record.get("text"), str)
+        and isinstance(record.get("key", ""), str)
+        and isinstance(when, int | float)
+        and math.isfinite(when)
     )
     return record if valid else None

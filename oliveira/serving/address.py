@@ -50,3 +50,8 @@ def is_loopback(host: str) -> bool:
 def authority(host: str, port: int) -> str:
     """host:port as it stands in an address: `[::1]:8420`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable(host: str) -> str:
+    """Where a program on this machine finds a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -21,6 +21,7 @@ from oliveira.serving.auth import authorise, log_in
 from oliveira.serving.errors import ApiError
 from oliveira.serving.limits import check_content_type, check_json, read_body, replay
 from oliveira.serving.openai_routes import make_openai_router
+from oliveira.serving.predict_routes import make_predict_router
 from oliveira.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def make_app(service: Service) -> FastAPI:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="a key of `oliveira keys`"))],
     )
     app.include_router(make_openai_router(service))
+    app.include_router(make_predict_router(service))
     app.include_router(make_admin_router(service))
     _add_plain_routes(app, service)
     if importlib.util.find_spec("oliveira.console.routes") is not None:

@@ -57,9 +57,11 @@ class Job:
 
     def put(self, name: str, message: Message, size: int) -> None:
         if message["type"] == "error":
+            self.engine.failed += message["status"] >= 500
             self.fail(ApiError(message["status"], message["message"], code=message["code"]))
             return
         if message["type"] in ("end", "result"):
+            self.engine.answered += 1
             self._open.discard(name)
         if self._answers.empty():  # whoever waits for the engine has not been slow
             self._taken = time.monotonic()
@@ -88,12 +90,14 @@ class EngineProcess:
     ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
         self.digest = ""
-        self.max_len = 0
+        self.max_len = 0  # tokens of text
+        self.task: dict[str, Any] | None = None  # as GET /v1/task says it; None = it continues text
         self.started = int(time.time())
         self.described: dict[str, Any] = {}
         self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
         self.silence = 30.0  # seconds without a sign of life, after which it hangs
         self.hung = False
+        self.answered = self.failed = 0  # messages brought to their end, and those that failed by its own fault
         self._heard = True  # since the last look
         self.gone = asyncio.Event()
         self.retired = False
@@ -134,7 +138,9 @@ class EngineProcess:
             await engine.close()
             raise
         engine.described = message
-        engine.digest, engine.max_len = str(message["digest"]), int(message["max_len"])
+        engine.digest, engine.max_len = str(message["digest"]), int(message.get("max_len", 0))
+        task = message.get("task")
+        engine.task = task if isinstance(task, dict) else None
         engine._listener = asyncio.create_task(engine._listen())
         engine._watcher = asyncio.create_task(engine._watch())
         return engine

@@ -73,6 +73,6 @@ def too_far_behind(size: int) -> ApiError:
 def too_slow(seconds: float) -> ApiError:
     return ApiError(
         504,
-        f"the answer took longer than serve.deadline = {seconds:g} seconds. Ask for fewer tokens.",
+        f"the answer took longer than serve.deadline = {seconds:g} seconds. Ask for less at once.",
         code="deadline",
     )

@@ -24,6 +24,7 @@ from oliveira.serving.errors import ApiError
 POLL_SECONDS = 0.05
 WAIT_FOR_ENGINE = 20.0  # what a request waits for an engine that is being started
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
+FAILED, FAILED_SHARE = 5, 0.5  # so many failures, and more than this share of all answers: it is told
 HEALTHY_AFTER = 30.0  # an engine that lived so long is not part of a series of deaths
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Fleet:
         self.promoted: float | None = None  # when the champion became it, by the ledger's clock
         self.failure: str | None = None  # why the champion is not what serves
         self._served: str | None = None
+        self._told: EngineProcess | None = None  # it fails, and the ledger has an event of it
         self._hope = True  # an engine may come: requests wait instead of failing
         self._changed = asyncio.Condition()
         self._version = self._promotion = -1  # of the ledger, and of its last change of champion
@@ -79,6 +81,7 @@ class Fleet:
         return {
             "digest": engine.digest if engine else None,
             **{key: described.get(key) for key in ("weights", "vocab_size", "max_len")},
+            "task": engine.task["task"] if engine and engine.task else None,
             **{key: stats[key] for key in ("running", "waiting", "kv_usage", "attention_cache")},
             "ending": [old.digest for old in self.old],
             "failure": self.failure,
@@ -113,6 +116,7 @@ class Fleet:
         await self._set_hope(self.alive is not None or bool(candidates))
         if self.alive and self.alive.digest == champion:
             self.failure = None
+            self._tell_failing(self.alive)
             return
         for digest in candidates:
             if now >= max(self._not_before.get(digest, 0.0), self._hold_until):
@@ -195,6 +199,13 @@ class Fleet:
             await asyncio.sleep(POLL_SECONDS)
         await engine.close()
         self.old.remove(engine)
+
+    def _tell_failing(self, engine: EngineProcess) -> None:
+        """Once an engine: most of its answers are failures of its own. The loop decides what comes of it."""
+        answers = engine.answered + engine.failed
+        if engine is not self._told and engine.failed >= FAILED and engine.failed > FAILED_SHARE * answers:
+            self._told = engine
+            self._record("champion_fails", {"digest": engine.digest, "answers": answers, "failed": engine.failed})
 
     async def _set_hope(self, hope: bool) -> None:
         async with self._changed:

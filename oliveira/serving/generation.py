@@ -43,7 +43,7 @@ class Generation:
         tenant: str,
         adapter: str | None,
     ) -> None:
-        self.service, self.request_id = service, request_id
+        self.service, self.request_id, self._tenant = service, request_id, tenant
         self.n = int(messages[0]["n"])
         self._observe = observe and service.traffic is not None
         common = {
@@ -159,6 +159,7 @@ class Generation:
                 {
                     "id": self.request_id,
                     "time": time.time(),
+                    "key": self._tenant,
                     "digest": self.digest,
                     "text": text,
                     "tokens": message["prompt"],

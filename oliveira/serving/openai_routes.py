@@ -7,12 +7,10 @@ that: there is no template to get wrong and none that a request could inject.
 from __future__ import annotations
 
 import array
-import asyncio
 import base64
 import sys
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,9 +18,10 @@ from fastapi.responses import JSONResponse, Response
 from oliveira.data.text import nfc
 from oliveira.serving.adapter_names import adapter_names
 from oliveira.serving.client import EngineProcess
-from oliveira.serving.errors import ApiError, EngineDied, engine_stopped, too_slow
+from oliveira.serving.errors import ApiError
 from oliveira.serving.generation import Generation
 from oliveira.serving.protocol import Message
+from oliveira.serving.questions import MODEL, ask_all, check_model, check_text, model_header, names, while_connected
 from oliveira.serving.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -33,11 +32,7 @@ from oliveira.serving.schemas import (
 )
 from oliveira.serving.service import Service
 from oliveira.serving.shapes import ChatShape, CompletionShape, Shape
-from oliveira.serving.stream import EventStream, until_gone
-
-MODEL = "oliveira"
-SHORT = 12  # characters of a digest that name a model
-T = TypeVar("T")
+from oliveira.serving.stream import EventStream
 
 
 def make_openai_router(service: Service) -> APIRouter:
@@ -77,6 +72,7 @@ def make_openai_router(service: Service) -> APIRouter:
         )
 
         def check(engine: EngineProcess) -> None:
+            check_text(engine)
             if adapter is None:
                 check_model(body.model, engine, fitting(engine))
 
@@ -101,6 +97,13 @@ def make_openai_router(service: Service) -> APIRouter:
         finally:
             if not handed_over:
                 generation.close()
+
+    async def ask(request: Request, model: str, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
+        def check(engine: EngineProcess) -> None:
+            check_text(engine)
+            check_model(model, engine)
+
+        return await while_connected(request, limits.deadline, ask_all(service, messages, check))
 
     @router.post("/v1/chat/completions")
     async def chat(request: Request, body: ChatRequest) -> Response:
@@ -139,7 +142,7 @@ def make_openai_router(service: Service) -> APIRouter:
         size = sum(len(m["text"].encode()) if m["text"] else 4 * len(m["tokens"]) for m in messages)
         permit = service.admission.take(-(-size // limits.max_message), key)
         try:
-            engine, answers = await while_connected(request, limits.deadline, ask_all(body.model, messages))
+            engine, answers = await ask(request, body.model, messages)
         finally:
             permit.release()
         used = sum(found["prompt_tokens"] for found in answers)
@@ -155,28 +158,11 @@ def make_openai_router(service: Service) -> APIRouter:
         body_out = {"object": "list", "model": body.model, "data": data, "usage": usage}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
-    async def ask_all(model: str, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
-        """Every message to one engine; asked again of the next one if it dies."""
-        for again in (True, False):
-            engine = await service.fleet.engine()
-            check_model(model, engine)
-            try:
-                job = engine.submit(messages)
-                try:
-                    answers = dict([await job.next() for _ in messages])
-                finally:
-                    job.close()
-                return engine, [answers[index] for index in range(len(messages))]
-            except EngineDied:
-                if not again:
-                    raise engine_stopped() from None
-        raise AssertionError
-
     @router.post("/tokenize")
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         """The tokens of a text, and how many of them fit into the context."""
         message = {"op": "tokenize", "text": text_within_limits(body.text, "text")}
-        engine, [found] = await while_connected(request, limits.deadline, ask_all(MODEL, [message]))
+        engine, [found] = await ask(request, MODEL, [message])
         body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
@@ -184,7 +170,7 @@ def make_openai_router(service: Service) -> APIRouter:
     async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
         """The text of a list of tokens."""
         message = {"op": "detokenize", "tokens": body.tokens}
-        engine, [found] = await while_connected(request, limits.deadline, ask_all(MODEL, [message]))
+        engine, [found] = await ask(request, MODEL, [message])
         return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
 
     def fitting(engine: EngineProcess) -> list[str]:
@@ -209,34 +195,17 @@ def make_openai_router(service: Service) -> APIRouter:
     return router
 
 
-def names(engine: EngineProcess) -> tuple[str, str]:
-    return MODEL, engine.digest[:SHORT]
-
-
-def check_model(model: str, engine: EngineProcess, adapters: Sequence[str] = ()) -> None:
-    if model not in (*names(engine), engine.digest):
-        known = " or ".join((*names(engine), *adapters[:8]))
-        raise ApiError(
-            404,
-            f"model {model[:128]!r} is not served here. Use {known}.",
-            code="model_not_found",
-            param="model",
-        )
-
-
 def describe(name: str, engine: EngineProcess) -> dict[str, Any]:
-    return {
+    described = {
         "id": name,
         "object": "model",
         "created": engine.started,
         "owned_by": "oliveira",
         "root": engine.digest,
-        "max_model_len": engine.max_len,
     }
-
-
-def model_header(digest: str) -> dict[str, str]:
-    return {"X-Oliveira-Model": digest[:SHORT]}
+    if engine.task is not None:
+        return {**described, "task": engine.task["task"]}
+    return {**described, "max_model_len": engine.max_len}
 
 
 def encode(vector: list[float], form: str) -> list[float] | str:
@@ -247,20 +216,3 @@ def encode(vector: list[float], form: str) -> list[float] | str:
     if sys.byteorder == "big":
         numbers.byteswap()
     return base64.b64encode(numbers.tobytes()).decode()
-
-
-async def while_connected(request: Request, seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits `work`; gives it up when the client hangs up (499, for the log only) or is late (504)."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(until_gone(request.receive))
-    try:
-        done, _ = await asyncio.wait({working, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if working in done:
-            return working.result()
-        if leaving in done:
-            raise ApiError(499, "the client has gone.", code="client_gone")
-        raise too_slow(seconds)
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)

@@ -7,10 +7,14 @@ Front → engine, `op`:
     embed      id, request, tenant, text | tokens              read in pieces between the steps of the streams
     tokenize   id, text
     detokenize id, tokens
+    predict    id, request, tenant, body                       a request of the task that is served
+    judge      id, request, tenant, body, answer, truth        how wrong an earlier answer was
     cancel     id
 Engine → front, `type`:
-    ready      digest, weights, vocab_size, max_len, decoder,
-               base (SHA-256 of the weights)                   once, after the smoke prompts
+    ready      digest, weights, base (SHA-256 of the weights),
+               of text: vocab_size, max_len, decoder
+               of a task: task (as GET /v1/task says it), engine
+                                                               once, after the smoke prompts
     failed     reason                                          once, instead of `ready`; the process ends
     accepted   id, prompt_tokens                               the request fits and waits for a slot
     token      id, index, text, logprobs            text is empty while a character or stop string is open
@@ -18,6 +22,8 @@ Engine → front, `type`:
     end        id, queue_seconds, prefill_seconds, decode_seconds, loss, prompt, cached_tokens, guessed_tokens,
                accepted_tokens                             every choice has ended
     result     id, …                                           answer of embed, tokenize, detokenize
+               id, queue_seconds, answer, observed             of predict; observed: what drift looks at, by name
+               id, queue_seconds, error                        of judge
     error      id, status, message, code                       the request has ended
     stats      running, waiting, kv_usage, attention_cache     when one of them changed; the last: on, or null = none
     beat                                                       every second: the thread that decodes is alive

@@ -171,6 +171,11 @@ class DetokenizeRequest(BaseModel):
     tokens: Annotated[list[Token], Field(max_length=65_536, fail_fast=True)]
 
 
+class FeedbackRequest(BaseModel):
+    id: str = Field(max_length=64, description="of an answer of /v1/predict")
+    truth: Any = Field(description="what was true, in the form that the task says")
+
+
 class DigestBody(BaseModel):
     digest: Digest
 

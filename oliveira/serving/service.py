@@ -21,10 +21,13 @@ from oliveira.errors import DiskError, UserError
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 from oliveira.monitoring.traffic import TrafficLog
+from oliveira.serving.answer_log import AnswerLog
 from oliveira.serving.errors import ApiError, shutting_down
 from oliveira.serving.fleet import Fleet
 from oliveira.serving.limits import Admission
 from oliveira.world import ServeSection, World
+
+EXPIRE_SECONDS = 600.0  # between two looks for prompts that are too old
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,18 +59,26 @@ class Service:
         self._writer = Ledger(home)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.metrics = Metrics()
-        self.traffic = TrafficLog(home / "traffic", world.serve.traffic_megabytes) if world.serve.keep_traffic else None
+        keep, megabytes = world.serve.keep_traffic, world.serve.traffic_megabytes
+        self._log = TrafficLog(home / "traffic", megabytes, world.serve.traffic_days)
+        self.traffic = self._log if keep else None
+        dropped = self.metrics.traffic_dropped_total
+        self.answers = (
+            AnswerLog(self._writer, self._thread.submit, megabytes=megabytes, dropped=dropped) if keep else None
+        )
         self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
         options = engine_options(home, world.serve)
         self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence)
         self.draining = False
         self.requests = 0  # in work, to be waited for at the end
         self._following: asyncio.Task[None] | None = None
+        self._expiring: asyncio.Task[None] | None = None
         self.metrics.queue_capacity.set(world.serve.queue)
 
     def start(self) -> None:
         self._following = asyncio.create_task(self.fleet.run())
         self._following.add_done_callback(_must_not_end)
+        self._expiring = asyncio.create_task(self._expire())
 
     async def drain(self) -> None:
         """No new requests; open ones may end within serve.drain seconds, then each is told."""
@@ -84,9 +95,10 @@ class Service:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        tasks = [task for task in (self._following, self._expiring) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.fleet.close()
         self._thread.shutdown(wait=True)
         if self.traffic is not None:
@@ -108,6 +120,12 @@ class Service:
             await self.write(action)
         except ApiError as error:
             log.error("not recorded", extra={"error": str(error)})
+
+    async def _expire(self) -> None:
+        """Also where nothing is recorded any more: what was recorded before grows old all the same."""
+        while True:
+            self._thread.submit(self._log.expire)
+            await asyncio.sleep(EXPIRE_SECONDS)
 
     def remember(self, record: dict[str, Any]) -> None:
         """One prompt for drift and update. A disk that is full costs the record, not the request."""

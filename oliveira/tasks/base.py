@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oliveira.errors import UserError
 from oliveira.registry import can
 from oliveira.training.optim import Turn
 from oliveira.world import TrainSection
@@ -75,8 +76,19 @@ class Task(ABC):
 
     def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class."""
+        return self._kind().answer(state, run, request)
+
+    def observe(self, state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """What drift looks at in a request and its answer, as `Data.observe` says."""
+        return self._kind().observe(state, request, answer)
+
+    def error(self, state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """How wrong an answer was, as `Data.error` says."""
+        return self._kind().error(state, request, answer, truth)
+
+    def _kind(self) -> type[Data]:
         kind: type[Data] = get_type_hints(type(self).open)["return"]
-        return kind.answer(state, run, request)
+        return kind
 
     @abstractmethod
     def open(self, home: Path, say: Say) -> Data:
@@ -137,6 +149,16 @@ class Data(ABC):
     @abstractmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """A person's request through an exported model. `UserError` names the field that is wrong."""
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Numbers of a request and its answer, by name; the same names whenever the state is the same."""
+        return {}
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """How wrong an answer was, lower is better. `UserError` names the field "truth" where it does not fit."""
+        raise UserError("this task takes no truth: its answers cannot be compared with one.")
 
     @abstractmethod
     def request(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import padded, tokenizer_from
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
+from oliveira.tasks.observing import arrived, class_error, class_of, evenly, frequencies, head, of_classes, of_tokens
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 from oliveira.training.loss import cross_entropy
 
@@ -106,20 +107,39 @@ class TextClassData(Data):
         return {name: self._score(predicted, "test")["macro-F1"] for name, predicted in forecasts.items()}
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self._tokenizer_json, "labels": self.labels, "max_len": self.max_len}
+        counts = frequencies(self.tokens["train"], self.tokenizer.vocab_size)
+        return {"tokenizer": self._tokenizer_json, "labels": self.labels, "max_len": self.max_len, "counts": counts}
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"text": "…"} → {"label", "probabilities": {label: p}}."""
-        text = request.get("text")
-        if not isinstance(text, str) or not clean(text):
-            raise UserError(f"text = {text!r} is not a text. Give at least one word.")
-        tokens = tokenizer_from(state["tokenizer"]).encode(clean(text))[: state["max_len"]]
+        tokens = tokenizer_from(state["tokenizer"]).encode(_text(request))[: state["max_len"]]
         logits = np.asarray(run(*padded([tokens])), dtype=np.float64)[0]
         p = np.exp(logits - logits.max())
         p /= p.sum()
         probabilities = {label: round(float(value), 6) for label, value in zip(state["labels"], p, strict=True)}
         return {"label": state["labels"][int(p.argmax())], "probabilities": probabilities}
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Of the text as `of_tokens`, of the probabilities as `of_classes`."""
+        text = request["text"]
+        tokens = tokenizer_from(state["tokenizer"]).encode(head(text))
+        return of_tokens(text, tokens, state.get("counts")) | of_classes(answer["probabilities"].values())
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """0 for the right label, else 1."""
+        return class_error([[label] for label in state["labels"]], answer, truth)
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], str]]:
+        rows = self.parts[split]
+        return [({"text": rows[place][1]}, rows[place][2]) for place in evenly(len(rows), count)]
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        labels = [[label] for label in self.labels]
+        targets = [class_of(labels, truth) for _, truth in arrived(pairs)]
+        return Batch(_inputs(self._encode([_text(request) for request, _ in pairs])), torch.tensor(targets))
 
     def request(self) -> dict[str, Any]:
         """A text of the first label: no offence in a help text."""
@@ -230,6 +250,13 @@ def naive_bayes(texts: Sequence[str], labels: Array, unseen: Sequence[str]) -> A
     prior = np.log(np.bincount(labels) / len(labels))
     known = [[number[word] for word in plain_words(text) if word in number] for text in unseen]
     return np.array([(prior + log_p[:, row].sum(1)).argmax() for row in known])
+
+
+def _text(request: dict[str, Any]) -> str:
+    text = request.get("text")
+    if not isinstance(text, str) or not clean(text):
+        raise UserError(f"text = {text!r} is not a text. Give at least one word.")
+    return clean(text)
 
 
 def _inputs(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

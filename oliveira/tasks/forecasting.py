@@ -14,8 +14,11 @@ midnight; any other at every step.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,12 +33,15 @@ from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
 from oliveira.data.series import HOURLY, Series, Step
 from oliveira.data.sources import Source, fetch
+from oliveira.data.split import SPLITS
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
+from oliveira.tasks.observing import LIMIT, arrived, bounded, evenly
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 
 HISTORY, DAY = WEEK, 24  # hours in, hours out
 SHARES = (0.70, 0.85)  # where validation and test begin
+_LARGEST = sys.float_info.max
 _PREPARING = 1  # raise when `_build` changes
 _ROWS = 256  # windows scored together
 _JUDGED = 2000  # windows of a split at most, evenly spaced
@@ -54,10 +60,8 @@ class ForecastData(Data):
         train = series.values[: edges[1]]
         self.mean, self.std = float(train.mean()), float(train.std()) or 1.0
         self.x = features(series, self.mean, self.std)  # (steps, d_in)
-        self.starts = {
-            split: self._starts(low, high, judges=split != "train")
-            for split, low, high in zip(("train", "validation", "test"), edges[:-1], edges[1:], strict=True)
-        }
+        self.edges = dict(zip(SPLITS, itertools.pairwise(edges), strict=True))  # first step, and that after the last
+        self.starts = {split: self._starts(*edge, judges=split != "train") for split, edge in self.edges.items()}
         self.counts = {split: len(starts) for split, starts in self.starts.items()}
         if not all(self.counts.values()):
             steps = series.step.plural
@@ -153,13 +157,57 @@ class ForecastData(Data):
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"history": [numbers], "start": time of the first} → {"forecast": [numbers], "unit"}."""
-        step = Step(**state["step"]) if "step" in state else HOURLY  # older runs were all of hours
-        values = _history(request.get("history"), state.get("history", HISTORY), step)
-        first = _time(request.get("start")) if step.calendar else None
-        series = Series(first, values, np.ones(len(values), dtype=bool), step)
-        x = features(series, state["mean"], state["std"])
+        x = features(_asked(state, request), state["mean"], state["std"])
         forecast = np.asarray(run(x[None]))[0] * state["std"] + state["mean"]
         return {"forecast": [round(float(value), 4) for value in forecast], "unit": state["unit"]}
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Of the history and of the forecast, in standard deviations of the training steps; and the hour or day."""
+        mean, std = state["mean"], state["std"]
+        past, ahead = (bounded((np.array(v, float) - mean) / std) for v in (request["history"], answer["forecast"]))
+        half = len(past) // 2
+        return _place(_step(state), request) | {
+            "level": float(past.mean()),
+            "spread": float(past.std()),
+            "trend": float(past[half:].mean() - past[: max(1, half)].mean()),
+            "last step": float(past[-1] - past[max(0, len(past) - 2)]),
+            "forecast level": float(ahead.mean()),
+            "forecast spread": float(ahead.std()),
+            "jump": float(ahead[0] - past[-1]),
+        }
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """Mean absolute error in the unit of the series."""
+        forecast = np.array(answer["forecast"], dtype=np.float64)
+        right = _numbers("truth", truth, len(forecast), f"the {len(forecast)} values that came")
+        with np.errstate(over="ignore"):
+            return float(np.nan_to_num(np.abs(forecast - right).mean()))
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], list[float]]]:
+        """Of all hours of the day: people ask whenever they like, not at midnight as the judge does."""
+        starts = self._starts(*self.edges[split], judges=False)
+        values, length = self.series.values, self.history
+        chosen = [int(starts[place]) for place in evenly(len(starts), count)]
+        return [(self._request(s), values[s + length : s + length + self.horizon].tolist()) for s in chosen]
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        state, low, high = self.state(), self.mean - LIMIT * self.std, self.mean + LIMIT * self.std
+        inputs, targets = [], []
+        for request, truth in arrived(pairs):
+            asked = _asked(state, request)
+            near = replace(asked, values=asked.values.clip(low, high))
+            inputs.append(features(near, self.mean, self.std))
+            right = _numbers("truth", truth, self.horizon, f"the {self.horizon} values that came")
+            targets.append((right.clip(low, high) - self.mean) / self.std)
+        x, y = np.stack(inputs), np.stack(targets).astype(np.float32)
+        return Batch((torch.from_numpy(x),), torch.from_numpy(y))
+
+    def _request(self, start: int) -> dict[str, Any]:
+        first = self.series.time(start)
+        asked: dict[str, Any] = {"history": self.series.values[start : start + self.history].tolist()}
+        return asked | ({"start": first.isoformat(timespec="seconds")} if isinstance(first, datetime) else {})
 
     def request(self) -> dict[str, Any]:
         start = int(self.starts["test"][0])
@@ -243,6 +291,25 @@ def fewest(history: int, horizon: int) -> int:
     return math.ceil((history + 2 * horizon) / (1 - SHARES[1]))
 
 
+def _step(state: dict[str, Any]) -> Step:
+    return Step(**state["step"]) if "step" in state else HOURLY  # older runs were all of hours
+
+
+def _asked(state: dict[str, Any], request: dict[str, Any]) -> Series:
+    """The history of a request. `UserError` names the field that is wrong."""
+    step, count = _step(state), state.get("history", HISTORY)
+    values = _numbers("history", request.get("history"), count, f"the last {count} values, one a {step.name}")
+    first = _time(request.get("start")) if step.calendar else None
+    return Series(first, values, np.ones(count, dtype=bool), step)
+
+
+def _place(step: Step, request: dict[str, Any]) -> dict[str, float]:
+    """Where the first hour stands in the shortest period of the calendar: in a longer one every season would be new."""
+    for period, length in step.calendar.items():
+        return {"calendar": step.position(_time(request["start"]), period) % length / length}
+    return {}
+
+
 def _time(given: Any) -> datetime:
     try:
         return datetime.fromisoformat(str(given))
@@ -250,17 +317,15 @@ def _time(given: Any) -> datetime:
         raise UserError(f'start = {given!r} is not a time. Write it as "2010-05-01T00:00".') from None
 
 
-def _history(given: Any, count: int, step: Step) -> Array:
+def _numbers(field: str, given: Any, count: int, wanted: str) -> Array:
+    """A list of finite numbers, none of which is ever in a sentence: they are what a user measured."""
     if not isinstance(given, list) or len(given) != count:
-        found = f"{len(given)} values" if isinstance(given, list) else repr(given)
-        raise UserError(f"history = {found} is not {count} numbers. Give the last {count} values, one a {step.name}.")
-    wrong = [
-        value
-        for value in given
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    ]
-    if wrong:
-        raise UserError(f"history holds {wrong[0]!r}, which is not a finite number. Give {count} numbers.")
+        found = f"{len(given)} values" if isinstance(given, list) else type(given).__name__
+        raise UserError(f"{field} = {found} is not {count} numbers. Give {wanted}.")
+    for place, value in enumerate(given):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+            kind = f"{value}" if isinstance(value, float) else type(value).__name__  # nan, inf
+            raise UserError(f"{field}[{place}] is {kind}, not a finite number. Give {count} numbers.")
     return np.array(given, dtype=np.float64)
 
 

@@ -9,6 +9,7 @@ the official training pictures for validation. No augmentation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from oliveira.data.images import DIGITS, FASHION, ImageSource, Pictures, fetch_images, stratified
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task, shuffled
+from oliveira.tasks.observing import arrived, class_error, class_of, evenly, of_classes
 from oliveira.tasks.scoring import chunks, judged
 from oliveira.training.loss import cross_entropy
 
@@ -105,7 +107,18 @@ class ImageData(Data):
         return {"mean": self.mean, "std": self.std, "labels": [list(names) for names in self.task.labels], **sides}
 
     def request(self) -> dict[str, Any]:
-        return {"image": self.parts["test"][0][0].tolist()}
+        return self.requests("test", 1)[0][0]
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], str]]:
+        pixels, classes = self.parts[split]
+        places = evenly(len(classes), count)
+        return [({"image": pixels[place].tolist()}, self.task.labels[int(classes[place])][0]) for place in places]
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        state = self.state()
+        pictures = np.concatenate([_picture(state, request) for request, _ in arrived(pairs)])
+        classes = [class_of(state["labels"], truth) for _, truth in pairs]
+        return Batch((self._x(pictures),), torch.tensor(classes))
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +130,20 @@ class ImageData(Data):
         label, label_pt = state["labels"][int(probabilities.argmax())]
         each = {name: float(p) for (name, _), p in zip(state["labels"], probabilities, strict=True)}
         return {"label": label, "label_pt": label_pt, "probabilities": each}
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Brightness, contrast (1 = the brightest grey) and steps between neighbouring pixels; the probabilities."""
+        image = np.array(request["image"], dtype=np.float64) / state["brightest"]
+        steps = np.concatenate([np.diff(image, axis=axis).ravel() for axis in (0, 1)])
+        edges = float(np.abs(steps).sum()) / max(1, len(steps))
+        seen = {"brightness": float(image.mean()), "contrast": float(image.std()), "edges": edges}
+        return seen | of_classes(answer["probabilities"].values())
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """0 for the right class, which may be named in English or in Portuguese, else 1."""
+        return class_error(state["labels"], answer, truth)
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """The first test pictures with what the model sees in them; what is wrong in red, with what is right."""

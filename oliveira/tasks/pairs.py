@@ -10,16 +10,19 @@ Token 0 begins and ends (`NOTHING`); padding is 0 too, masked in the source and 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oliveira.data.text import clean
 from oliveira.data.vocabulary import NOTHING, Codec, padded
 from oliveira.errors import UserError
 from oliveira.nn.beam import beam_search
 from oliveira.tasks.base import Array, Batch, Data, Run, Split, shuffled
+from oliveira.tasks.observing import arrived, evenly, frequencies
 from oliveira.tasks.scoring import chunks, judged, runner
 from oliveira.training.loss import cross_entropy
 
@@ -30,6 +33,7 @@ _ROWS = 64  # hypotheses of a call of the model
 
 class PairData(Data):
     beam: ClassVar[dict[str, int]]  # hypotheses kept while decoding a split; 1 = greedy
+    asks: ClassVar[str] = "text"  # the field of a request with the source
     judged_on: ClassVar[dict[str, int]]  # how many pairs of a split are decoded, evenly spaced
 
     def __init__(self, parts: dict[str, list[tuple[str, str]]], source: Codec, target: Codec, max_len: int) -> None:
@@ -71,7 +75,7 @@ class PairData(Data):
         return self.score(written, [y for _, y in pairs]) | {"nats per token": self._nats(model, pairs)}
 
     def _nats(self, model: nn.Module, pairs: list[tuple[str, str]]) -> float:
-        rows = [(_cut(self.source, x, self.max_len), self.target.encode(y)[: self.max_len - 1]) for x, y in pairs]
+        rows = [self._row(x, y) for x, y in pairs]
         total = count = 0.0
         with judged(model):
             for part in chunks(len(rows), _ROWS):
@@ -89,7 +93,37 @@ class PairData(Data):
         """The task's metric first."""
 
     def state(self) -> dict[str, Any]:
-        return {"source": self.source.state(), "target": self.target.state(), "max_len": self.max_len}
+        counts = frequencies((x for x, _ in self.tokens), self.source.size)
+        sizes = {"max_len": self.max_len, "counts": counts}
+        return {"source": self.source.state(), "target": self.target.state(), **sizes}
+
+    @staticmethod
+    def asked(state: dict[str, Any], request: dict[str, Any]) -> str:
+        """The source text of a request as it is encoded. `UserError` names the field that is wrong."""
+        text = request.get("text")
+        if not isinstance(text, str) or not clean(text):
+            raise UserError(f"text = {text!r} is not a text. Give a sentence.")
+        return clean(text)
+
+    @staticmethod
+    def true(state: dict[str, Any], truth: Any) -> str:
+        """The target text of a truth as it is encoded. `UserError` for one that is none."""
+        if not isinstance(truth, str) or not clean(truth):
+            raise UserError(f"truth = {str(truth)[:60]!r} is not a text. Give what the answer should have been.")
+        return clean(truth)
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], str]]:
+        pairs = self.parts[split]
+        return [({self.asks: pairs[place][0]}, pairs[place][1]) for place in evenly(len(pairs), count)]
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        """Longer texts are cut."""
+        state = self.state()
+        texts = [(self.asked(state, request), self.true(state, truth)) for request, truth in arrived(pairs)]
+        return self._batch([self._row(x, y) for x, y in texts])
+
+    def _row(self, x: str, y: str) -> tuple[list[int], list[int]]:
+        return _cut(self.source, x, self.max_len), self.target.encode(y)[: self.max_len - 1]
 
 
 def write(run: Run, texts: list[str], source: Codec, target: Codec, *, max_len: int, beam: int) -> list[str]:

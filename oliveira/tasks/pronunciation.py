@@ -32,6 +32,7 @@ from oliveira.data.vocabulary import NOTHING, Symbols, codec_from
 from oliveira.errors import UserError
 from oliveira.registry import can
 from oliveira.tasks.base import Array, Data, Metric, Run, Task
+from oliveira.tasks.observing import of_tokens
 from oliveira.tasks.pairs import PairData, write
 from oliveira.tasks.scoring import judged
 
@@ -41,6 +42,7 @@ _LONGEST = 8  # letters of a unit of the baseline
 
 
 class PronunciationData(PairData):
+    asks = "word"
     beam: ClassVar = {"validation": 1, "test": 1}
     judged_on: ClassVar = {"validation": 300, "test": 1000}
 
@@ -69,17 +71,45 @@ class PronunciationData(PairData):
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"word": "coração"} → {"phonemes": "k o ɾ ɐ s ɐ̃w̃"}."""
+        letters = PronunciationData.asked(state, request)
+        source, target = codec_from(state["source"]), codec_from(state["target"])
+        return {"phonemes": write(run, [letters], source, target, max_len=state["max_len"], beam=1)[0]}
+
+    @staticmethod
+    def asked(state: dict[str, Any], request: dict[str, Any]) -> str:
         word = request.get("word")
         if not isinstance(word, str) or not word.strip():
             raise UserError(f"word = {word!r} is not a word. Give one, for example coração.")
         letters = nfc(word.strip().lower())
-        source, target, max_len = codec_from(state["source"]), codec_from(state["target"]), state["max_len"]
-        if len(letters) >= max_len:
-            raise UserError(f"word has {len(letters)} letters. Give at most {max_len - 1}.")
+        if len(letters) >= state["max_len"]:
+            raise UserError(f"word has {len(letters)} letters. Give at most {state['max_len'] - 1}.")
         try:
-            return {"phonemes": write(run, [letters], source, target, max_len=max_len, beam=1)[0]}
+            codec_from(state["source"]).encode(letters)
         except KeyError as error:
             raise UserError(f"word = {word!r} has {error}, which no word of the lexicon has. Leave it out.") from None
+        return letters
+
+    @staticmethod
+    def true(state: dict[str, Any], truth: Any) -> str:
+        phonemes = " ".join(PairData.true(state, truth).split())
+        try:
+            codec_from(state["target"]).encode(phonemes)
+        except KeyError as error:
+            raise UserError(f"truth has {error}, no phoneme of the lexicon. Give phonemes with spaces.") from None
+        return phonemes
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Of the word as `of_tokens`, its letters being the tokens; how many phonemes it got."""
+        letters = PronunciationData.asked(state, request)
+        tokens = codec_from(state["source"]).encode(letters)
+        return of_tokens(letters, tokens, state.get("counts")) | {"phonemes": float(len(answer["phonemes"].split()))}
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """Phoneme error rate of this word."""
+        right = PronunciationData.true(state, truth).split()
+        return edit_distance(answer["phonemes"].split(), right) / len(right)
 
     def request(self) -> dict[str, Any]:
         return {"word": self.sample["test"][0][0]}

@@ -25,11 +25,10 @@ from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
-from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import Pieces, codec_from
-from oliveira.errors import UserError
 from oliveira.tasks.base import Data, Metric, Run, Task
+from oliveira.tasks.observing import head, of_tokens
 from oliveira.tasks.pairs import PairData, write
 
 _PREPARING = 1  # raise when `build` changes
@@ -55,12 +54,26 @@ class TranslationData(PairData):
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"text": "In the beginning"} → {"translation": "…"}."""
-        text = request.get("text")
-        if not isinstance(text, str) or not clean(text):
-            raise UserError(f"text = {text!r} is not a text. Give an English sentence.")
+        text = TranslationData.asked(state, request)
         source, target = codec_from(state["source"]), codec_from(state["target"])
-        written = write(run, [clean(text)], source, target, max_len=state["max_len"], beam=_BEAM)
+        written = write(run, [text], source, target, max_len=state["max_len"], beam=_BEAM)
         return {"translation": written[0]}
+
+    @staticmethod
+    def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
+        """Of the text as `of_tokens`; how long the answer is, and how long for such a text."""
+        text, written = request["text"], answer["translation"]
+        tokens = codec_from(state["source"]).encode(head(text))
+        lengths = {"answer length": float(len(written)), "answer per text": len(written) / max(1, len(text))}
+        return of_tokens(text, tokens, state.get("counts")) | lengths
+
+    @staticmethod
+    def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
+        """1 − chrF / 100 of this sentence."""
+        from sacrebleu.metrics import CHRF
+
+        right = TranslationData.true(state, truth)
+        return 1 - float(CHRF().sentence_score(answer["translation"], [right]).score) / 100
 
     def request(self) -> dict[str, Any]:
         return {"text": self.sample["test"][0][0]}

@@ -7,9 +7,9 @@ from typing import Any
 
 from serving_helpers import TEXTS
 
-from oliveira.serving.engine import Engine
 from oliveira.serving.sampling import Sampling
 from oliveira.serving.scheduler import CHUNK, Request
+from oliveira.serving.text_engine import TextEngine
 
 
 def request(
@@ -28,7 +28,7 @@ def request(
     )
 
 
-def run(engine: Engine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[str, int], dict[str, Any]]:
+def run(engine: TextEngine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[str, int], dict[str, Any]]:
     """Adds a wave of requests before each of the first steps. Returns each choice, and the ends of the requests."""
     scheduler, out = engine.scheduler, {}
     pending = list(waves)
@@ -51,7 +51,7 @@ def run(engine: Engine, waves: list[list[tuple[Request, int]]]) -> dict[tuple[st
     return out
 
 
-def prompts(engine: Engine) -> list[list[int]]:
+def prompts(engine: TextEngine) -> list[list[int]]:
     """Ten prompts of 1 to 150 tokens: shorter and longer than a chunk."""
     tokens = engine.tokenizer.encode(" ".join(TEXTS))
     return [
@@ -60,7 +60,7 @@ def prompts(engine: Engine) -> list[list[int]]:
     ]
 
 
-def embedding(engine: Engine, tokens: list[int]) -> list[float]:
+def embedding(engine: TextEngine, tokens: list[int]) -> list[float]:
     """Of one text, while nothing else is at work."""
     assert engine.answer({"op": "embed", "id": "e", "tokens": tokens}) == []
     out: list[dict[str, Any]] = []

@@ -19,9 +19,10 @@ from oliveira.artifact import Artifact
 from oliveira.kernels.build import unavailable
 from oliveira.serving import engine as engine_module
 from oliveira.serving import scheduler as scheduler_module
+from oliveira.serving import text_engine
 from oliveira.serving.decoders import Settings
-from oliveira.serving.engine import Engine
 from oliveira.serving.protocol import pack, unpack
+from oliveira.serving.text_engine import TextEngine
 from oliveira.serving.window import Window
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes, without cache")
@@ -39,12 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Arti
 
 
 @pytest.fixture
-def start(made: Artifact, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    engines: list[Engine] = []
+def start(made: Artifact, tmp_path: Path) -> Iterator[Callable[..., TextEngine]]:
+    engines: list[TextEngine] = []
 
-    def make(**settings: Any) -> Engine:
+    def make(**settings: Any) -> TextEngine:
         settings = {"slots": 4, "home": tmp_path, "cache_megabytes": 16, "guesses": False, **settings}
-        engines.append(Engine(made, Settings(**settings)))
+        engines.append(TextEngine(made, Settings(**settings)))
         return engines[-1]
 
     yield make
@@ -52,7 +53,7 @@ def start(made: Artifact, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         close(engine)
 
 
-def close(engine: Engine) -> None:
+def close(engine: TextEngine) -> None:
     if engine.scheduler.prefixes is not None:
         engine.scheduler.prefixes.cache.close()
 
@@ -63,7 +64,7 @@ def generate(number: str, tokens: list[int], **more: Any) -> dict[str, Any]:
     return {"op": "generate", "id": number, "tokens": tokens, **fields, **more}
 
 
-def talk(engine: Engine, waves: list[list[dict[str, Any]]]) -> Said:
+def talk(engine: TextEngine, waves: list[list[dict[str, Any]]]) -> Said:
     """A wave of messages before each of the first turns. What is said of each request, without times."""
     said: Said = defaultdict(list)
     for turn in range(2000):
@@ -87,7 +88,7 @@ def ordered(said: Said) -> Said:
     }
 
 
-def conversation(engine: Engine, **bad: Any) -> list[list[dict[str, Any]]]:
+def conversation(engine: TextEngine, **bad: Any) -> list[list[dict[str, Any]]]:
     """Five requests of two keys; `bad` is the third."""
     texts = prompts(engine)
     waves = [[generate(f"good{i}", texts[i + 3], tenant="rui" if i % 2 else "ana", n=1 + i % 2)] for i in range(4)]
@@ -99,10 +100,10 @@ def is_bad(stream: Any) -> bool:
     return bool(stream.request.sampling.temperature == BAD)
 
 
-def at_step(kind: str) -> Callable[[Engine, pytest.MonkeyPatch], None]:
+def at_step(kind: str) -> Callable[[TextEngine, pytest.MonkeyPatch], None]:
     """The decoder cannot compute the streams of the bad request, or computes nonsense."""
 
-    def install(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def install(engine: TextEngine, patch: pytest.MonkeyPatch) -> None:
         step = engine.scheduler.decoder.step
 
         def wrong(runs: Any) -> torch.Tensor:
@@ -125,10 +126,10 @@ def at_step(kind: str) -> Callable[[Engine, pytest.MonkeyPatch], None]:
     return install
 
 
-def raising(owner: Callable[[Engine], Any], name: str, when: Callable[..., bool] = lambda *_, **__: True) -> Any:
+def raising(owner: Callable[[TextEngine], Any], name: str, when: Callable[..., bool] = lambda *_, **__: True) -> Any:
     """`owner(engine).name` raises for the arguments that `when` is true for."""
 
-    def install(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+    def install(engine: TextEngine, patch: pytest.MonkeyPatch) -> None:
         real = getattr(owner(engine), name)
 
         def wrong(*given: Any, **more: Any) -> Any:
@@ -154,13 +155,13 @@ REQUEST_FAULTS = {
     "blocks": raising(lambda e: e.scheduler, "_begin", of_bad),
     "slide": raising(lambda e: e.scheduler, "_slide", of_bad),
     "log-probabilities": raising(lambda e: e.scheduler, "_describe", lambda logits, token, top: top == 3),
-    "numbers": raising(lambda e: engine_module, "check_numbers", lambda message: message["temperature"] == BAD),
+    "numbers": raising(lambda e: text_engine, "check_numbers", lambda message: message["temperature"] == BAD),
 }
 
 
 @pytest.mark.parametrize("fault", REQUEST_FAULTS)
 def test_an_exception_ends_its_own_request(
-    start: Callable[..., Engine], fault: str, caplog: pytest.LogCaptureFixture
+    start: Callable[..., TextEngine], fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain_engine = start(cache_megabytes=0)
     plain = talk(plain_engine, conversation(plain_engine, logprobs=3))
@@ -186,7 +187,7 @@ def test_an_exception_ends_its_own_request(
     assert engine.scheduler.stats()["attention_cache"] is True
 
 
-def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., Engine]) -> None:
+def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., TextEngine]) -> None:
     """Also those that still wait for the disk."""
     engine = start()
     prompt = prompts(engine)[5]
@@ -208,13 +209,13 @@ CACHE_FAULTS = {
     "store": raising(lambda e: e.scheduler.prefixes.cache, "store"),
     "keys": raising(lambda e: e.scheduler.prefixes.cache, "keys"),
     "secret": lambda engine, patch: (engine.settings.home / "attention-cache.secret").write_bytes(b"short"),
-    "disk": raising(lambda e: engine_module, "tenant_salt"),
+    "disk": raising(lambda e: text_engine, "tenant_salt"),
 }
 
 
 @pytest.mark.parametrize("fault", CACHE_FAULTS)
 def test_what_breaks_the_cache_turns_it_off(
-    start: Callable[..., Engine], fault: str, caplog: pytest.LogCaptureFixture
+    start: Callable[..., TextEngine], fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain_engine = start(cache_megabytes=0)
     plain = talk(plain_engine, conversation(plain_engine))
@@ -235,7 +236,7 @@ def test_what_breaks_the_cache_turns_it_off(
     ]
 
 
-def test_guesses_that_fail_are_done_without(start: Callable[..., Engine]) -> None:
+def test_guesses_that_fail_are_done_without(start: Callable[..., TextEngine]) -> None:
     plain_engine = start(cache_megabytes=0)
     plain = talk(plain_engine, conversation(plain_engine))
     engine = start(cache_megabytes=0, guesses=True)
@@ -257,7 +258,7 @@ MESSAGE_FAULTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("fault", MESSAGE_FAULTS)
-def test_a_message_that_cannot_be_answered_is_an_error(start: Callable[..., Engine], fault: str) -> None:
+def test_a_message_that_cannot_be_answered_is_an_error(start: Callable[..., TextEngine], fault: str) -> None:
     install, message = MESSAGE_FAULTS[fault]
     plain_engine = start(cache_megabytes=0)
     plain = talk(plain_engine, conversation(plain_engine))
@@ -281,14 +282,14 @@ def test_a_message_that_cannot_be_answered_is_an_error(start: Callable[..., Engi
         {"tokens": [10**400]}, {"tokens": [-1]},
     ],
 )  # fmt: skip
-def test_odd_numbers_are_refused(start: Callable[..., Engine], odd: dict[str, Any]) -> None:
+def test_odd_numbers_are_refused(start: Callable[..., TextEngine], odd: dict[str, Any]) -> None:
     engine = start(cache_megabytes=0)
     [error] = talk(engine, [[{**generate("odd", [1, 2]), **odd}]])["odd"]
     assert (error["type"], error["status"]) == ("error", 400), error
     assert talk(engine, [[generate("good", [])]])["good"][-1]["type"] == "end"  # no prompt at all is one
 
 
-def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callable[..., Engine]) -> None:
+def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callable[..., TextEngine]) -> None:
     engine = start(cache_megabytes=0, guesses=True)
     waves = conversation(engine)
     waves[3].append({"op": "embed", "id": "text", "tokens": list(range(200))})
@@ -308,7 +309,7 @@ def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callab
 
 
 def test_a_number_that_cannot_be_written_ends_its_request(
-    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., TextEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over the socket: the loop goes on, the thread says that it is alive."""
     engine = start(cache_megabytes=0)
@@ -335,7 +336,7 @@ def test_a_number_that_cannot_be_written_ends_its_request(
 # Embeddings -----------------------------------------------------------------------------------------------------
 
 
-def test_streams_go_on_while_texts_are_embedded(start: Callable[..., Engine]) -> None:
+def test_streams_go_on_while_texts_are_embedded(start: Callable[..., TextEngine]) -> None:
     """256 texts: no step without a token for each stream, no more than a piece read in a step; a prompt is read too."""
     engine = start(cache_megabytes=0)
     for number in ("one", "two"):
@@ -370,7 +371,7 @@ def test_streams_go_on_while_texts_are_embedded(start: Callable[..., Engine]) ->
     assert again == pytest.approx(done["e17"]["embedding"], abs=1e-6)
 
 
-def test_texts_that_nobody_waits_for_are_not_read(start: Callable[..., Engine]) -> None:
+def test_texts_that_nobody_waits_for_are_not_read(start: Callable[..., TextEngine]) -> None:
     engine = start(cache_megabytes=0)
     texts = [{"op": "embed", "id": f"e{i}", "tokens": [9] * 250} for i in range(50)]
     engine.turn(texts)
@@ -379,7 +380,7 @@ def test_texts_that_nobody_waits_for_are_not_read(start: Callable[..., Engine]) 
     assert set(talk(engine, [[generate("good", [1])]])) == {"good"}
 
 
-def test_a_text_is_as_long_as_the_model_has_learnt_at_most(start: Callable[..., Engine]) -> None:
+def test_a_text_is_as_long_as_the_model_has_learnt_at_most(start: Callable[..., TextEngine]) -> None:
     """With a window conversations may become longer; a text to be embedded may not, and says so."""
     engine = start(cache_megabytes=0, window=Window(128))
     assert engine.max_len > MAX_LEN
@@ -397,7 +398,7 @@ def test_a_text_is_as_long_as_the_model_has_learnt_at_most(start: Callable[..., 
     assert said["whole"][0]["type"] == "result" and said["stream"][-1]["type"] == "end"
 
 
-def test_keys_take_turns(start: Callable[..., Engine]) -> None:
+def test_keys_take_turns(start: Callable[..., TextEngine]) -> None:
     """One key has filled the queue: another's request is the next but one, whatever waits."""
     engine = start(cache_megabytes=0, slots=1)
     engine.turn([generate(f"many{i}", [5, i], max_tokens=3, n=2, tenant="ana", stop=[]) for i in range(20)])
@@ -415,10 +416,10 @@ def test_keys_take_turns(start: Callable[..., Engine]) -> None:
 
 
 def test_the_cache_is_taken_over_from_the_engine_that_is_replaced(
-    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., TextEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Swapped away and back: the old engine still ends its streams, and holds the cache."""
-    monkeypatch.setattr(engine_module, "CACHE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(text_engine, "CACHE_AGAIN_SECONDS", 0.01)
     old = start()
     prompt = prompts(old)[5]
     talk(old, [[generate("a", prompt)]])

@@ -42,12 +42,12 @@ def as_text(home: Home, made: Artifact, model: GPT, path: Path) -> str:
     from engine_helpers import request, run
 
     from oliveira.serving.decoders import Settings
-    from oliveira.serving.engine import Engine
+    from oliveira.serving.text_engine import TextEngine
 
     own = artifact.write(
         path, model=model, name="gpt", tokenizer=made.path / "tokenizer.json", lineage={"of": path.name}, metrics={}
     )
-    engine = Engine(own, Settings(slots=1))
+    engine = TextEngine(own, Settings(slots=1))
     return str(run(engine, [[(request("r", engine.tokenizer.encode(PROMPT), 60), 0)]])["r", 0]["text"])
 
 

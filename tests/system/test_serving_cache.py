@@ -17,16 +17,16 @@ from oliveira.kernels.build import unavailable
 from oliveira.nn.positional import Rotary
 from oliveira.serving import decoders
 from oliveira.serving.decoders import Settings
-from oliveira.serving.engine import Engine
 from oliveira.serving.scheduler import CHUNK
 from oliveira.serving.speculation import DraftModel, LookUp
+from oliveira.serving.text_engine import TextEngine
 from oliveira.serving.window import Window
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason="no compiler: torch decodes, without cache and guesses"
 )
 
-Make = Callable[..., Engine]
+Make = Callable[..., TextEngine]
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> list
 @pytest.fixture
 def make(made: list[Artifact], tmp_path: Path) -> Iterator[Make]:
     """Engines on the same home, one after the other: the cache belongs to one process at a time."""
-    engines: list[Engine] = []
+    engines: list[TextEngine] = []
 
-    def start(**settings: Any) -> Engine:
+    def start(**settings: Any) -> TextEngine:
         for engine in engines:
             stop(engine)
-        engines.append(Engine(made[0], Settings(**{"slots": 4, "home": tmp_path, "guesses": False, **settings})))
+        engines.append(TextEngine(made[0], Settings(**{"slots": 4, "home": tmp_path, "guesses": False, **settings})))
         return engines[-1]
 
     yield start
@@ -54,13 +54,13 @@ def make(made: list[Artifact], tmp_path: Path) -> Iterator[Make]:
         stop(engine)
 
 
-def stop(engine: Engine) -> None:
+def stop(engine: TextEngine) -> None:
     if engine.scheduler.prefixes is not None:
         engine.scheduler.prefixes.cache.close()
         engine.scheduler.prefixes = None
 
 
-def answers(engine: Engine, **more: Any) -> dict[tuple[str, int], dict[str, Any]]:
+def answers(engine: TextEngine, **more: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Texts, log-probabilities and losses of ten prompts, greedy and sampled, some with two choices."""
     waves = []
     for i, prompt in enumerate(prompts(engine)):
@@ -120,7 +120,7 @@ def test_rounded_activations_keep_the_promise(tokenizer_file: Path, tmp_path: Pa
         "first": Settings(slots=4, activations="int8", home=tmp_path, cache_megabytes=16),
         "again": Settings(slots=4, activations="int8", home=tmp_path, cache_megabytes=16),
     }.items():
-        engine = Engine(made, settings)
+        engine = TextEngine(made, settings)
         found[name] = answers(engine)
         stop(engine)
     assert said(found["int8"]) == said(found["first"]) == said(found["again"]) != said(found["fp32"])
@@ -282,7 +282,7 @@ WINDOW = 192
 
 
 @torch.inference_mode()
-def in_a_window(engine: Engine, prompt: list[int], n: int) -> list[int]:
+def in_a_window(engine: TextEngine, prompt: list[int], n: int) -> list[int]:
     """The twin: the whole text read anew for every token, with the window as a mask."""
     model, total = engine.model, len(prompt) + n
     model.rotary = Rotary(total, model.config.d_model // model.config.n_heads, model.config.rope_base)
@@ -310,7 +310,7 @@ def test_a_text_without_end_is_read_through_a_window(make: Make, monkeypatch: py
     assert engine.scheduler.capacity == 4 * WINDOW // 16 + 1  # no more than the window for each stream
 
 
-def long_answers(engine: Engine) -> dict[tuple[str, int], dict[str, Any]]:
+def long_answers(engine: TextEngine) -> dict[tuple[str, int], dict[str, Any]]:
     base = prompts(engine)[5] * 4
     waves = [
         [(request(f"r{n}", base[:n], 120, temperature=float(n % 2), n=1 + n % 3 // 2, logprobs=2, observe=n < 150), n)]
@@ -354,7 +354,7 @@ def test_the_choice_of_compile_serves(make: Make, made: list[Artifact], tmp_path
     record = json.loads(record_path(folder).read_text())
     for choice, word in (("onnx", "onnxruntime"), ("torch", "torch"), ("native", "native")):
         record_path(folder).write_text(json.dumps({**record, "choice": choice}))
-        engine = Engine(open_artifact(folder), Settings(slots=4, home=tmp_path))
+        engine = TextEngine(open_artifact(folder), Settings(slots=4, home=tmp_path))
         assert engine.decoder.startswith(word)
         got = run(engine, [[(request("r", prompts(engine)[5], 40), 0)], [(request("s", [5, 6], 30), 0)]])
         plain = run(make(), [[(request("r", prompts(engine)[5], 40), 0)], [(request("s", [5, 6], 30), 0)]])

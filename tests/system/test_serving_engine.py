@@ -19,24 +19,24 @@ from oliveira.errors import CorruptError, OliveiraError
 from oliveira.models.gpt import GPT
 from oliveira.serving import decoders
 from oliveira.serving.decoders import Settings
-from oliveira.serving.engine import Engine
 from oliveira.serving.protocol import MAX_LINE, pack, unpack
 from oliveira.serving.sampling import Sampling, distribution, draw
 from oliveira.serving.scheduler import CHUNK
 from oliveira.serving.text import TextStream
+from oliveira.serving.text_engine import TextEngine
 
 SLOTS = 4
 
 
 @pytest.fixture(scope="module", params=["native", "torch"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Any) -> Engine:
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Any) -> TextEngine:
     home = Home(tmp_path_factory.mktemp("engine"), tokenizer_file)
     made = home.make(seed=3)
     home.ledger.close()
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr(decoders, "not_covered", lambda model: "asked for.")
-        engine = Engine(made, Settings(slots=SLOTS))
+        engine = TextEngine(made, Settings(slots=SLOTS))
     assert engine.decoder.startswith(request.param)
     return engine
 
@@ -53,7 +53,7 @@ def plain_greedy(model: GPT, tokens: list[int], n: int, end: int) -> list[int]:
     return out
 
 
-def test_batched_decode_equals_plain_greedy(engine: Engine) -> None:
+def test_batched_decode_equals_plain_greedy(engine: TextEngine) -> None:
     """Ten streams of different length that join and leave at different steps, in four slots."""
     waves = [[(request(f"r{i}", prompt, 10 + 7 * i), 0)] for i, prompt in enumerate(prompts(engine))]
     got = run(engine, waves)
@@ -65,7 +65,7 @@ def test_batched_decode_equals_plain_greedy(engine: Engine) -> None:
     assert len(texts) == 10  # prompts matter: otherwise this test could not fail
 
 
-def test_same_seed_same_text_regardless_of_neighbours(engine: Engine) -> None:
+def test_same_seed_same_text_regardless_of_neighbours(engine: TextEngine) -> None:
     prompt = prompts(engine)[4]
     alone = run(engine, [[(request("a", prompt, 60, temperature=1.0, n=2), 7)]])
     noise = [[(request(f"n{i}", p, 5 + 9 * i, temperature=1.0), i)] for i, p in enumerate(prompts(engine))]
@@ -76,7 +76,7 @@ def test_same_seed_same_text_regardless_of_neighbours(engine: Engine) -> None:
     assert len({alone["a", 0]["text"], alone["a", 1]["text"], other["a", 0]["text"]}) == 3
 
 
-def test_prompt_loss_is_the_models_own(engine: Engine) -> None:
+def test_prompt_loss_is_the_models_own(engine: TextEngine) -> None:
     for i, prompt in enumerate(prompts(engine)):
         end = run(engine, [[(request("r", prompt, 1), 0)]])["r", -1]
         if len(prompt) == 1:
@@ -87,7 +87,7 @@ def test_prompt_loss_is_the_models_own(engine: Engine) -> None:
         assert end["loss"] == pytest.approx(float(F.cross_entropy(logits, torch.tensor(prompt[1:]))), rel=1e-5), i
 
 
-def test_cancel_frees_the_slot_at_once_and_leaves_the_others_alone(engine: Engine) -> None:
+def test_cancel_frees_the_slot_at_once_and_leaves_the_others_alone(engine: TextEngine) -> None:
     scheduler, long = engine.scheduler, prompts(engine)[5]
     alone = run(engine, [[(request("keep", long, 50), 0)]])["keep", 0]["text"]
     for name in ("gone1", "keep", "gone2", "gone3", "waits"):
@@ -103,7 +103,7 @@ def test_cancel_frees_the_slot_at_once_and_leaves_the_others_alone(engine: Engin
     assert text == alone
 
 
-def test_a_stream_that_ends_while_a_prompt_is_read_leaves_it_whole(engine: Engine) -> None:
+def test_a_stream_that_ends_while_a_prompt_is_read_leaves_it_whole(engine: TextEngine) -> None:
     """The prompt being read moves up a row with all that has been read of it."""
     prompt = list(range(20, 220))
     expected = plain_greedy(engine.model, prompt, 20, engine.tokenizer.end_of_text)
@@ -113,7 +113,7 @@ def test_a_stream_that_ends_while_a_prompt_is_read_leaves_it_whole(engine: Engin
         assert got["long", 0]["text"] == engine.tokenizer.decode(expected), ends_at
 
 
-def test_a_long_prompt_does_not_stop_the_others(engine: Engine) -> None:
+def test_a_long_prompt_does_not_stop_the_others(engine: TextEngine) -> None:
     """While 200 tokens are read, the stream beside gets a token at every step."""
     scheduler = engine.scheduler
     scheduler.add(request("short", [5], 40), 0)
@@ -125,7 +125,7 @@ def test_a_long_prompt_does_not_stop_the_others(engine: Engine) -> None:
     scheduler.cancel("short")
 
 
-def test_engine_refuses_what_does_not_fit(engine: Engine) -> None:
+def test_engine_refuses_what_does_not_fit(engine: TextEngine) -> None:
     base = {
         "op": "generate",
         "id": "1",
@@ -164,10 +164,10 @@ def test_smoke_refuses_nan(tmp_path: Any, tokenizer_file: Any) -> None:
     made = home.make(change=spoil)
     home.ledger.close()
     with pytest.raises(CorruptError, match="smoke"):
-        Engine(made, Settings(slots=1)).smoke()
+        TextEngine(made, Settings(slots=1)).smoke()
 
 
-def test_stop_strings_span_tokens_and_are_withheld(engine: Engine) -> None:
+def test_stop_strings_span_tokens_and_are_withheld(engine: TextEngine) -> None:
     """Every cut of a greedy text as a stop string: the text ends right before it, whatever the tokens."""
     prompt = prompts(engine)[6]
     whole = run(engine, [[(request("r", prompt, 40), 0)]])["r", 0]["text"]
@@ -178,7 +178,7 @@ def test_stop_strings_span_tokens_and_are_withheld(engine: Engine) -> None:
         assert got["reason"] == "stop"
 
 
-def test_logprobs_are_the_models_and_cover_the_text(engine: Engine) -> None:
+def test_logprobs_are_the_models_and_cover_the_text(engine: TextEngine) -> None:
     prompt = prompts(engine)[7]
     got = run(engine, [[(request("r", prompt, 12, logprobs=3), 0)]])["r", 0]
     chosen = plain_greedy(engine.model, prompt, 12, engine.tokenizer.end_of_text)
@@ -191,7 +191,7 @@ def test_logprobs_are_the_models_and_cover_the_text(engine: Engine) -> None:
         assert entry["top"][0][1] == pytest.approx(float(expected[row].max()), abs=1e-4) and len(entry["top"]) == 3
 
 
-def test_embedding_is_the_normalised_mean_of_the_last_states(engine: Engine) -> None:
+def test_embedding_is_the_normalised_mean_of_the_last_states(engine: TextEngine) -> None:
     tokens = prompts(engine)[6]
     mean = engine.model.hidden(torch.tensor([tokens]))[0].mean(0)
     assert torch.allclose(torch.tensor(embedding(engine, tokens)), mean / mean.norm(), atol=1e-6)

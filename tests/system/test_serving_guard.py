@@ -328,6 +328,20 @@ def test_full_queue_is_429_with_retry_after(make_home: Callable[..., Home]) -> N
         assert not (home.path / "traffic").exists()  # keep_traffic = false
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_prompts_that_are_too_old_go_without_a_request(make_home: Callable[..., Home], keep: bool) -> None:
+    """Also where nothing is recorded any more: what was recorded before grows old all the same."""
+    home = make_home(keep_traffic=keep, traffic_days=1)
+    now = time.time_ns()
+    old, new = (home.path / "traffic" / f"traffic-{now - age:020d}.jsonl" for age in (25 * 3600 * 10**9, 0))
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_bytes(b"{}\n")
+    with Server(home):
+        wait_for(lambda: not old.exists())
+    assert new.exists()
+
+
 def test_deadline_is_504_and_an_error_frame(make_home: Callable[..., Home]) -> None:
     home = make_home(slots=1, deadline=0.1)
     home.promote(home.make())

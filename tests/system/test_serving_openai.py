@@ -262,5 +262,6 @@ def test_metrics_and_traffic_follow_the_requests(client: openai.OpenAI, server: 
     records = wait_for(lambda: [r for r in read_all(server.home.path / "traffic") if r["text"] == "Um rastro único"])
     [record] = records
     assert record["digest"] == server.state()["digest"] and record["loss"] > 0
+    assert record["key"] == server.home.use.split("-")[2], "whose it is: `oliveira forget` asks"
     assert record["tokens"] == Tokenizer.load(server.home.tokenizer).encode("Um rastro único")
     assert not any("Sem rastro" in r["text"] for r in read_all(server.home.path / "traffic"))

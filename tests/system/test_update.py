@@ -54,6 +54,7 @@ def test_a_good_challenger_is_promoted_with_its_numbers(home: Path) -> None:
         == result["validation_bits_per_byte"]["new"]["after"]
     )
     assert row is not None and row.lineage["parent"] == before
+    assert row.lineage["traffic"] == {"keys": [""], "first": 0.0, "last": 0.0}, "whose prompts it learnt from"
     artifact.open_artifact(row.path, row.digest).load_model()
 
 

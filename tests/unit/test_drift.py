@@ -195,7 +195,7 @@ def test_upper_bound_is_exact() -> None:
 def test_few_blocks_widen_what_no_drift_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spread known from n blocks may be too small by √((n − 1) / χ²(5 %, n − 1)): every tail is moved out by that."""
     scores = np.random.default_rng(0).gamma(2.0, size=(60, calibration.ROUND_WINDOWS, len(statistics.TESTS)))
-    monkeypatch.setattr(calibration, "_null_scores", lambda *args: scores)
+    monkeypatch.setattr(calibration, "null_scores", lambda *args: scores)
     samples = [Sample([i % 7, i % 5, i % 3] * 10, 2.0 + i % 2) for i in range(40)]
     found = build_reference(samples, window=100, alpha=ALPHA, block=4)
     factor = math.sqrt(9 / chi2.ppf(0.05, 9))  # 40 samples in blocks of 4

@@ -45,15 +45,14 @@ def house(home: Path, ledger: Ledger) -> House:
     return found
 
 
-def test_printed_keys_live_until_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "TERMINAL_KEYS", 3)
+def test_printed_keys_live_until_revoked(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         other = ledger.add_key("ana", ("use",))
-        printed = [house(tmp_path, ledger)._fresh_key() for _ in range(3)]
+        printed = [ledger.fresh_key("terminal", ("use", "admin"), 3) for _ in range(3)]
         assert len(set(printed)) == 3 and all(ledger.verify_key(key) for key in printed)
         ledger.revoke_key(printed[1].split("-")[2])
         assert [ledger.verify_key(key) is not None for key in printed] == [True, False, True]
-        printed += [house(tmp_path, ledger)._fresh_key() for _ in range(2)]
+        printed += [ledger.fresh_key("terminal", ("use", "admin"), 3) for _ in range(2)]
         alive = [ledger.verify_key(key) is not None for key in printed]
         assert alive == [False, False, True, True, True], "the oldest goes when there are too many"
         assert ledger.verify_key(other), "a key that a person made is nobody else's to revoke"

@@ -25,6 +25,7 @@ ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "conversation.py",
     "world.py",
     "data/held_out.py",
     "data/tables.py",
@@ -34,6 +35,9 @@ OWN = (
     "tasks/catalogue.py",
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
+    "lifecycle/backup.py",
+    "lifecycle/forgetting.py",
+    "lifecycle/restore.py",
     "lifecycle/verbs.py",
     "lifecycle/asking.py",
     "lifecycle/ledger.py",
@@ -124,6 +128,7 @@ SAME = {
     "id",
     "rank",
     "MB",
+    "{} MB",
     "{}: {} MB",
     "{}{}",
     "test, {} is better",
@@ -131,7 +136,7 @@ SAME = {
 
 
 def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
-    names = ("stages", "once", "pipeline", "gate")
+    names = ("stages", "once", "pipeline", "gate", "backup", "restore")
     files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
     files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]
     known = LINES.keys() | WORDS.keys() | TERMS.keys() | SENTENCES.keys()

@@ -1,0 +1,108 @@
+"""The routes of a served task: a request and its answer, what was true, and what the task is.
+
+Who serves a task is asked as a language model is: same keys, queue, deadline and swap; an engine that dies is replaced
+and the next one asked again, once. An answer is kept for drift, and for the truth that may come for it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse
+
+from oliveira.serving.client import EngineProcess
+from oliveira.serving.errors import ApiError
+from oliveira.serving.protocol import Message
+from oliveira.serving.questions import MODEL, ask_all, check_model, check_task, model_header, while_connected
+from oliveira.serving.schemas import FeedbackRequest
+from oliveira.serving.service import Service
+
+MOST_NAMED = 128  # characters of a model's name
+
+
+def make_predict_router(service: Service) -> APIRouter:
+    router = APIRouter()
+    deadline = service.world.serve.deadline
+
+    async def ask(request: Request, model: str, message: Message) -> tuple[EngineProcess, Message]:
+        """One question to the engine."""
+
+        def check(engine: EngineProcess) -> None:
+            check_task(engine)
+            check_model(model, engine)
+
+        message = {**message, "request": request.state.id, "tenant": request.state.key.id}
+        engine, [answer] = await while_connected(request, deadline, ask_all(service, [message], check))
+        return engine, answer
+
+    @router.post("/v1/predict")
+    async def predict(request: Request, body: Annotated[Any, Body()]) -> JSONResponse:
+        """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields."""
+        service.check_open()
+        model, asked = split(body)
+        metrics, begun = service.metrics, time.monotonic()
+        permit = service.admission.take(1, request.state.key.id)
+        try:
+            engine, found = await ask(request, model, {"op": "predict", "body": asked})
+        except BaseException:
+            metrics.request_success_total.labels(finished_reason="abort").inc()
+            raise
+        finally:
+            permit.release()
+        seconds = time.monotonic() - begun
+        metrics.request_success_total.labels(finished_reason="stop").inc()
+        metrics.request_queue_time_seconds.observe(found["queue_seconds"])
+        metrics.time_to_first_token_seconds.observe(seconds)  # the whole answer is its first part
+        metrics.e2e_request_latency_seconds.observe(seconds)
+        number = f"pred-{request.state.id}"
+        if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
+            kept = {"request": asked, "answer": found["answer"], "observed": found["observed"]}
+            service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+        return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
+
+    @router.post("/v1/feedback")
+    async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
+        """What was true after all, for an answer of /v1/predict. It is kept before this is answered."""
+        service.check_open()
+        check_task(await service.fleet.engine())
+        row = await service.write(lambda ledger: ledger.get_answer(body.id))
+        if row is None:
+            raise unknown(body.id)
+        message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
+        permit = service.admission.take(1, request.state.key.id)
+        try:
+            engine, found = await ask(request, MODEL, message)
+        finally:
+            permit.release()
+        if not await service.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
+            raise unknown(body.id)
+        return JSONResponse({"id": body.id, "error": found["error"]}, headers=model_header(engine.digest))
+
+    @router.get("/v1/task")
+    async def task() -> JSONResponse:
+        """What is served: what it eats and gives, how it is measured, and a request that runs as it stands."""
+        engine = await service.fleet.engine()
+        return JSONResponse(check_task(engine), headers=model_header(engine.digest))
+
+    return router
+
+
+def split(body: Any) -> tuple[str, dict[str, Any]]:
+    """The name of the model, and the task's own request."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body is not a JSON object. GET /v1/task shows an example.", code="invalid_request")
+    model = body.get("model", MODEL)
+    if not isinstance(model, str) or len(model) > MOST_NAMED:
+        said = f"model is not a text of at most {MOST_NAMED} characters. Leave it out, or see GET /v1/models."
+        raise ApiError(400, said, code="invalid_value", param="model")
+    return model, {name: value for name, value in body.items() if name != "model"}
+
+
+def unknown(number: str) -> ApiError:
+    said = (
+        f"answer {number!r} is not kept here: it was never given, came with X-Oliveira-No-Traffic, is too old, or "
+        "serve.keep_traffic is off. Send the id of a newer answer."
+    )
+    return ApiError(404, said, code="answer_not_found", param="id")

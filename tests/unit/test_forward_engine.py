@@ -1,0 +1,136 @@
+"""The engine of a task: one exception ends one request, keys take turns, a model that is not fit does not serve."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from oliveira.artifact import Artifact
+from oliveira.errors import CorruptError, UserError
+from oliveira.predict import Answerer, export
+from oliveira.runs import Run, fit
+from oliveira.serving.forward_engine import ForwardEngine
+from oliveira.serving.protocol import Message, pack
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    made = fit(
+        "probe/adding", model="gru", budget="steps=3", home=tmp_path_factory.mktemp("home"), d_model=8, batch_size=4
+    )
+    export(made.folder)
+    return made
+
+
+@pytest.fixture(params=["artifact", "export"])
+def engine(run: Run, request: pytest.FixtureRequest) -> ForwardEngine:
+    return ForwardEngine(opened(run, request.param), threads=1)
+
+
+def opened(run: Run, name: str) -> Artifact:
+    from oliveira.artifact import open_artifact
+
+    return open_artifact(run.folder / name)
+
+
+def predict(number: str, body: Any, tenant: str = "ana") -> Message:
+    return {"op": "predict", "id": number, "request": f"x-{number}", "tenant": tenant, "body": body}
+
+
+def talk(engine: ForwardEngine, messages: list[Message]) -> list[Message]:
+    said = engine.turn(messages)
+    while engine.busy:
+        said += engine.turn([])
+    pack(said)
+    return said
+
+
+def test_it_says_what_it_serves(engine: ForwardEngine) -> None:
+    engine.smoke()
+    ready = engine.ready()
+    assert ready["engine"] == ("onnxruntime" if "model.onnx" in engine.artifact.files else "torch")
+    task = ready["task"]
+    assert (task["task"], task["model"], task["eats"]) == ("probe/adding", "gru", "series")
+    assert task["metric"]["better"] in ("lower", "higher")
+    [answer] = talk(engine, [predict("1", task["example"])])
+    assert answer["answer"] == engine.answerer(task["example"]) and answer["observed"] == {}
+
+
+@pytest.mark.parametrize("body", [None, [], 3, {}, {"series": "x"}, {"series": [[math.nan, 1.0]]}])
+def test_what_the_task_refuses_is_told(engine: ForwardEngine, body: Any) -> None:
+    [said] = talk(engine, [predict("1", body)])
+    assert (said["type"], said["status"], said["code"]) == ("error", 400, "invalid_request") and said["message"]
+
+
+def test_an_exception_ends_its_own_request(engine: ForwardEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, answered = engine.answerer.example, Answerer.__call__
+
+    def breaks(self: Answerer, body: Any) -> dict[str, Any]:
+        if "bad" in body:
+            raise RuntimeError("out of luck")
+        return answered(self, body)
+
+    monkeypatch.setattr(Answerer, "__call__", breaks)
+    unknown = {"op": "generate", "id": "3", "tenant": "ana"}
+    first, second, third = talk(engine, [predict("1", {"bad": 1}), predict("2", good), unknown])
+    assert (first["status"], first["code"], second["type"], third["status"]) == (500, "internal", "result", 500)
+    assert not engine.busy and engine.stats()["waiting"] == 0
+
+
+def test_keys_take_turns_and_what_is_not_wanted_is_not_computed(engine: ForwardEngine) -> None:
+    good = engine.answerer.example
+    messages = [predict(f"a{n}", good) for n in range(3)] + [predict("b", good, "bia"), {"op": "cancel", "id": "a2"}]
+    assert [said["id"] for said in talk(engine, messages)] == ["a0", "b", "a1"]
+
+
+def test_observation_and_truth_are_the_tasks(engine: ForwardEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, good = type(engine.answerer.task), engine.answerer.example
+
+    def error(self: Any, state: Any, request: Any, answer: Any, truth: Any) -> float:
+        if not isinstance(truth, int | float):
+            raise UserError(f"truth = {truth!r} is not a number.")
+        return abs(float(truth)) * 1e308
+
+    monkeypatch.setattr(task, "observe", lambda *_: {"level": 2, "broken": math.nan, "spread": 0.5})
+    monkeypatch.setattr(task, "error", error)
+    [found] = talk(engine, [predict("1", good)])
+    assert found["observed"] == {"level": 2.0, "spread": 0.5}  # a number that is none is left out
+
+    def judged(truth: Any) -> Message:
+        message = {"op": "judge", "id": "2", "body": good, "answer": found["answer"], "truth": truth}
+        return talk(engine, [message])[0]
+
+    assert judged(0.5)["error"] == 0.5e308
+    for odd in ("x", None, [], 100, math.inf, 10**400):
+        assert judged(odd)["status"] == 400 and "truth" in judged(odd)["message"]
+
+    def breaks(*_: Any) -> dict[str, float]:
+        raise RuntimeError("drift's own affair")
+
+    monkeypatch.setattr(task, "observe", breaks)
+    [found] = talk(engine, [predict("1", good)])
+    assert found["type"] == "result" and found["observed"] == {}
+
+
+def test_a_task_without_a_truth_says_so(engine: ForwardEngine) -> None:
+    message = {"op": "judge", "id": "1", "body": engine.answerer.example, "answer": {}, "truth": "no such truth"}
+    [said] = talk(engine, [message])
+    assert said["status"] == 400 and "truth" in said["message"]
+
+
+@pytest.mark.parametrize("fault", ["raises", "changes"])
+def test_a_model_that_fails_its_own_example_does_not_serve(
+    engine: ForwardEngine, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"value": 1.0}, {"value": 2.0}])
+
+    def answer(self: Any, request: Any) -> dict[str, Any]:
+        if fault == "raises":
+            raise UserError("the model's answer is not a finite number")
+        return next(answers)
+
+    monkeypatch.setattr(Answerer, "__call__", answer)
+    with pytest.raises(CorruptError, match="its own example"):
+        engine.smoke()

@@ -1,0 +1,274 @@
+"""The routes of a served task over an engine of a few lines: keys, odd bodies, what is kept, what is told after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.serving import answer_log
+from oliveira.serving.app import make_app
+from oliveira.serving.errors import ApiError, EngineDied
+from oliveira.serving.service import Service
+from oliveira.world import ServeSection, World
+
+TASK = {"task": "forecast/x", "title": "x", "eats": "series", "gives": "one", "example": {"level": 1}, "model": "mlp"}
+
+
+class Job:
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = enumerate(answers)
+
+    async def next(self) -> tuple[int, Any]:
+        number, answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+        return number, answer
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """Doubles a level; a truth is judged by its distance."""
+
+    digest, started, max_len = "d" * 64, 1, 0
+
+    def __init__(self, task: dict[str, Any] | None) -> None:
+        self.task = task
+        self.described: dict[str, Any] = {"weights": "fp32"}
+        self.stats = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        self.gone = asyncio.Event()
+        self.asked: list[dict[str, Any]] = []
+        self.deaths = 0
+
+    def submit(self, messages: list[dict[str, Any]]) -> Job:
+        self.asked += messages
+        if self.deaths:
+            self.deaths -= 1
+            return Job([EngineDied("gone")])
+        return Job([self.answer(message) for message in messages])
+
+    def answer(self, message: dict[str, Any]) -> Any:
+        level = message["body"].get("level")
+        if message["op"] == "judge":
+            if not isinstance(message["truth"], int | float):
+                return ApiError(400, "truth is not a number", code="invalid_request")
+            return {"queue_seconds": 0.0, "error": abs(message["truth"] - message["answer"]["level"])}
+        if level == "slow":
+            return 30.0
+        if not isinstance(level, int | float):
+            return ApiError(400, "level is not a number", code="invalid_request")
+        return {"queue_seconds": 0.0, "answer": {"level": 2 * level}, "observed": {"level": float(level)}}
+
+
+class House:
+    """A service whose fleet is one such engine, and a client with a key."""
+
+    def __init__(self, home: Path, task: dict[str, Any] | None = TASK, **serve: Any) -> None:
+        self.service = Service(home, World(serve=ServeSection(**serve)))
+        self.engine = Engine(task)
+        self.service.fleet.current = self.engine  # type: ignore[assignment]
+        self.key = self.service.ledger.add_key("ana", ("use",))
+        self.client = TestClient(make_app(self.service), headers={"Authorization": f"Bearer {self.key}"})
+
+    def predict(self, body: Any, **headers: str) -> Any:
+        return self.client.post("/v1/predict", json=body, headers=headers)
+
+    def kept(self) -> list[Any]:
+        """After all that was submitted to the writer."""
+        self.service._thread.submit(lambda: None).result()
+        return self.service.ledger.answers()
+
+    def close(self) -> None:
+        self.service._thread.shutdown(wait=True)
+        self.service._writer.close()
+        self.service.ledger.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.close()
+
+
+def test_an_answer_has_its_own_fields_and_a_name(house: House) -> None:
+    found = house.predict({"level": 3})
+    number = found.json().pop("id")
+    assert found.json() == {"level": 6, "id": number, "model": "oliveira"} and number.startswith("pred-")
+    assert found.headers["x-oliveira-model"] == "d" * 12
+    assert house.predict({"level": 3, "model": "d" * 12}).json()["model"] == "d" * 12
+    assert house.engine.asked[-1]["body"] == {"level": 3}, "the name of a model is no part of the task's request"
+    [row, _] = house.kept()
+    assert (row.id, row.request, row.answer, row.observed) == (number, {"level": 3}, {"level": 6}, {"level": 3.0})
+    assert house.client.get("/v1/task").json() == TASK
+    [model, _] = house.client.get("/v1/models").json()["data"]
+    assert model["task"] == "forecast/x" and "max_model_len" not in model
+    assert house.client.get("/ready").json()["task"] == "forecast/x"
+    metrics = house.service.render_metrics().decode()
+    for line in (
+        'oliveira:request_success_total{finished_reason="stop"} 2.0',
+        "oliveira:e2e_request_latency_seconds_count 2.0",
+        "oliveira:time_to_first_token_seconds_count 2.0",
+    ):
+        assert line in metrics
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'["level"]',
+        b"3",
+        b'"level"',
+        b"{",
+        b"\xff",
+        b"{}",
+        b'{"level": NaN}',
+        b'{"level": 1e400}',
+        b'{"level": ' + b"9" * 5000 + b"}",
+        b'{"level": "x"}',
+        b'{"level": [1]}',
+        b'{"level": 1, "model": 3}',
+        b'{"level": 1, "model": null}',
+        b'{"level": 1, "model": "' + b"x" * 200 + b'"}',
+        b"[" * 100_000,
+        b'{"\\ud800": 1}',
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/feedback"])
+def test_odd_bodies_are_refused_in_a_sentence(house: House, path: str, body: bytes) -> None:
+    found = house.client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code == 400 and found.json()["error"]["message"].endswith((".", "number"))
+    assert house.kept() == []
+
+
+def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
+    found = house.client.post("/v1/predict", content=b" " * (2 << 20), headers={"Content-Type": "application/json"})
+    assert found.status_code == 413
+
+
+def test_another_model_is_not_found(house: House) -> None:
+    assert house.predict({"level": 1, "model": "gpt-9"}).status_code == 404
+
+
+def test_a_key_is_needed(house: House) -> None:
+    for path in ("/v1/predict", "/v1/feedback"):
+        assert TestClient(house.client.app).post(path, json={"level": 1}).status_code == 401
+    assert TestClient(house.client.app).get("/v1/task").status_code == 401
+
+
+def test_a_truth_is_judged_and_kept(house: House) -> None:
+    number = house.predict({"level": 3}).json()["id"]
+
+    def tell(truth: Any, name: str = number) -> Any:
+        return house.client.post("/v1/feedback", json={"id": name, "truth": truth})
+
+    assert tell(4).json() == {"id": number, "error": 2}
+    assert tell(4).json() == {"id": number, "error": 2}, "told twice is told once"
+    [row] = house.service.ledger.truths()
+    assert (row.truth, row.error) == (4, 2.0)
+    assert tell(7).json()["error"] == 1
+    [again] = house.service.ledger.truths(row.told or 0.0)
+    assert again.truth == 7, "another truth replaces the first"
+    for odd in ("x", None, [], {}):
+        assert tell(odd).status_code == 400
+    for name in ("pred-unknown", "", "x" * 64):
+        assert tell(4, name).status_code == 404
+    assert tell(4, "x" * 65).status_code == 400
+    assert house.client.post("/v1/feedback", json={"id": number}).status_code == 400
+    assert house.service.ledger.pairs() == [({"level": 3}, 7)]
+
+
+@pytest.mark.parametrize("way", ["header", "setting"])
+def test_what_is_not_to_be_kept_is_not(tmp_path: Path, way: str) -> None:
+    house = House(tmp_path, keep_traffic=way != "setting")
+    found = house.predict({"level": 3}, **({"X-Oliveira-No-Traffic": "1"} if way == "header" else {}))
+    assert found.status_code == 200 and house.kept() == []
+    told = house.client.post("/v1/feedback", json={"id": found.json()["id"], "truth": 1})
+    assert told.status_code == 404 and "serve.keep_traffic" in told.json()["error"]["message"]
+    house.close()
+
+
+def test_a_dead_engine_is_asked_again_once(house: House) -> None:
+    house.engine.deaths = 1
+    assert house.predict({"level": 3}).status_code == 200
+    house.engine.deaths = 2
+    found = house.predict({"level": 3})
+    assert found.status_code == 503 and found.json()["error"]["code"] == "engine_stopped"
+    assert house.service.admission.taken == 0
+
+
+def test_a_late_answer_and_a_full_queue_are_told(tmp_path: Path) -> None:
+    house = House(tmp_path, deadline=0.05, slots=1, queue=0)
+    assert house.predict({"level": "slow"}).status_code == 504
+    permit = house.service.admission.take(1, "somebody")
+    found = house.predict({"level": 3})
+    assert found.status_code == 429 and found.headers["retry-after"]
+    permit.release()
+    assert house.predict({"level": 3}).status_code == 200
+    house.close()
+
+
+TEXT_ROUTES = {
+    "/v1/completions": {"model": "oliveira", "prompt": "a"},
+    "/v1/chat/completions": {"model": "oliveira", "messages": [{"role": "user", "content": "a"}]},
+    "/v1/embeddings": {"model": "oliveira", "input": "a"},
+    "/tokenize": {"text": "a"},
+    "/detokenize": {"tokens": [1]},
+}
+
+
+@pytest.mark.parametrize("path", TEXT_ROUTES)
+def test_a_task_continues_no_text(house: House, path: str) -> None:
+    found = house.client.post(path, json=TEXT_ROUTES[path])
+    assert found.status_code == 404 and "/v1/predict" in found.json()["error"]["message"]
+    assert house.service.admission.taken == 0 and house.engine.asked == []
+
+
+def test_text_is_no_task(tmp_path: Path) -> None:
+    house = House(tmp_path, task=None)
+    bodies = {"/v1/predict": {"level": 1}, "/v1/feedback": {"id": "pred-1", "truth": 1}}
+    for path, body in bodies.items():
+        found = house.client.post(path, json=body)
+        assert found.status_code == 404 and "/v1/completions" in found.json()["error"]["message"]
+    assert house.client.get("/v1/task").status_code == 404
+    assert house.client.get("/v1/models").json()["data"][0]["max_model_len"] == 0
+    house.close()
+
+
+def test_a_slow_disk_costs_records_and_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_log, "WAITING", 3)
+    locked = Ledger(house.service.home)
+    with locked.transaction():
+        for level in range(8):
+            assert house.predict({"level": level}).status_code == 200
+    locked.close()
+    kept = [row.request["level"] for row in house.kept()]
+    assert kept[:1] == [0] and 3 <= len(kept) <= 4
+    assert house.service.metrics.traffic_dropped_total._value.get() == 8 - len(kept)
+
+
+def test_a_full_disk_costs_records_and_no_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(house.service._writer, "add_answer", full)
+    assert house.predict({"level": 1}).status_code == 200 and house.kept() == []
+    assert house.service.metrics.traffic_dropped_total._value.get() == 1
+
+
+def test_the_openapi_shows_the_routes(house: House) -> None:
+    paths = json.dumps(house.client.get("/openapi.json").json()["paths"])
+    assert all(path in paths for path in ("/v1/predict", "/v1/feedback", "/v1/task"))
