@@ -19,6 +19,7 @@ from oliveira.files import check_writable, write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import commit
 from oliveira.runs import Run, fit
+from oliveira.tasks import classical
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import pair
 from oliveira.training.curves import read_curve
@@ -80,6 +81,8 @@ def compare(
     measured = next(iter(runs.values()))[0].result["metric"]
     metric = Metric(name=measured["name"], better=measured["better"], unit=measured["unit"])  # of an own file: its own
     result = _result(task, metric, runs, seeds, values or {})
+    if found.eats == "series":
+        result["peers"] = found.open(Path(home).absolute(), say).peers()
     write_json_atomic(folder / "compare.json", result)
     _draw(runs, metric, found.title, folder / "compare.png")
     texts = {language: report_text(result, found.title, language) for language in ("en", "pt")}
@@ -216,6 +219,8 @@ def report_text(result: dict[str, Any], title: str, language: str) -> str:
         )
     for name, value in result["baselines"].items():
         lines.append(f"| {name} ({words['naive']}) | {value:.4g} | – | – | – |")
+    for name, value in result.get("peers", {}).items():
+        lines.append(f"| {name} ({classical.PACKAGE}) | {value:.4g} | – | – | – |")
     lines += ["", "![](compare.png)", "", f"## {words['verdict']}", ""]
     lines += [f"- {sentence}" for sentence in verdict(result, language)]
     return "\n".join([*lines, "", words["command"].format(command=result["command"]), ""])

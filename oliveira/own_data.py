@@ -1,10 +1,11 @@
-"""What a user's own table is: its columns, the tasks that fit it, what is wrong with it, and a picture.
+"""What a user's own table or folder is: columns or classes, the tasks that fit it, what is wrong with it, a picture.
 
-Of the rows it tells counts, and the ranges of numbers and times; no text and no label.
+Of the rows it tells counts, and the ranges of numbers and times; no text and no label of a table.
 """
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -13,17 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from oliveira.data.collection import form_of
 from oliveira.data.columns import Column, read_columns
-from oliveira.data.labelled import plain_words
-from oliveira.data.roles import SeriesRoles, TextRoles
 from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
+from oliveira.own_data_looks import Look, look
 from oliveira.tasks.catalogue import fitting
-from oliveira.tasks.own import PATH, OwnSeries, OwnTask, OwnTexts, fitting_kinds, short_name
+from oliveira.tasks.own import fitting_kinds
+from oliveira.tasks.own_base import PATH, OwnTask, short_name
 
-_LEARNERS = {"forecast": ("gru", "mlp lstm gru"), "classify": ("bilstm", "mlp bilstm")}
-_MANY_MISSING, _RARE = 0.2, 0.05
-_BARS = 30
+_LEARNERS = {  # of a kind and what it eats: one to train, several to compare
+    ("forecast", "series"): ("gru", "mlp lstm gru"),
+    ("classify", "tokens"): ("bilstm", "mlp bilstm"),
+    ("classify", "image"): ("cnn", "mlp cnn vit"),
+    ("translate", "pairs"): ("transformer", "transformer seq2seq"),
+}
+_MANY_MISSING = 0.2
+_HEIGHT = 3.5  # inches of what one task draws
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,10 @@ class TaskFacts:
 @dataclass(frozen=True)
 class DataFacts:
     file: str
-    rows: int
+    rows: int  # of a table; of a folder pictures or texts
     read: list[str]
-    columns: list[ColumnFacts]
+    columns: list[ColumnFacts]  # of a table
+    classes: dict[str, int]  # of a folder
     tasks: list[TaskFacts]
     wrong: list[str]
     picture: str  # "" where there is nothing to draw
@@ -61,28 +69,30 @@ class DataFacts:
 
 
 def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
-    """Reads a table and draws HOME/data/NAME.png. `options`: target, time, text, history, horizon; empty = guessed.
+    """Reads a table or folder and draws HOME/data/NAME.png. `options`: those of the tasks; empty = guessed.
 
-    Raises `UserError` for a file without a table, and when options were given with which no task fits.
+    Raises `UserError` for a file without a table, and when options were given, or a folder, with which no task fits.
     """
     path = expand(file).absolute()
-    made = fitting_kinds(path, **options)
-    table, columns = read_columns(path)
+    made, form = fitting_kinds(path, **options), form_of(path)
     tasks = {kind: task for kind, task in made.items() if isinstance(task, OwnTask)}
-    if not tasks and any(options.values()):
+    if not tasks and (form or any(options.values())):
         raise next(error for error in made.values() if isinstance(error, UserError))
-    roles = {kind: task.roles()[0] for kind, task in tasks.items() if isinstance(task, OwnSeries | OwnTexts)}
+    looks = {kind: look(task) for kind, task in tasks.items()}
     png = home / "data" / f"{short_name(path)}.png"
-    if roles:
-        _draw(roles, path.name, png)
+    if looks:
+        _draw(list(looks.values()), path.name, png)
+    classes = next(iter(looks.values())).classes if form else {}
+    table, columns = (None, {}) if form else read_columns(path)
     return DataFacts(
         file=str(path),
-        rows=len(table.cells),
-        read=list(table.said),
+        rows=sum(classes.values()) if table is None else len(table.cells),
+        read=[] if table is None else list(table.said),
         columns=[_facts(column) for column in columns.values()],
-        tasks=[_task(kind, task, roles, file) for kind, task in made.items()],
-        wrong=[*_wrong(columns), *_wrong_texts(roles.get("classify"))],
-        picture=str(png) if roles else "",
+        classes=classes,
+        tasks=[_task(kind, task, looks.get(kind), file) for kind, task in made.items()],
+        wrong=[*_wrong(columns), *(line for found in looks.values() for line in found.wrong)],
+        picture=str(png) if looks else "",
     )
 
 
@@ -112,17 +122,16 @@ def _clock(time: np.datetime64) -> str:
     return str(time.astype("datetime64[m]")).replace("T00:00", "").replace("T", " ")
 
 
-def _task(kind: str, task: OwnTask | UserError, roles: dict[str, SeriesRoles | TextRoles], file: str) -> TaskFacts:
-    if isinstance(task, UserError):
+def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -> TaskFacts:
+    if isinstance(task, UserError) or found is None:
         return TaskFacts(kind, False, str(task), [], [], [])
-    role = roles[kind]
-    named = {"target": role.target, **({"text": role.text} if isinstance(role, TextRoles) else {}), **task.options}
     words = shlex.join([f"{kind}{PATH}{file}"])
-    options = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in named.items())
-    one, several = _LEARNERS[kind]
-    commands = [f"oliveira train {words} {one} {options}", f"oliveira compare {words} {several} {options}"]
-    models = [found.name for found in fitting(task)]
-    return TaskFacts(kind, True, "", list(role.said), commands, models)
+    named = {**found.options, **task.options}
+    options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
+    one, several = _LEARNERS[kind, task.eats]
+    commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
+    models = [model.name for model in fitting(task)]
+    return TaskFacts(kind, True, "", list(found.said), commands, models)
 
 
 def _wrong(columns: dict[str, Column]) -> list[str]:
@@ -138,61 +147,19 @@ def _wrong(columns: dict[str, Column]) -> list[str]:
     return wrong
 
 
-def _wrong_texts(roles: SeriesRoles | TextRoles | None) -> list[str]:
-    if not isinstance(roles, TextRoles):
-        return []
-    texts: dict[str, set[str]] = {}
-    for _, text, label in roles.rows:
-        texts.setdefault(" ".join(plain_words(text)) or text, set()).add(label)
-    wrong = []
-    if doubled := len(roles.rows) - len(texts):
-        wrong.append(f"{doubled} texts repeat another: they stay on its side of the split")
-    if torn := sum(len(labels) > 1 for labels in texts.values()):
-        wrong.append(f"{torn} texts have several labels")
-    counts = Counter(label for _, _, label in roles.rows)
-    if rare := sum(count < _RARE * len(roles.rows) / len(counts) for count in counts.values()):
-        wrong.append(f"{rare} classes are rare: less than a twentieth of an equal share")
-    return wrong
-
-
-def _draw(roles: dict[str, SeriesRoles | TextRoles], title: str, png: Path) -> None:
-    """The series over time, or classes and lengths of texts; both where both fit."""
-    import io
-
+def _draw(looks: list[Look], title: str, png: Path) -> None:
+    """What each task that fits sees, one below the other."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     import matplotlib.pyplot as plt
 
-    series, texts = roles.get("forecast"), roles.get("classify")
-    figure = plt.figure(figsize=(10, 3.5 * len(roles)), constrained_layout=True)
-    parts = figure.subfigures(len(roles), 1, squeeze=False)[:, 0]
-    if isinstance(series, SeriesRoles):
-        axes = parts[0].subplots()
-        _draw_series(axes, series)
-    if isinstance(texts, TextRoles):
-        left, right = parts[-1].subplots(1, 2)
-        counts = Counter(label for _, _, label in texts.rows).most_common(_BARS)
-        left.barh([label[:24] for label, _ in counts][::-1], [count for _, count in counts][::-1], color="tab:blue")
-        left.set(xlabel="texts", ylabel=texts.target)
-        right.hist([len(text) for _, text, _ in texts.rows], bins=40, color="tab:blue")
-        right.set(xlabel=f"characters of {texts.text}", ylabel="texts")
+    figure = plt.figure(figsize=(10, _HEIGHT * len(looks)), constrained_layout=True)
+    for part, found in zip(figure.subfigures(len(looks), 1, squeeze=False)[:, 0], looks, strict=True):
+        found.draw(part)
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     plt.close(figure)
     write_atomic(png, buffer.getvalue())
-
-
-def _draw_series(axes: Any, roles: SeriesRoles) -> None:
-    series = roles.series
-    every = max(1, len(series.values) // 20_000)
-    places = range(0, len(series.values), every)
-    values = np.where(series.measured, series.values, np.nan)
-    axes.plot([series.time(place) for place in places], values[::every], color="black", lw=0.8, label="measured")
-    gaps = np.flatnonzero(~series.measured)
-    if len(gaps):
-        axes.plot([series.time(int(p)) for p in gaps], series.values[gaps], ".", color="tab:red", ms=3, label="filled")
-        axes.legend(loc="upper right")
-    axes.set(ylabel=roles.unit, xlabel=series.step.plural if series.start is None else "")

@@ -6,6 +6,7 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.portuguese_folders import FOLDER_WORDS
 from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 
@@ -154,10 +155,21 @@ HELP = {
     ),
     "Steps to forecast; 0: what suits the steps.": "Passos a prever; 0: o que convém aos passos.",
     "Steps to forecast from; 0: what suits the steps.": "Passos de que se prevê; 0: o que convém aos passos.",
-    "Says what a table of yours is, which tasks fit it and what is wrong with it, and draws it.": (
+    "Of your own series: columns that are inputs too, a,b.": "Da sua série: colunas que também entram, a,b.",
+    "Of your own series: inputs that are known for the horizon too, a,b.": (
+        "Da sua série: entradas que se conhecem também para o horizonte, a,b."
+    ),
+    "Of your own series: the column that tells several apart.": "Das suas séries: a coluna que as distingue.",
+    "Of your own pairs: the column to write from.": "Dos seus pares: a coluna de que se escreve.",
+    "Side of your own pictures, pixels; 0: what suits them, up to 64.": (
+        "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."
+    ),
+    "Says what a table or folder of yours is, which tasks fit it and what is wrong with it, and draws it.": (
         "Diz o que é uma tabela sua, que tarefas servem a ela e o que há de errado, e a desenha."
     ),
-    "A table: .csv, .tsv, .xlsx or .parquet.": "Uma tabela: .csv, .tsv, .xlsx ou .parquet.",
+    "A table (.csv, .tsv, .xlsx, .parquet), or a folder or .zip with a folder a class.": (
+        "Uma tabela (.csv, .tsv, .xlsx, .parquet), ou uma pasta ou .zip com uma pasta por classe."
+    ),
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
     "Model or training fields.": "Campos do modelo ou do treino.",
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
@@ -353,5 +365,6 @@ WORDS = {
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
     **TABLE_WORDS,
+    **FOLDER_WORDS,
     **HOME_WORDS,
 }

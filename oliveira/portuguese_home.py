@@ -95,6 +95,7 @@ HOME_LINES = {
         "os seus textos {} não estão aqui: `oliveira up` pede por eles. Copie-os para lá."
     ),
     "{} prompts of {} are deleted.": "{} textos de {} foram apagados.",
+    "{} requests with their answers and truths are deleted.": "{} pedidos com respostas e verdades foram apagados.",
     "{} prompts of an older version do not say whose they are, and stay.": (
         "{} textos de uma versão antiga não dizem de quem são, e ficam."
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 
@@ -113,6 +114,7 @@ LINES = {
     ),
     "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
+    **FOLDER_LINES,
     **HOME_LINES,
 }
 

@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 
@@ -265,9 +266,9 @@ SENTENCES = {
     "{} is a file, not a folder. Give the folder it lies in: {}.": (
         "{} é um arquivo, não uma pasta. Dê a pasta em que está: {}."
     ),
-    "folder {} holds no {} file{}. Put text there.": "a pasta {} não tem arquivo {}{}. Ponha texto nela.",
+    "folder {} holds no {} file{}. Put some there.": "a pasta {} não tem arquivo {}{}. Ponha algum nela.",
     "{} is {}, not UTF-8. Convert it: iconv -f {} -t UTF-8.": ("{} é {}, não UTF-8. Converta: iconv -f {} -t UTF-8."),
-    "folder {} is a home of oliveira, not a folder of texts. Give another one.": (
+    "folder {} is a home of oliveira, not a folder of your files. Give another one.": (
         "a pasta {} é uma casa do oliveira, não uma pasta de textos. Dê outra."
     ),
     # What commands say when all went well
@@ -290,5 +291,6 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **FOLDER_SENTENCES,
     **HOME_SENTENCES,
 }

@@ -17,7 +17,18 @@ TABLE_SENTENCES = {
         "--{} não tem efeito em {}: só uma tabela sua o aceita. Deixe sem."
     ),
     "--{} has no effect on {}{}{}. Leave it out.": "--{} não tem efeito em {}{}{}. Deixe sem.",
-    "--{} {} is not a number of steps. Give 1 to {}.": "--{} {} não é um número de passos. Dê de 1 a {}.",
+    "--group '{}' has {} values, not 1 to {}. Name another.": "--group '{}' tem {} valores, não 1 a {}. Diga outra.",
+    "no value of --group '{}' has a series with regular steps. Name another.": (
+        "nenhum valor de --group '{}' tem uma série de passos regulares. Diga outra."
+    ),
+    "--features '{}' has another part already. Leave it out.": "--features '{}' já tem outro papel. Deixe sem.",
+    "--features '{}' is not a column of numbers ({}). Name another.": (
+        "--features '{}' não é uma coluna de números ({}). Diga outra."
+    ),
+    "--known-future needs a history of at least the horizon, {}; it is {}. Give --history.": (
+        "--known-future precisa de um histórico de pelo menos o horizonte, {}; é de {}. Dê --history."
+    ),
+    "--{} {} is not a whole number from 1 to {}. Give one.": "--{} {} não é um inteiro de 1 a {}. Dê um.",
     "all values of '{}' are missing. Name another --target.": "todos os valores de '{}' faltam. Diga outro --target.",
     "fewer than two classes of '{}' have {} different texts in '{}'. Add texts.": (
         "menos de duas classes de '{}' têm {} textos diferentes em '{}'. Acrescente textos."
@@ -42,7 +53,9 @@ TABLE_SENTENCES = {
     "{} different times with a value make no series. Give at least two, or --time.": (
         "{} tempos diferentes com valor não fazem uma série. Dê pelo menos dois, ou --time."
     ),
-    "{} does not exist. Give the path of a table.": "{} não existe. Dê o caminho de uma tabela.",
+    "{} does not exist. Give the path of a file or folder of yours.": (
+        "{} não existe. Dê o caminho de um arquivo ou pasta sua."
+    ),
     "{} gives {} {}; a history of {} and a horizon of {} need {}. Give more rows, or less --history or --horizon.": (
         "{} dá {} {}; um histórico de {} e um horizonte de {} precisam de {}. Dê mais linhas, ou menos --history ou "
         "--horizon."
@@ -61,14 +74,14 @@ TABLE_SENTENCES = {
         "{} é um documento de um Office antigo. Salve como .xlsx ou .csv."
     ),
     "{} is a folder, not a table. Give one file of it.": "{} é uma pasta, não uma tabela. Dê um arquivo dela.",
-    "{} is a symbolic link that leads to itself. Give the path of a table.": (
-        "{} é um link simbólico que leva a si mesmo. Dê o caminho de uma tabela."
+    "{} is a symbolic link that leads to itself. Give the path of a file or folder of yours.": (
+        "{} é um link simbólico que leva a si mesmo. Dê o caminho de um arquivo ou pasta sua."
     ),
     "{} is empty. Give a table with a line of names and rows below it.": (
         "{} está vazio. Dê uma tabela com uma linha de nomes e linhas abaixo."
     ),
-    "{} is not a file (a pipe, socket or device). Save the table as a file.": (
-        "{} não é um arquivo (é pipe, socket ou dispositivo). Salve a tabela em um arquivo."
+    "{} is not a file (a pipe, socket or device). Save what it gives as a file.": (
+        "{} não é um arquivo (é pipe, socket ou dispositivo). Salve em um arquivo o que sai dele."
     ),
     "{} is not a table (it holds NUL bytes). Give a .csv, .tsv, .xlsx or .parquet file.": (
         "{} não é uma tabela (tem bytes NUL). Dê um arquivo .csv, .tsv, .xlsx ou .parquet."
@@ -90,7 +103,7 @@ TABLE_SENTENCES = {
     "{}: line {} is longer than {} MB. Cut it into several lines.": (
         "{}: a linha {} passa de {} MB. Divida em várias linhas."
     ),
-    "{}{}FILE is not known. A table of your own can be {}.": ("{}{}FILE não é conhecido. Uma tabela sua pode ser {}."),
+    "{}{}FILE is not known. Data of your own can be {}.": "{}{}FILE não é conhecido. Dados seus podem ser {}.",
     "no column holds numbers: {}. A forecast needs one.": (
         "nenhuma coluna tem números: {}. Uma previsão precisa de uma."
     ),
@@ -135,6 +148,12 @@ TABLE_LINES = {
     ),
     "{} gaps are filled with the value of {} {} before; nothing is judged on them": (
         "{} lacunas recebem o valor de {} {} antes; nada é julgado nelas"
+    ),
+    "{} missing values of '{}' are those of the step before": "{} valores que faltam de '{}' são os do passo anterior",
+    "{} series by '{}', one value every {}": "{} séries por '{}', um valor a cada {}",
+    "{} series are left out: they have no such steps": "{} séries ficam fora: não têm tais passos",
+    "{} gaps are filled from a season before; nothing is judged on them": (
+        "{} lacunas recebem o valor de uma estação antes; nada é julgado nelas"
     ),
     "the last {} {} in, the next {} out": "entram os últimos {} {}, saem os próximos {}",
     "Nothing of it leaves this machine.": "Nada disso sai desta máquina.",

@@ -1,4 +1,4 @@
-"""The command that looks at a user's own table."""
+"""The command that looks at a user's own table or folder."""
 
 from __future__ import annotations
 
@@ -8,30 +8,55 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, History, Home, Horizon, Target, TextColumn, Time
+from oliveira.cli.options import (
+    DEFAULT_HOME,
+    AsJson,
+    Features,
+    Group,
+    History,
+    Home,
+    Horizon,
+    KnownFuture,
+    Size,
+    SourceColumn,
+    Target,
+    TextColumn,
+    Time,
+)
 from oliveira.cli.table import Table, printable
 from oliveira.language import translate
 
 
 def data(
-    file: Annotated[str, typer.Argument(help="A table: .csv, .tsv, .xlsx or .parquet.")],
+    file: Annotated[
+        str, typer.Argument(help="A table (.csv, .tsv, .xlsx, .parquet), or a folder or .zip with a folder a class.")
+    ],
     target: Target = "",
     time: Time = "",
     text: TextColumn = "",
+    source: SourceColumn = "",
+    size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Says what a table of yours is, which tasks fit it and what is wrong with it, and draws it.
+    """Says what a table or folder of yours is, which tasks fit it and what is wrong with it, and draws it.
 
     oliveira data consumo.csv
+
+    oliveira data fotos
 
     oliveira data consumo.csv --target kwh --json
     """
     from oliveira.own_data import describe_data
 
-    options = {"target": target, "time": time, "text": text, "horizon": horizon, "history": history}
+    options: dict[str, str | int] = {"target": target, "time": time, "text": text, "source": source}
+    options |= {"features": features, "known_future": known_future, "group": group}
+    options |= {"size": size, "horizon": horizon, "history": history}
     found = describe_data(file, home=home.absolute(), **options)
     if as_json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
@@ -41,10 +66,15 @@ def data(
     def say(text: str) -> None:
         console.print(printable(translate(text)), markup=False)
 
-    say(f"{found.file}: {found.rows} rows")
+    of_classes = bool(found.classes)
+    say(f"{found.file}: {found.rows} files in class folders" if of_classes else f"{found.file}: {found.rows} rows")
     for line in found.read:
         say(line)
-    table = Table("column", "type", "missing", "distinct", "smallest", "largest")
+    table = (
+        Table("class", "files") if of_classes else Table("column", "type", "missing", "distinct", "smallest", "largest")
+    )
+    for name, count in found.classes.items():
+        table.add_row(name, f"{count:,}")
     for column in found.columns:
         counts = (f"{column.missing:,}", f"{column.distinct:,}")
         table.add_row(column.name, translate(column.kind), *counts, *map(translate, (column.smallest, column.largest)))

@@ -80,6 +80,8 @@ def forget(
         print(json.dumps(found, indent=2))
         return
     said = [f"{found['records']} prompts of {', '.join(found['keys'])} are deleted."]
+    if found["answers"]:
+        said.append(f"{found['answers']} requests with their answers and truths are deleted.")
     if found["unnamed"]:
         said.append(f"{found['unnamed']} prompts of an older version do not say whose they are, and stay.")
     said += [f"{_name(row)} learnt from them." for row in found["learnt"]]

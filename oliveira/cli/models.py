@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, History, Home, Horizon, Target, TextColumn, Time
+from oliveira.cli.options import (
+    DEFAULT_HOME,
+    AsJson,
+    Features,
+    Group,
+    History,
+    Home,
+    Horizon,
+    KnownFuture,
+    Size,
+    SourceColumn,
+    Target,
+    TextColumn,
+    Time,
+)
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
@@ -68,6 +82,11 @@ def train(
     target: Target = "",
     time: Time = "",
     text: TextColumn = "",
+    source: SourceColumn = "",
+    size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with, or forget, an earlier run.")] = True,
@@ -82,12 +101,16 @@ def train(
     oliveira train forecast/power mamba d_model=96 lr=2e-3 --budget seconds=60 --seed 1
 
     oliveira train forecast/path:consumo.csv gru --target kwh
+
+    oliveira train classify/path:fotos cnn
     """
     from oliveira.runs import fit
     from oliveira.tasks.catalogue import with_options
 
     parsed = parse_values(values or [])
-    wanted = with_options(task, target=target, time=time, text=text, horizon=horizon, history=history)
+    columns = {"target": target, "time": time, "text": text, "source": source}
+    columns |= {"features": features, "known_future": known_future, "group": group}
+    wanted = with_options(task, **columns, size=size, horizon=horizon, history=history)
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("train")
         run = fit(
@@ -137,6 +160,11 @@ def compare(
     target: Target = "",
     time: Time = "",
     text: TextColumn = "",
+    source: SourceColumn = "",
+    size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
     horizon: Horizon = 0,
     history: History = 0,
     home: Home = DEFAULT_HOME,
@@ -155,7 +183,9 @@ def compare(
     from oliveira.comparison import compare as run
     from oliveira.tasks.catalogue import with_options
 
-    task = with_options(task, target=target, time=time, text=text, horizon=horizon, history=history)
+    columns = {"target": target, "time": time, "text": text, "source": source}
+    columns |= {"features": features, "known_future": known_future, "group": group}
+    task = with_options(task, **columns, size=size, horizon=horizon, history=history)
     parsed = _values_by_model(models, set_ or [])
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("compare")

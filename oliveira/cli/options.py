@@ -15,6 +15,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Target = Annotated[str, typer.Option(help="Of your own table: the column to learn; empty: guessed, and said.")]
 Time = Annotated[str, typer.Option(help="Of your own table: the column of times; empty: the first one, or none.")]
 TextColumn = Annotated[str, typer.Option("--text", help="Of your own table: the column of texts; empty: guessed.")]
+SourceColumn = Annotated[str, typer.Option("--source", help="Of your own pairs: the column to write from.")]
+Size = Annotated[int, typer.Option(help="Side of your own pictures, pixels; 0: what suits them, up to 64.", min=0)]
+Features = Annotated[str, typer.Option(help="Of your own series: columns that are inputs too, a,b.")]
+KnownFuture = Annotated[str, typer.Option(help="Of your own series: inputs that are known for the horizon too, a,b.")]
+Group = Annotated[str, typer.Option(help="Of your own series: the column that tells several apart.")]
 Horizon = Annotated[int, typer.Option(help="Steps to forecast; 0: what suits the steps.", min=0)]
 History = Annotated[int, typer.Option(help="Steps to forecast from; 0: what suits the steps.", min=0)]
 DEFAULT_HOME = Path(".oliveira")

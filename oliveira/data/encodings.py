@@ -8,6 +8,7 @@ import re
 _SAMPLE = 4096  # bytes
 _C1 = re.compile("[\x80-\x9f]")
 _MULTIBYTE = re.compile("[^\x00-\x7f\ufffd]")
+_LETTERS = re.compile("[^\x00-\x7f]+")
 _BOMS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -27,6 +28,22 @@ def wide_encoding(start: bytes) -> str:
     # Of text in Latin letters without a mark, three bytes of four, or every second one, are NUL.
     zeros = "".join(str(int(sample[place::4].count(0) * 4 > len(sample) * 0.6)) for place in range(4))
     return {"0111": "UTF-32LE", "1110": "UTF-32BE", "0101": "UTF-16LE", "1010": "UTF-16BE"}.get(zeros, "")
+
+
+def decoded(raw: bytes) -> tuple[str, str] | None:
+    """The text and what it is written in; None where there are NUL bytes that no encoding explains."""
+    if (wide := wide_encoding(raw)) or raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text, encoding = raw.decode(wide or "UTF-16", "replace"), wide or "UTF-16"
+    elif b"\0" in raw:
+        return None
+    else:
+        try:
+            text, encoding = raw.decode("utf-8-sig"), "UTF-8"
+        except UnicodeDecodeError:
+            text, encoding = raw.decode("utf-8-sig", "replace"), "UTF-8 with damaged letters"
+            if 2 * text.count("\ufffd") > sum(map(len, _LETTERS.findall(text))):  # few letters are right so
+                text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
+    return text.removeprefix("\ufeff"), encoding
 
 
 def advice(error: UnicodeDecodeError, accents: bool = False) -> str:

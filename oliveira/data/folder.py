@@ -41,6 +41,7 @@ _HOME_MARKS = ("ledger.sqlite", "cache/tasks", "runs")
 class Listing:
     """What was found, and what was passed over and why: nothing is left out in silence."""
 
+    suffixes: tuple[str, ...] = SUFFIXES
     files: list[Path] = field(default_factory=list)
     homes: list[Path] = field(default_factory=list)  # of this program
     inside: int = 0  # symbolic links to files of a home
@@ -50,7 +51,7 @@ class Listing:
 
     def left_out(self) -> str:
         counts = [
-            (self.others, f"file(s) that are not {', '.join(SUFFIXES)}"),
+            (self.others, f"file(s) that are not {', '.join(self.suffixes)}"),
             (self.links, "symbolic link(s) to folders"),
             (self.special, "broken link(s) or special file(s)"),
             (self.inside, "symbolic link(s) into a home of oliveira"),
@@ -59,24 +60,24 @@ class Listing:
         return ", ".join([*homes, *(f"{count} {what}" for count, what in counts if count)])
 
 
-def list_folder(folder: Path, home: Path | None = None) -> Listing:
+def list_folder(folder: Path, home: Path | None = None, suffixes: tuple[str, ...] = SUFFIXES) -> Listing:
     """Files in order of their relative path; hidden ones (`.name`) are not looked at, nor are homes of this program:
     `home`, and what looks like one.
     """
     if not folder.exists():
-        raise UserError(f"folder {folder} does not exist. Give the folder that holds your {', '.join(SUFFIXES)} files.")
+        raise UserError(f"folder {folder} does not exist. Give the folder that holds your {', '.join(suffixes)} files.")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder. Give the folder it lies in: {folder.parent}.")
     root, own = folder.resolve(), home.resolve() if home else None
     if _is_home(root, own):
-        raise UserError(f"folder {folder} is a home of oliveira, not a folder of texts. Give another one.")
-    found, ahead = Listing(), [folder]
+        raise UserError(f"folder {folder} is a home of oliveira, not a folder of your files. Give another one.")
+    found, ahead = Listing(suffixes), [folder]
     while ahead:
         ahead += _look(ahead.pop(), folder, root, own, found)
     found.files.sort(key=lambda path: path.parts)
     if not found.files:
         passed = f" (passed over: {found.left_out()})" if found.left_out() else ""
-        raise UserError(f"folder {folder} holds no {', '.join(SUFFIXES)} file{passed}. Put text there.")
+        raise UserError(f"folder {folder} holds no {', '.join(suffixes)} file{passed}. Put some there.")
     return found
 
 
@@ -104,7 +105,7 @@ def _look(folder: Path, top: Path, root: Path, own: Path | None, found: Listing)
                 below.append(path)
         elif entry.is_symlink() and _is_folder(path):
             found.links += 1
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in found.suffixes:
             found.others += 1
         elif not _is_regular(path):
             found.special += 1

@@ -28,7 +28,7 @@ from oliveira.data.routes import DATA_VARIABLE, Archive, Found, RouteFailed, Say
 from oliveira.errors import UserError
 from oliveira.files import expand, sha256_bytes
 
-Pixels = NDArray[np.uint8]  # (N, height, width)
+Pixels = NDArray[np.uint8]  # (N, height, width), in colour (N, height, width, 3)
 Labels = NDArray[np.int64]  # (N,)
 Pictures = tuple[Pixels, Labels]
 

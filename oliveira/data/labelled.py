@@ -12,7 +12,7 @@ from pathlib import Path
 
 from oliveira.data.routes import Archive
 from oliveira.data.sources import SOURCES, Source
-from oliveira.data.split import SPLITS, assign, refuse_leak
+from oliveira.data.split import SPLITS, assign_within, refuse_leak
 
 Labelled = tuple[str, str, str]
 
@@ -54,13 +54,8 @@ def split_labelled(rows: list[Labelled], *, seed: int, validation: float, test: 
     Raises `LeakageError` if a text ended up on two sides all the same.
     """
     groups = {row[0]: " ".join(plain_words(row[1])) or row[1] for row in rows}
-    label_of: dict[str, str] = {}  # of a group: that of its first row
-    for number, _, label in rows:
-        label_of.setdefault(groups[number], label)
-    split_of: dict[str, str] = {}
-    for label in sorted(set(label_of.values())):
-        members = {number: group for number, group in groups.items() if label_of[group] == label}
-        split_of |= assign(members, seed=seed, validation=validation, test=test)
+    labels = {number: label for number, _, label in rows}
+    split_of = assign_within(labels, groups, seed=seed, validation=validation, test=test)
     parts = {split: [row for row in rows if split_of[row[0]] == split] for split in SPLITS}
     refuse_leak({split: {groups[row[0]] for row in part} for split, part in parts.items()})
     return parts

@@ -9,8 +9,10 @@ Where two columns could be meant, the refusal lists them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +35,15 @@ Columns = Mapping[str, Column]
 
 @dataclass(frozen=True)
 class SeriesRoles:
-    series: Series
+    groups: tuple[Series, ...]  # of the same step; one unless a column tells several apart
     target: str
     unit: str
     said: tuple[str, ...]
+
+    @property
+    def series(self) -> Series:
+        """The longest."""
+        return max(self.groups, key=lambda series: len(series.values))
 
 
 @dataclass(frozen=True)
@@ -47,26 +54,83 @@ class TextRoles:
     said: tuple[str, ...]
 
 
-def series_of(columns: Columns, *, target: str, time: str) -> SeriesRoles:
-    """The series in a table. `UserError` when no column, or none for sure, is its target."""
+def series_of(
+    columns: Columns, *, target: str, time: str, features: Sequence[str] = (), group: str = ""
+) -> SeriesRoles:
+    """The series in a table, with columns beside it, or one for each value of `group`. `UserError` when no column, or
+    none for sure, is its target."""
     when = _named(columns, time, "--time") if time else next((c for c in columns.values() if c.kind == "time"), None)
     if when is not None and when.kind == "number":
         when = years(when)
     if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
         raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
     hours = _hours(columns, when)
-    beside = [column.name for column in (when, hours) if column is not None]
-    wanted = _named(columns, target, "--target") if target else _target(columns, beside)
+    apart = _named(columns, group, "--group") if group else None
+    beside = [column.name for column in (when, hours, apart) if column is not None]
+    wanted = _named(columns, target, "--target") if target else _target(columns, [*beside, *features])
+    inputs = {name: _input(columns, name, [*beside, wanted.name]).values for name in features}
     _refuse_empty(wanted)
     if wanted.kind != "number":
         raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
     times = None if when is None else when.values if hours is None else when.values + _clock(hours)
-    series, said = regular(times, wanted.values)
+    groups, said = (
+        _apart(apart, times, wanted.values, inputs)
+        if apart is not None
+        else _alone(*regular(times, wanted.values, inputs))
+    )
     guessed = [] if target else [f"target: '{wanted.name}', the only column of numbers"]
     guessed += [f"time: '{when.name}'"] if when is not None and not time else []
     guessed += [f"hours of the day: '{hours.name}'"] if hours is not None else []
     unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
-    return SeriesRoles(series, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
+    return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
+
+
+def _alone(series: Series, said: list[str]) -> tuple[tuple[Series, ...], list[str]]:
+    return (series,), said
+
+
+def _apart(
+    column: Column,
+    times: NDArray[Any] | None,
+    values: NDArray[np.float64],
+    beside: Mapping[str, NDArray[np.float64]],
+) -> tuple[tuple[Series, ...], list[str]]:
+    """One series a value of a column, in the order of the values. What makes none is left out."""
+    labels = labels_of(column)
+    names = sorted(set(labels) - {""})
+    if not 1 <= len(names) <= MOST_LABELS:
+        raise UserError(f"--group '{column.name}' has {len(names)} values, not 1 to {MOST_LABELS}. Name another.")
+    found: list[Series] = []
+    for name in names:
+        rows = labels == name
+        if not np.isfinite(values[rows]).any():
+            continue
+        try:
+            series, _ = regular(
+                None if times is None else times[rows], values[rows], {key: v[rows] for key, v in beside.items()}
+            )
+        except UserError:
+            continue
+        found.append(series)
+    steps = Counter(series.step for series in found)
+    if not steps:
+        raise UserError(f"no value of --group '{column.name}' has a series with regular steps. Name another.")
+    step = steps.most_common(1)[0][0]
+    kept = tuple(series for series in found if series.step == step)
+    said = [f"{len(kept)} series by '{column.name}', one value every {step.name}"]
+    if len(kept) < len(names):
+        said.append(f"{len(names) - len(kept)} series are left out: they have no such steps")
+    gaps = sum(int((~series.measured).sum()) for series in kept)
+    return kept, [*said, f"{gaps} gaps are filled from a season before; nothing is judged on them"] if gaps else said
+
+
+def _input(columns: Columns, name: str, taken: list[str]) -> Column:
+    column = _named(columns, name, "--features")
+    if name in taken:
+        raise UserError(f"--features '{name}' has another part already. Leave it out.")
+    if column.kind != "number":
+        raise UserError(f"--features '{name}' is not a column of numbers ({column.kind}). Name another.")
+    return column
 
 
 def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
@@ -86,7 +150,7 @@ def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
     texts = read.values.astype(str) if read.kind != "number" else labels_of(read)
     numbered = enumerate(zip(texts, labels, strict=True))
     rows = [(f"{n:08d}", words, str(name)) for n, (row, name) in numbered if name and (words := clean(str(row)))]
-    kept = _enough(rows)
+    kept = enough(rows)
     if len({row[2] for row in kept}) < 2:
         raise UserError(
             f"fewer than two classes of '{label.name}' have {FEWEST_TEXTS} different texts in '{read.name}'. Add texts."
@@ -101,7 +165,7 @@ def text_of(columns: Columns, *, text: str, target: str) -> TextRoles:
 
 def _named(columns: Columns, name: str, option: str) -> Column:
     if name not in columns:
-        raise UserError(f"{option} '{name}' is no column. There are: {_listed(list(columns))}.")
+        raise UserError(f"{option} '{name}' is no column. There are: {listed(list(columns))}.")
     return columns[name]
 
 
@@ -141,8 +205,8 @@ def _target(columns: Columns, beside: list[str]) -> Column:
 def _candidates(columns: Columns) -> str:
     names = [column.name for column in columns.values() if column.kind == "number"]
     if not names:
-        return f"no column holds numbers: {_listed(list(columns))}. A forecast needs one."
-    return f"columns of numbers: {_listed(names)}. Name one with --target."
+        return f"no column holds numbers: {listed(list(columns))}. A forecast needs one."
+    return f"columns of numbers: {listed(names)}. Name one with --target."
 
 
 def _label(columns: Columns, text: str) -> Column:
@@ -156,7 +220,7 @@ def _label(columns: Columns, text: str) -> Column:
         raise UserError("no column holds labels (few values that come again). Name it with --target.")
     if len(chosen) > 1:
         names = [column.name for column in chosen]
-        raise UserError(f"the label may be any of {_listed(names)}. Name it with --target.")
+        raise UserError(f"the label may be any of {listed(names)}. Name it with --target.")
     return chosen[0]
 
 
@@ -182,7 +246,7 @@ def _refuse_empty(column: Column, kind: str = "") -> None:
         )
 
 
-def _enough(rows: list[Labelled]) -> list[Labelled]:
+def enough(rows: list[Labelled]) -> list[Labelled]:
     """Rows whose label is that of the first row of enough different texts: each split then has its share."""
     first: dict[str, str] = {}
     for _, text, label in rows:
@@ -193,5 +257,5 @@ def _enough(rows: list[Labelled]) -> list[Labelled]:
     return [row for row in rows if counts.get(row[2], 0) >= FEWEST_TEXTS]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

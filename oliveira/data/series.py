@@ -9,7 +9,8 @@ A step without a value takes that of a season before and is marked: nothing is j
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -107,6 +108,7 @@ class Series:
     values: NDArray[np.float64]  # (steps,)
     measured: NDArray[np.bool_]  # (steps,) False = filled with the value of a season before
     step: Step
+    beside: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # other columns of the same steps
 
     def time(self, place: int) -> datetime | int:
         """When a value was measured; its number where steps are counted."""
@@ -122,23 +124,46 @@ def filled(values: NDArray[np.float64], season: int) -> tuple[NDArray[np.float64
     return values, measured
 
 
-def regular(times: NDArray[Any] | None, values: NDArray[np.float64]) -> tuple[Series, list[str]]:
+def joined(parts: Sequence[Series]) -> Series:
+    """Several of the same step and columns, one after the other; it starts where the first does."""
+    if len(parts) == 1:
+        return parts[0]
+    values, measured = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "measured"))
+    beside = {name: np.concatenate([part.beside[name] for part in parts]) for name in parts[0].beside}
+    return Series(parts[0].start, values, measured, parts[0].step, beside)
+
+
+def carried(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN replaced by the value before, at the beginning by the first there is."""
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known):
+        return np.zeros(len(values))
+    before = np.searchsorted(known, np.arange(len(values)), side="right") - 1
+    return values[known[np.maximum(before, 0)]]
+
+
+def regular(
+    times: NDArray[Any] | None, values: NDArray[np.float64], beside: Mapping[str, NDArray[np.float64]] | None = None
+) -> tuple[Series, list[str]]:
     """Rows as a series, and in words what was done to them. `times`: (rows,) datetime64[s], or None; NaN = missing.
+    `beside`: other columns of the same rows.
 
     Doubled times give their mean, times between the steps go to the nearest one. Raises `UserError` when fewer than two
     values are left, or more than half of the series would be invented.
     """
+    names = tuple(beside or {})
+    columns = np.stack([values, *(beside or {}).values()], axis=1)
     if times is None:
-        series = Series(None, *filled(values, COUNTED.season), COUNTED)
-        return series, ["no column of times: steps are counted", *_gaps(series)]
+        series = _series(None, columns, names, COUNTED)
+        return series, ["no column of times: steps are counted", *_gaps(series), *_holes(columns, names)]
     known = ~np.isnan(values) & ~np.isnat(times)
-    times, values, said = times[known], values[known], []
+    times, columns, said = times[known], columns[known], []
     if (np.diff(times) < np.timedelta64(0, "s")).any():
         order = np.argsort(times, kind="stable")
-        times, values = times[order], values[order]
+        times, columns = times[order], columns[order]
         said.append("rows were not in the order of time: sorted")
     rows = len(times)
-    times, values = _means(times, values)
+    times, columns = _means(times, columns)
     if len(times) < rows:
         said.append(f"{rows - len(times)} rows with a time that another has: their mean is taken")
     if len(times) < 2:
@@ -147,16 +172,29 @@ def regular(times: NDArray[Any] | None, values: NDArray[np.float64]) -> tuple[Se
     places, moved = _places(times, step)
     if moved:
         said.append(f"{moved} times lie between two steps of one {step.name}: each goes to the nearest")
-    places, values = _means(places, values)
+    places, columns = _means(places, columns)
     if 1 - len(places) / (int(places[-1]) + 1) > MOST_INVENTED:
         raise UserError(
             f"{len(places)} values on {int(places[-1]) + 1} {step.plural}: more than half would be invented. "
             "Give a series with regular steps, or another --time."
         )
-    grid = np.full(int(places[-1]) + 1, np.nan)
-    grid[places] = values
-    series = Series(times[0].astype("datetime64[s]").astype(datetime), *filled(grid, step.season), step)
-    return series, [f"one value every {step.name}", *said, *_gaps(series)]
+    grid = np.full((int(places[-1]) + 1, columns.shape[1]), np.nan)
+    grid[places] = columns
+    series = _series(times[0].astype("datetime64[s]").astype(datetime), grid, names, step)
+    return series, [f"one value every {step.name}", *said, *_gaps(series), *_holes(grid, names)]
+
+
+def _series(start: datetime | None, columns: NDArray[np.float64], names: tuple[str, ...], step: Step) -> Series:
+    """`columns`: the values, then those beside them."""
+    beside = {name: carried(columns[:, place]) for place, name in enumerate(names, 1)}
+    return Series(start, *filled(columns[:, 0], step.season), step, beside)
+
+
+def _holes(columns: NDArray[np.float64], names: tuple[str, ...]) -> list[str]:
+    counts = {name: int(np.isnan(columns[:, place]).sum()) for place, name in enumerate(names, 1)}
+    return [
+        f"{count} missing values of '{name}' are those of the step before" for name, count in counts.items() if count
+    ]
 
 
 def _gaps(series: Series) -> list[str]:
@@ -166,10 +204,16 @@ def _gaps(series: Series) -> list[str]:
     return [said] if count else []
 
 
-def _means(keys: NDArray[Any], values: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Sorted keys once, each with the mean of its values."""
-    once, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return once, np.bincount(place, weights=values) / counts
+def _means(keys: NDArray[Any], columns: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Sorted keys once, each with the mean of its values in every column; NaN counts in none."""
+    once, place = np.unique(keys, return_inverse=True)
+    means = np.full((len(once), columns.shape[1]), np.nan)
+    for number, column in enumerate(columns.T):
+        there = ~np.isnan(column)
+        counts = np.bincount(place[there], minlength=len(once))
+        sums = np.bincount(place[there], weights=column[there], minlength=len(once))
+        np.divide(sums, counts, out=means[:, number], where=counts > 0)
+    return once, means
 
 
 def _step(times: NDArray[Any]) -> Step:

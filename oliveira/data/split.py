@@ -49,6 +49,23 @@ def assign(groups: Mapping[str, str], *, seed: int, validation: float, test: flo
     return {name: of_group[group] for name, group in groups.items()}
 
 
+def assign_within(
+    labels: Mapping[str, str], groups: Mapping[str, str], *, seed: int, validation: float, test: float
+) -> dict[str, str]:
+    """Name → split as `assign` does, of each label apart: it has about the same shares in every split.
+
+    A group with several labels goes where that of its first name sends it.
+    """
+    label_of: dict[str, str] = {}
+    for name, group in groups.items():
+        label_of.setdefault(group, labels[name])
+    split_of: dict[str, str] = {}
+    for label in sorted(set(label_of.values())):
+        members = {name: group for name, group in groups.items() if label_of[group] == label}
+        split_of |= assign(members, seed=seed, validation=validation, test=test)
+    return split_of
+
+
 def refuse_leak(texts: Mapping[str, Iterable[str]]) -> None:
     """Raises `LeakageError` when one text is in two splits. `texts`: split → its texts."""
     side: dict[bytes, str] = {}

@@ -9,12 +9,12 @@ Nothing of a row is in any sentence: names of columns, line numbers and counts o
 
 from __future__ import annotations
 
-import codecs
 import csv
 import errno
 import functools
 import importlib
 import io
+import os
 import re
 import stat
 import zipfile
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oliveira.data.encodings import wide_encoding
+from oliveira.data.encodings import decoded
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
 
@@ -37,7 +37,6 @@ MAX_LINE = 10_000_000  # bytes
 LONGEST_NAME = 80  # characters
 _SAMPLE_LINES, _SAMPLE = 200, 1 << 18
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
-_LETTERS = re.compile("[^\x00-\x7f]+")
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _NUMBER_OR_TIME = re.compile(r"[-+]?[\d.,/:T\s-]*\d[\d.,/:%-]*Z?")
 
@@ -63,31 +62,37 @@ def read_table(path: Path) -> Table:
     try:
         return _read(path, sha256_file(path))
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def check_file(path: Path) -> None:
-    """Raises `UserError` for what is not a file that can be read, without opening it."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{path} is a folder, not a table. Give one file of it.")
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is not a file (a pipe, socket or device). Save the table as a file.")
+    """Raises `UserError` for what is not a file that a table can be read from, without opening it."""
+    found = check_regular(path)
     if not found.st_size:
         raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
     if found.st_size > MAX_FILE:
         raise UserError(f"{path} has {found.st_size >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def check_regular(path: Path) -> os.stat_result:
+    """What the disk says of a file. Raises `UserError` for what is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path} is a folder, not a table. Give one file of it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is not a file (a pipe, socket or device). Save what it gives as a file.")
+    return found
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
     number = getattr(error, "errno", None)
     if number == errno.ENOENT:
-        return UserError(f"{path} does not exist. Give the path of a table.")
+        return UserError(f"{path} does not exist. Give the path of a file or folder of yours.")
     if number == errno.ELOOP:
-        return UserError(f"{path} is a symbolic link that leads to itself. Give the path of a table.")
+        return UserError(f"{path} is a symbolic link that leads to itself. Give the path of a file or folder of yours.")
     reason = (getattr(error, "strerror", None) or str(error)).lower()
     return UserError(f"{path} cannot be read ({reason}). Allow it (chmod u+r), or give another file.")
 
@@ -143,18 +148,9 @@ def _text(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
 
 def _decoded(path: Path, raw: bytes) -> tuple[str, str]:
     """The text and what it was written in. `UserError` for what is no text."""
-    if (wide := wide_encoding(raw)) or raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text, encoding = raw.decode(wide or "UTF-16", "replace"), wide or "UTF-16"
-    else:
-        if b"\0" in raw:
-            raise UserError(f"{path} is not a table (it holds NUL bytes). Give a .csv, .tsv, .xlsx or .parquet file.")
-        try:
-            text, encoding = raw.decode("utf-8-sig"), "UTF-8"
-        except UnicodeDecodeError:
-            text, encoding = raw.decode("utf-8-sig", "replace"), "UTF-8 with damaged letters"
-            if 2 * text.count("\ufffd") > sum(map(len, _LETTERS.findall(text))):  # few letters are right so
-                text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
-    text = text.removeprefix("\ufeff")
+    if (read := decoded(raw)) is None:
+        raise UserError(f"{path} is not a table (it holds NUL bytes). Give a .csv, .tsv, .xlsx or .parquet file.")
+    text, encoding = read
     if len(_CONTROL.findall(text[:_SAMPLE])) > len(text[:_SAMPLE]) / 100:
         raise UserError(
             f"{path} is not a table (it holds control characters). Give a .csv, .tsv, .xlsx or .parquet file."
@@ -263,8 +259,8 @@ def _cell(value: Any) -> str:
 
 
 def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The first row as names. Where it looks like the rows below it (numbers and times alone, a long text, a value that
-    comes again in its column) the columns are numbered: no row's text ever becomes a name."""
+    """The first row as names. Where it looks like the rows below it (numbers and times alone, sentences alone, a long
+    text, a value that comes again in its column) the columns are numbered: no row's text ever becomes a name."""
     first = [str(cell).strip() for cell in cells.iloc[0]]
     rows = cells.iloc[1:]
     again = (rows == cells.iloc[0]).all(axis=1)
@@ -273,7 +269,8 @@ def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     common = any(
         cell and (rows[place] == given).any() for (place, given), cell in zip(cells.iloc[0].items(), first, strict=True)
     )
-    if numbers or common or max(map(len, first)) > LONGEST_NAME:
+    sentences = len(first) > 1 and all(cell.endswith((".", "!", "?", "…")) for cell in first)
+    if numbers or common or sentences or max(map(len, first)) > LONGEST_NAME:
         names = [f"column {number}" for number in range(1, len(first) + 1)]
         return cells.set_axis(names, axis=1), [f"the first line holds no names: {len(names)} columns are numbered"]
     names, changed = _distinct(first)

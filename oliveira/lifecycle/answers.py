@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 from oliveira.lifecycle.rows import AnswerRow
@@ -14,7 +15,7 @@ from oliveira.lifecycle.store import Store, dump
 
 KEPT = 20_000
 _WEIGHED = 64  # every so many answers the bytes are counted
-_COLUMNS = "number, id, time, digest, request, answer, observed, truth, error, told"
+_COLUMNS = "number, id, time, digest, request, answer, observed, truth, error, told, key"
 
 
 class Answers(Store):
@@ -27,13 +28,14 @@ class Answers(Store):
         request: dict[str, Any],
         answer: dict[str, Any],
         observed: dict[str, float],
+        key: str = "",
         megabytes: int = 64,
     ) -> None:
         """Keeps an answer under the id `number`; the oldest go where there are more than KEPT, or than `megabytes`."""
-        values = (number, time, digest, dump(request), dump(answer), dump(observed))
+        values = (number, time, digest, dump(request), dump(answer), dump(observed), key)
         with self.transaction():
             self._connection.execute(
-                "INSERT INTO answer (id, time, digest, request, answer, observed) VALUES (?,?,?,?,?,?)", values
+                "INSERT INTO answer (id, time, digest, request, answer, observed, key) VALUES (?,?,?,?,?,?,?)", values
             )
             place = self._connection.last_insert_rowid()
             self._connection.execute("DELETE FROM answer WHERE number <= ?", (place - KEPT,))
@@ -90,9 +92,33 @@ class Answers(Store):
         )
         return [(json.loads(request), json.loads(truth)) for request, truth in rows]
 
+    def origin_of_pairs(self, limit: int = 200) -> dict[str, Any]:
+        """Whose requests `pairs` gives, and of which time: for the lineage of what learns from them."""
+        rows = self._rows("SELECT key, time FROM answer WHERE told IS NOT NULL ORDER BY number DESC LIMIT ?", limit)
+        times = [time for _, time in rows]
+        return {"keys": sorted({key for key, _ in rows}), "first": min(times), "last": max(times)} if rows else {}
+
+    def forget_answers(self, keys: Collection[str]) -> int:
+        """Deletes what these keys have asked, and their truths, so that no page of the file holds them. Returns how
+        many."""
+        return self._erase(f"key IN ({','.join('?' * len(keys))})", *keys)
+
+    def expire_answers(self, before: float) -> int:
+        """The same for those given before a moment."""
+        return self._erase("time < ?", before)
+
+    def _erase(self, which: str, *values: Any) -> int:
+        self._connection.pragma("secure_delete", 1)
+        with self.transaction():
+            self._connection.execute(f"DELETE FROM answer WHERE {which}", values)
+            count = self._connection.changes()
+        if count:
+            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")  # else the log still has the old pages, for a while
+        return int(count)
+
 
 def _row(row: tuple[Any, ...]) -> AnswerRow:
-    number, name, time, digest, *texts, truth, error, told = row
+    number, name, time, digest, *texts, truth, error, told, key = row
     request, answer, observed = map(json.loads, texts)
     truth = None if truth is None else json.loads(truth)
-    return AnswerRow(number, name, time, digest, request, answer, observed, truth, error, told)
+    return AnswerRow(number, name, time, digest, request, answer, observed, truth, error, told, key)

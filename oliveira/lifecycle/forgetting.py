@@ -25,15 +25,17 @@ def forget(ledger: Ledger, named: str) -> dict[str, Any]:
     ids = {key.id for key in keys}
     with holder(home, "update"):  # none starts meanwhile
         found = traffic.forget(home / "traffic", ids)
+        answers = ledger.forget_answers(ids)
         for pattern in ("attention/*/??/*", "runs/update-*/checkpoint*"):
             for path in home.glob(pattern):
                 path.unlink(missing_ok=True)
     learnt, unknown = _learnt(ledger.artifacts(), ids)
-    ledger.event("forgotten", {"keys": sorted(ids), "records": found.records})
+    ledger.event("forgotten", {"keys": sorted(ids), "records": found.records, "answers": answers})
     return {
         "keys": sorted(ids),
         "good": sorted(key.id for key in keys if key.revoked is None),
         "records": found.records,
+        "answers": answers,
         "unnamed": found.unnamed,
         "learnt": [_told(ledger, row) for row in learnt],
         "unknown": [_told(ledger, row) for row in unknown],

@@ -83,3 +83,4 @@ class AnswerRow:
     truth: Any
     error: float | None
     told: float | None  # when the truth came; None = it has not
+    key: str = ""  # id of who asked

@@ -46,7 +46,8 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 _ANSWERS = """
 CREATE TABLE answer (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, digest TEXT NOT NULL,
-    request TEXT NOT NULL, answer TEXT NOT NULL, observed TEXT NOT NULL, truth TEXT, error REAL, told REAL UNIQUE
+    request TEXT NOT NULL, answer TEXT NOT NULL, observed TEXT NOT NULL, truth TEXT, error REAL, told REAL UNIQUE,
+    key TEXT NOT NULL DEFAULT ''
 ) STRICT;
 """
 

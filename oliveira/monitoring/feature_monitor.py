@@ -22,10 +22,8 @@ from oliveira.monitoring.feature_statistics import (
     FeatureStream,
     FeatureWindow,
     columns,
-    few_values,
     neighbours,
     number,
-    unseen_allowed,
 )
 from oliveira.monitoring.statistics import Floats
 
@@ -43,20 +41,19 @@ def build_feature_reference(
     few samples at all.
     """
     needed = max(MIN_BLOCKS * CONVERSATION, MIN_WINDOWS * window)
-    block = neighbours(samples)
     channels = {}
     for channel, names in _channels(samples).items():
         rows = columns([sample for sample in samples if _concerns(channel, names, sample)], names)
         kept = (~np.isnan(rows)).sum(axis=0) >= MIN_BLOCKS * CONVERSATION
         if kept.any() and len(rows) >= needed:
             known = [name for name, keep in zip(names, kept, strict=True) if keep]
-            channels[channel] = _channel(rows[:, kept], known, window, block, alpha, seed)
+            channels[channel] = _channel(rows[:, kept], known, window, alpha, seed)
     if REQUESTS not in channels:
         raise UserError(
             f"{len(samples)} held-out requests are too few for monitor.window = {window}: {needed} are needed. "
             "Hold out more or use a smaller window."
         )
-    reference = {"format": FORMAT, "window": window, "samples": len(samples), "block": block, "channels": channels}
+    reference = {"format": FORMAT, "window": window, "samples": len(samples), "channels": channels}
     FeatureMonitor(reference, window=window, alpha=alpha, confirm=confirm)  # refuses what it could not watch
     return reference
 
@@ -73,14 +70,14 @@ def _concerns(channel: str, names: Sequence[str], sample: FeatureSample) -> bool
     return any(name in sample for name in names)
 
 
-def _channel(rows: Floats, names: list[str], window: int, block: int, alpha: float, seed: int) -> dict[str, Any]:
-    allowed = unseen_allowed(window, len(rows) // block)
+def _channel(rows: Floats, names: list[str], window: int, alpha: float, seed: int) -> dict[str, Any]:
+    block = neighbours(rows)
     features = [
-        Feature.fit(name, column, few=few_values(column), allowed=allowed)
-        for name, column in zip(names, rows.T, strict=True)
+        Feature.fit(name, column, window=window, block=block) for name, column in zip(names, rows.T, strict=True)
     ]
     start = partial(FeatureStream, rows, features, window)
     return {
+        "block": block,
         "features": [feature.to_json() for feature in features],
         **calibrate(len(rows), block=block, alpha=alpha, seed=seed, start=start),
     }
@@ -93,7 +90,7 @@ class _Channel:
         self.name = name
         self.features = [Feature.from_json(feature) for feature in reference["features"]]
         self.names = [feature.name for feature in self.features]
-        self.tests = [(feature.name, test) for feature in self.features for test in feature.tests]
+        self.tests = [(feature.name, feature.test) for feature in self.features]
         self.window = FeatureWindow(self.features, window)
         self.rule = Rule(reference, alpha=alpha, confirm=confirm)
 

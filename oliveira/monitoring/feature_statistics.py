@@ -1,17 +1,16 @@
 """Named numbers of requests and of their answers, window by window: what each was like, and how far it is from that.
 
-    many values   ks      Kolmogorov–Smirnov distance from the reference's values
-                  shift   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from them, in units of their robust spread
+    many values   shift   Wasserstein distance ∫ |F⁻¹ − G⁻¹| from the reference's values, in their robust spread
     few values    shares  total variation ½ Σ |p − q| from the reference's shares; what it never saw is a share too
 
-KS is 1 as soon as two samples do not overlap, and those of two weeks of one year may not: how far they are apart is
-what then tells a season from a drift.
+Not Kolmogorov–Smirnov, which is 1 as soon as two samples do not overlap: those of two weeks of one year may not, and
+only how far they are apart tells a season from a drift.
 
-Of values never seen in n samples as many as may well occur without drift count for nothing (`unseen_allowed`): without
-that a number that was constant so far would be an alarm with its first other value.
+Values that the reference saw less than once a window, or never, are one; of it as many as may well occur without drift
+count for nothing (`rare_allowed`): else a number that was constant so far would be an alarm with its first other value.
 
-A value that is missing or no finite number is left out: a distance of m values in a window of w counts √(m / w), as
-its noise is √(w / m) times as large; one of none is 0. Whatever else makes a distance large without drift, above all
+A value that is missing or no finite number is left out: a distance of m values in a window of w counts √(m / w), as its
+noise is √(w / m) times as large; one of none is 0. Whatever else makes a distance large without drift, above all
 neighbours that are alike, `calibration` learns from the reference, which `neighbours` tells how long they are so.
 """
 
@@ -19,22 +18,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from oliveira.monitoring.calibration import CONVERSATION, MIN_BLOCKS, Known
-from oliveira.monitoring.statistics import Floats, ks_distance
+from oliveira.monitoring.statistics import Floats
 
 FeatureSample = Mapping[str, Any]  # numbers by name; whatever is none is missing
 
 FEW = 16  # different values at most of a feature that is compared by its shares
 MAX_VALUES = 1024  # reference values kept of one that is not
 FARTHEST = 10.0  # spreads from the median: farther off is not farther
-_RARE = 1e-4  # how often a window has more unseen values than are allowed, at most
+_RARE = 1e-4  # how often a window without drift has more rare values than are allowed, at most
 _QUIET_LAGS = 5
 
 
@@ -60,29 +59,40 @@ class Feature:
     name: str
     values: Floats
     shares: Floats | None = None
-    allowed: int = 0  # values never seen, a window
+    allowed: int = 0  # other values, a window
 
     @classmethod
-    def fit(cls, name: str, column: Floats, *, few: bool, allowed: int = 0) -> Feature:
+    def fit(cls, name: str, column: Floats, *, window: int, block: int) -> Feature:
+        """`block` neighbours of the column are as good as one."""
         known = column[~np.isnan(column)]
-        if not few:
-            return cls(name, np.sort(known))
         values, counts = np.unique(known, return_counts=True)
-        return cls(name, values, counts / max(1, counts.sum()), allowed)
+        if len(values) > FEW:
+            return cls(name, np.sort(known))
+        order = np.argsort(counts, kind="stable")
+        pooled = order[np.cumsum(counts[order]) * window < len(known)]  # the rarest, together below one a window
+        kept = np.delete(np.arange(len(values)), pooled)
+        allowed = rare_allowed(window, int(counts[pooled].sum()) // block, len(known) // block)
+        return cls(name, values[kept], counts[kept] / max(1, counts[kept].sum()), allowed)
+
+    def again(self, column: Floats) -> Feature:
+        """The same of other rows."""
+        known = column[~np.isnan(column)]
+        if self.shares is None:
+            return replace(self, values=np.sort(known))
+        counts = (known[:, None] == self.values).sum(axis=0)
+        return replace(self, shares=counts / max(1, counts.sum()))
 
     @property
-    def tests(self) -> tuple[str, ...]:
-        return ("ks", "shift") if self.shares is None else ("shares",)
+    def test(self) -> str:
+        return "shift" if self.shares is None else "shares"
 
-    def scores(self, window: Floats) -> list[float]:
-        """One a test. `window`: all its values, NaN where one is missing."""
+    def score(self, window: Floats) -> float:
+        """`window`: all its values, NaN where one is missing."""
         known = np.sort(window[~np.isnan(window)])
         if not (len(known) and len(self.values)):
-            return [0.0] * len(self.tests)
-        weight = math.sqrt(len(known) / len(window))
-        if self.shares is not None:
-            return [weight * self._variation(known)]
-        return [weight * ks_distance(self.values, known), weight * self._shift(known)]
+            return 0.0
+        distance = self._shift(known) if self.shares is None else self._variation(known)
+        return distance * math.sqrt(len(known) / len(window))
 
     @cached_property
     def _standard(self) -> Floats:
@@ -108,11 +118,11 @@ class Feature:
         assert self.shares is not None
         places = np.searchsorted(self.values, window)
         seen = places[self.values[np.minimum(places, len(self.values) - 1)] == window]
-        unseen = max(0, len(window) - len(seen) - self.allowed) / len(window)
+        rare = max(0, len(window) - len(seen) - self.allowed) / len(window)
         if not len(seen):
-            return unseen
+            return rare
         shares = np.bincount(seen, minlength=len(self.values)) / len(seen)
-        return unseen + (1 - unseen) * float(np.abs(shares - self.shares).sum()) / 2
+        return rare + (1 - rare) * float(np.abs(shares - self.shares).sum()) / 2
 
     def to_json(self) -> dict[str, Any]:
         values = self.values
@@ -140,13 +150,12 @@ class FeatureWindow:
         self.rows: list[Floats] = []
 
     def update(self, row: Floats) -> Floats | None:
-        """The scores, one a test of each feature, when the row completes a window."""
+        """The scores, one a feature, when the row completes a window."""
         self.rows.append(row)
         if len(self.rows) < self.window:
             return None
         values, self.rows = np.array(self.rows), []
-        scores = [feature.scores(column) for feature, column in zip(self.features, values.T, strict=True)]
-        return np.concatenate(scores)
+        return np.array([feature.score(column) for feature, column in zip(self.features, values.T, strict=True)])
 
     def to_json(self) -> list[list[float | None]]:
         return [[None if math.isnan(value) else value for value in row.tolist()] for row in self.rows]
@@ -161,10 +170,7 @@ class FeatureStream:
     def __init__(self, rows: Floats, features: Sequence[Feature], window: int, known: Known) -> None:
         """`features`: those of the whole reference."""
         self.rows = rows
-        half = [
-            Feature.fit(whole.name, column, few=whole.shares is not None, allowed=whole.allowed)
-            for whole, column in zip(features, rows[known].T, strict=True)
-        ]
+        half = [whole.again(column) for whole, column in zip(features, rows[known].T, strict=True)]
         self.statistics = FeatureWindow(half, window)
 
     def warm(self, index: int) -> None:
@@ -174,28 +180,24 @@ class FeatureStream:
         return self.statistics.update(self.rows[index])
 
 
-def unseen_allowed(window: int, blocks: int) -> int:
-    """Values in a window that the reference, of so many independent blocks, has never seen, without drift.
+def rare_allowed(window: int, seen: int, draws: int) -> int:
+    """Values in a window that may well be among those of which the reference saw `seen` in so many `draws`.
 
-    What did not occur in n draws has p ≤ 3 / n with 95 % confidence; at p a window has more only once in 1 / _RARE.
+    p is at most its exact 95 % bound (of none about 3 / n); at that p a window has more only once in 1 / _RARE.
     """
-    return int(binom.ppf(1 - _RARE, window, min(1.0, 3 / blocks)))
+    bound = float(beta.ppf(0.95, seen + 1, draws - seen)) if draws > seen else 1.0
+    return int(binom.ppf(1 - _RARE, window, bound))
 
 
-def few_values(column: Floats) -> bool:
-    return len(np.unique(column[~np.isnan(column)])) <= FEW
-
-
-def neighbours(samples: Sequence[FeatureSample]) -> int:
-    """How many samples in a row hang together, at least `CONVERSATION`: forecasts of one week are alike.
+def neighbours(rows: Floats) -> int:
+    """How many rows in a row hang together, at least `CONVERSATION`: forecasts of one week are alike.
 
     Twice the lag after which no feature's autocorrelation is beyond 2 √(log10 n / n), five lags long: the rule of
-    Politis & White 2004. At most a twentieth of the samples: of fewer blocks nothing can be learnt.
+    Politis & White 2004. At most a twentieth of the rows: of fewer blocks nothing can be learnt.
     """
-    count, most = len(samples), len(samples) // (4 * MIN_BLOCKS)
-    names = sorted({name for sample in samples for name in sample})
+    count, most = len(rows), len(rows) // (4 * MIN_BLOCKS)
     longest = 0
-    for column in columns(samples, names).T:
+    for column in rows.T:
         known = ~np.isnan(column)
         values = np.where(known, column - column[known].mean() if known.any() else 0.0, 0.0)
         if (power := float((values**2).sum())) > 0:
@@ -204,3 +206,8 @@ def neighbours(samples: Sequence[FeatureSample]) -> int:
             quiet = next(lag for lag in range(most + 1) if lag == most or not any(alike[lag : lag + _QUIET_LAGS]))
             longest = max(longest, quiet)
     return max(CONVERSATION, min(2 * longest, most))
+
+
+def block_of(samples: Sequence[FeatureSample]) -> int:
+    """`neighbours` of all that the samples hold."""
+    return neighbours(columns(samples, sorted({name for sample in samples for name in sample})))

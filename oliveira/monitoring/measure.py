@@ -12,7 +12,7 @@ from scipy.stats import beta
 from oliveira.monitoring.calibration import CONVERSATION, build_reference, resample, split_blocks
 from oliveira.monitoring.detector import DriftMonitor, DriftState
 from oliveira.monitoring.feature_monitor import FeatureMonitor, build_feature_reference
-from oliveira.monitoring.feature_statistics import FeatureSample, neighbours
+from oliveira.monitoring.feature_statistics import FeatureSample, block_of
 from oliveira.monitoring.statistics import Sample
 
 GIVE_UP = 2000  # samples after which a drift counts as missed
@@ -76,7 +76,7 @@ def measure_feature_false_alarms(
 ) -> dict[str, Any]:
     """False alarms of the feature monitor on streams without drift: see `_false_alarms`."""
     build = partial(_feature_monitors, window, alpha, confirm)
-    return _false_alarms(samples, n_windows, splits, neighbours(samples), seed, build)
+    return _false_alarms(samples, n_windows, splits, block_of(samples), seed, build)
 
 
 def _false_alarms(
@@ -140,7 +140,7 @@ def measure_feature_delay(
 ) -> dict[str, Any]:
     """Samples from the first drifted one to the alarm of the feature monitor: see `_delay`."""
     build = partial(_feature_monitors, window, alpha, confirm)
-    return _delay(samples, drifted, trials, neighbours(samples), seed, build)
+    return _delay(samples, drifted, trials, block_of(samples), seed, build)
 
 
 def _delay(

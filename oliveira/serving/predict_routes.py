@@ -58,7 +58,12 @@ def make_predict_router(service: Service) -> APIRouter:
         metrics.e2e_request_latency_seconds.observe(seconds)
         number = f"pred-{request.state.id}"
         if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
-            kept = {"request": asked, "answer": found["answer"], "observed": found["observed"]}
+            kept = {
+                "key": request.state.key.id,
+                "request": asked,
+                "answer": found["answer"],
+                "observed": found["observed"],
+            }
             service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
         return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
 

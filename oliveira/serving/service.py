@@ -123,8 +123,10 @@ class Service:
 
     async def _expire(self) -> None:
         """Also where nothing is recorded any more: what was recorded before grows old all the same."""
-        while True:
+        seconds = self.world.serve.traffic_days * 86400
+        while seconds:
             self._thread.submit(self._log.expire)
+            await self._note(lambda ledger: ledger.expire_answers(time.time() - seconds))
             await asyncio.sleep(EXPIRE_SECONDS)
 
     def remember(self, record: dict[str, Any]) -> None:

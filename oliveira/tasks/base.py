@@ -11,7 +11,7 @@ sets in a model's config, the batches, the loss, the metrics, and how a person's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -137,6 +137,10 @@ class Data(ABC):
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The task's metric first, then what else is worth knowing."""
 
+    def peers(self) -> dict[str, float]:
+        """Metric on the test split of another package's methods, for `compare`; {} where the package is not there."""
+        return {}
+
     def losses(self, model: nn.Module) -> tuple[float, float] | None:
         """Mean loss on training examples and on the validation split, dropout off: what over-fitting is seen by."""
         return None
@@ -163,6 +167,14 @@ class Data(ABC):
     @abstractmethod
     def request(self) -> dict[str, Any]:
         """A real request of the test split, for help texts and for the check of an exported file."""
+
+    def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], Any]]:
+        """About `count` real requests of a split with their truth, in its order and from all of it."""
+        return []
+
+    def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
+        """A batch of requests and their truth, to train on what came back. `UserError` for what does not fit."""
+        raise UserError("this task takes no truth: nothing can be learnt from its answers.")
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """Draws what people would rather look at (a forecast, an attention map). False: there is nothing to draw."""

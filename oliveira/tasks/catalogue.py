@@ -62,6 +62,7 @@ def pair(task_name: str, model_name: str) -> tuple[Task, Entry]:
     """Both by name. Raises `UserError` with the models that fit when these two do not."""
     wanted, found = task(task_name), entry(model_name)
     if not found.fits(wanted.eats, wanted.gives):
+        wanted.check()  # of data that are not there nobody knows what they are
         names = ", ".join(fit.name for fit in fitting(wanted)) or "none yet"
         raise UserError(
             f"{model_name} does not fit {task_name}, which eats {wanted.eats} and gives {wanted.gives}. "

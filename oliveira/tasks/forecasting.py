@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from oliveira.data.power import POWER, WEEK, fill
 from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
-from oliveira.data.series import HOURLY, Series, Step
+from oliveira.data.series import HOURLY, Series, Step, joined
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
 from oliveira.errors import UserError
+from oliveira.tasks import classical
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.observing import LIMIT, arrived, bounded, evenly
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
@@ -42,6 +43,7 @@ from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 HISTORY, DAY = WEEK, 24  # hours in, hours out
 SHARES = (0.70, 0.85)  # where validation and test begin
 _LARGEST = sys.float_info.max
+AHEAD = " ahead"  # how a column is called that looks into the horizon
 _PREPARING = 1  # raise when `_build` changes
 _ROWS = 256  # windows scored together
 _JUDGED = 2000  # windows of a split at most, evenly spaced
@@ -52,16 +54,37 @@ _RIDGE, _FITTED = 10.0, 30_000  # λ, windows that it is fitted to
 class ForecastData(Data):
     dynamic = False
 
-    def __init__(self, series: Series, unit: str, *, history: int, horizon: int) -> None:
-        """`history` steps in, `horizon` steps out. `UserError` when a split has no window."""
-        self.series, self.unit, self.history, self.horizon = series, unit, history, horizon
+    def __init__(
+        self,
+        series: Series | Sequence[Series],
+        unit: str,
+        *,
+        history: int,
+        horizon: int,
+        known_ahead: Sequence[str] = (),
+    ) -> None:
+        """`history` steps in, `horizon` steps out, of one series or of several with the same step and columns.
+        `known_ahead`: columns beside that are known for the steps out too. `UserError` when a split has no window."""
+        self.parts = [series] if isinstance(series, Series) else list(series)
+        self.series = series = joined(self.parts)
+        self.unit, self.history, self.horizon = unit, history, horizon
         count = len(series.values)
-        edges = [0, *(int(count * share) for share in SHARES), count]
-        train = series.values[: edges[1]]
-        self.mean, self.std = float(train.mean()), float(train.std()) or 1.0
-        self.x = features(series, self.mean, self.std)  # (steps, d_in)
-        self.edges = dict(zip(SPLITS, itertools.pairwise(edges), strict=True))  # first step, and that after the last
-        self.starts = {split: self._starts(*edge, judges=split != "train") for split, edge in self.edges.items()}
+        self.first = np.cumsum([0, *(len(part.values) for part in self.parts)])  # steps of the parts, then the end
+        shares = [[0, *(int(len(part.values) * share) for share in SHARES), len(part.values)] for part in self.parts]
+        self.edges = {  # of each part the first step, and that after the last
+            split: [(at + edges[n], at + edges[n + 1]) for at, edges in zip(self.first[:-1], shares, strict=True)]
+            for n, split in enumerate(SPLITS)
+        }
+        self.mean, self.std = self._moments(series.values)
+        self.beside: list[dict[str, Any]] = [
+            dict(
+                zip(("name", "mean", "std", "ahead"), (name, *self._moments(values), name in known_ahead), strict=True)
+            )
+            for name, values in series.beside.items()
+        ]
+        inputs = [features(part, self.mean, self.std, self.beside, horizon) for part in self.parts]
+        self.x = np.concatenate(inputs) if len(inputs) > 1 else inputs[0]  # (steps, d_in)
+        self.starts = {split: self._starts(split, judges=split != "train") for split in SPLITS}
         self.counts = {split: len(starts) for split, starts in self.starts.items()}
         if not all(self.counts.values()):
             steps = series.step.plural
@@ -71,14 +94,22 @@ class ForecastData(Data):
             )
         self.sizes = {"d_in": self.x.shape[1], "d_out": horizon, "gives": "one", "max_len": history}
 
-    def _starts(self, low: int, high: int, *, judges: bool) -> Array:
-        """First steps of the windows inside [low, high) whose answer was measured."""
+    def _moments(self, values: Array) -> tuple[float, float]:
+        """Mean and standard deviation of the training steps."""
+        train = np.concatenate([values[low:high] for low, high in self.edges["train"]])
+        return float(train.mean()), float(train.std()) or 1.0
+
+    def _starts(self, split: str, *, judges: bool) -> Array:
+        """First steps of the windows inside a split of one part whose answer was measured."""
         series, history, horizon = self.series, self.history, self.horizon
-        starts = np.arange(low, high - history - horizon + 1)
-        midnights = judges and horizon == series.step.calendar.get("day")
-        if midnights:
-            of_week = int(series.step.position(series.start, "week"))
-            starts = starts[(of_week + starts + history) % horizon == 0]
+        found = []
+        for part, at, (low, high) in zip(self.parts, self.first[:-1], self.edges[split], strict=True):
+            inside = np.arange(low, high - history - horizon + 1)
+            if judges and horizon == part.step.calendar.get("day"):  # at midnights
+                of_week = int(part.step.position(part.start, "week"))
+                inside = inside[(of_week + inside - at + history) % horizon == 0]
+            found.append(inside)
+        starts = np.concatenate(found)
         unknown = np.concatenate([[0], np.cumsum(~series.measured)])
         answers = starts + history
         starts = starts[unknown[answers + horizon] == unknown[answers]]
@@ -130,18 +161,30 @@ class ForecastData(Data):
         forecasts["ridge regression"] = self._ridge(x)
         return {name: self._score(forecast, "test")["MAE"] for name, forecast in forecasts.items()}
 
+    def peers(self) -> dict[str, float]:
+        """MAE on the test split of AutoETS and AutoARIMA, for one series."""
+        if not classical.available() or len(self.parts) > 1:
+            return {}
+        values, ends = self.x[:, 0].astype(np.float64), self.starts["test"] + self.history
+        season = round(next(iter(self.series.step.calendar.values()), 1))
+        found = classical.forecasts(values[: self.edges["train"][0][1]], values, ends, self.horizon, season)
+        return {name: self._score(forecast, "test")["MAE"] for name, forecast in found.items()}
+
     def _season(self, starts: Array, season: int) -> Array | None:
         """The newest known value a whole number of seasons before each step, (B, horizon); None where there is none."""
         ahead = np.arange(self.horizon)
         back = season * (1 + ahead // season)  # an answer longer than a season repeats the last one
         places = starts[:, None] + self.history + ahead - back
-        return None if season < 2 or places.min() < 0 else self.x[places, 0]
+        begins = self.first[np.searchsorted(self.first, starts, side="right") - 1]
+        return None if season < 2 or (places < begins[:, None]).any() else self.x[places, 0]
 
     def _ridge(self, x: Array) -> Array:
-        """W = (AᵀA + λI)⁻¹ AᵀY, A the values of the history, the calendar of its last step and 1."""
+        """W = (AᵀA + λI)⁻¹ AᵀY, A the values of the history, all else of its last step, what is known ahead, and 1."""
+        ahead = [place for place, name in enumerate(columns_of(self.series.step, self.beside)) if name.endswith(AHEAD)]
 
         def rows(x: Array) -> Array:
-            flat = [x[:, :, 0], x[:, -1, 1:], np.ones((len(x), 1))]
+            known = x[:, -self.horizon :, ahead].reshape(len(x), -1)
+            flat = [x[:, :, 0], x[:, -1, 1:], known, np.ones((len(x), 1))]
             return np.concatenate(flat, axis=1).astype(np.float64)
 
         known, answers = self.windows(spaced(self.starts["train"], _FITTED))
@@ -152,12 +195,14 @@ class ForecastData(Data):
     def state(self) -> dict[str, Any]:
         step = {"seconds": self.series.step.seconds, "months": self.series.step.months}
         sizes = {"history": self.history, "horizon": self.horizon}
-        return {"mean": self.mean, "std": self.std, "unit": self.unit, "step": step, **sizes}
+        beside = {"beside": self.beside} if self.beside else {}
+        return {"mean": self.mean, "std": self.std, "unit": self.unit, "step": step, **sizes, **beside}
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
-        """{"history": [numbers], "start": time of the first} → {"forecast": [numbers], "unit"}."""
-        x = features(_asked(state, request), state["mean"], state["std"])
+        """{"history": [numbers], "start": time of the first, "features": {name: [numbers]}} → {"forecast": [numbers],
+        "unit"}. Of what is known ahead the steps to come follow those of the history."""
+        x = features(_asked(state, request), state["mean"], state["std"], state.get("beside", []), _horizon(state))
         forecast = np.asarray(run(x[None]))[0] * state["std"] + state["mean"]
         return {"forecast": [round(float(value), 4) for value in forecast], "unit": state["unit"]}
 
@@ -167,15 +212,24 @@ class ForecastData(Data):
         mean, std = state["mean"], state["std"]
         past, ahead = (bounded((np.array(v, float) - mean) / std) for v in (request["history"], answer["forecast"]))
         half = len(past) // 2
-        return _place(_step(state), request) | {
-            "level": float(past.mean()),
-            "spread": float(past.std()),
-            "trend": float(past[half:].mean() - past[: max(1, half)].mean()),
-            "last step": float(past[-1] - past[max(0, len(past) - 2)]),
-            "forecast level": float(ahead.mean()),
-            "forecast spread": float(ahead.std()),
-            "jump": float(ahead[0] - past[-1]),
+        given = request.get("features", {})
+        inputs = {
+            f"feature {one['name']}": float(bounded((np.mean(given[one["name"]]) - one["mean"]) / one["std"]))
+            for one in state.get("beside", [])
         }
+        return (
+            _place(_step(state), request)
+            | inputs
+            | {
+                "level": float(past.mean()),
+                "spread": float(past.std()),
+                "trend": float(past[half:].mean() - past[: max(1, half)].mean()),
+                "last step": float(past[-1] - past[max(0, len(past) - 2)]),
+                "forecast level": float(ahead.mean()),
+                "forecast spread": float(ahead.std()),
+                "jump": float(ahead[0] - past[-1]),
+            }
+        )
 
     @staticmethod
     def error(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any], truth: Any) -> float:
@@ -187,7 +241,7 @@ class ForecastData(Data):
 
     def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], list[float]]]:
         """Of all hours of the day: people ask whenever they like, not at midnight as the judge does."""
-        starts = self._starts(*self.edges[split], judges=False)
+        starts = self._starts(split, judges=False)
         values, length = self.series.values, self.history
         chosen = [int(starts[place]) for place in evenly(len(starts), count)]
         return [(self._request(s), values[s + length : s + length + self.horizon].tolist()) for s in chosen]
@@ -198,25 +252,38 @@ class ForecastData(Data):
         for request, truth in arrived(pairs):
             asked = _asked(state, request)
             near = replace(asked, values=asked.values.clip(low, high))
-            inputs.append(features(near, self.mean, self.std))
+            inputs.append(features(near, self.mean, self.std, self.beside, self.horizon))
             right = _numbers("truth", truth, self.horizon, f"the {self.horizon} values that came")
             targets.append((right.clip(low, high) - self.mean) / self.std)
         x, y = np.stack(inputs), np.stack(targets).astype(np.float32)
         return Batch((torch.from_numpy(x),), torch.from_numpy(y))
 
+    def time(self, place: int) -> datetime | int:
+        """When a value of its part was measured; its number where steps are counted."""
+        part = int(np.searchsorted(self.first, place, side="right")) - 1
+        return self.parts[part].time(place - int(self.first[part]))
+
     def _request(self, start: int) -> dict[str, Any]:
-        first = self.series.time(start)
+        first = self.time(start)
         asked: dict[str, Any] = {"history": self.series.values[start : start + self.history].tolist()}
+        if self.beside:
+            ends = {one["name"]: start + self.history + self.horizon * one["ahead"] for one in self.beside}
+            asked["features"] = {name: self.series.beside[name][start:end].tolist() for name, end in ends.items()}
         return asked | ({"start": first.isoformat(timespec="seconds")} if isinstance(first, datetime) else {})
 
     def request(self) -> dict[str, Any]:
         start = int(self.starts["test"][0])
         values = self.series.values[start : start + self.history]
-        first = self.series.time(start)
+        first = self.time(start)
         if self.content:  # what a user measured is in no example that others are shown
             values = np.linspace(self.mean - self.std, self.mean + self.std, self.history)
             first = datetime(2024, 1, 1) if self.series.start is not None else 0
-        asked = {"history": [round(float(value), 4) for value in values]}
+        asked: dict[str, Any] = {"history": [round(float(value), 4) for value in values]}
+        if self.beside:
+            asked["features"] = {
+                one["name"]: [round(one["mean"], 4)] * (self.history + self.horizon * one["ahead"])
+                for one in self.beside
+            }
         return asked | ({"start": first.isoformat(timespec="minutes")} if isinstance(first, datetime) else {})
 
     def picture(self, model: nn.Module, png: Path) -> bool:
@@ -228,7 +295,8 @@ class ForecastData(Data):
         import matplotlib.pyplot as plt
 
         test = self.starts["test"]
-        starts = test[(test - test[0]) % self.horizon == 0][:_PICTURED]
+        end = self.first[np.searchsorted(self.first, test[0], side="right")]  # of the part that is drawn
+        starts = test[((test - test[0]) % self.horizon == 0) & (test < end)][:_PICTURED]
         forecasts = self.forecast(model, starts) * self.std + self.mean
         first = int(starts[0]) + self.history
         steps = np.arange(first, int(starts[-1]) + self.history + self.horizon)
@@ -239,7 +307,7 @@ class ForecastData(Data):
         for number, (start, values) in enumerate(zip(starts, forecasts, strict=True)):
             ahead = (np.arange(self.horizon) + start + self.history - first) / unit
             axes.plot(ahead, values, color="tab:red", lw=1.4, label="forecast" if not number else None)
-        begin = self.series.time(first)
+        begin = self.time(first)
         axes.set(xlabel=f"{name} from {begin:%Y-%m-%d}" if isinstance(begin, datetime) else f"{name} from {begin}")
         axes.set(ylabel=self.unit)
         axes.legend(loc="upper right")
@@ -277,13 +345,27 @@ class Forecasting(Task):
         return ForecastData(series, self.unit, history=HISTORY, horizon=DAY)
 
 
-def features(series: Series, mean: float, std: float) -> Array:
-    """(steps, 1 + 2 periods) float32: the standardised value, and where the step stands in each period."""
+def features(series: Series, mean: float, std: float, beside: Sequence[dict[str, Any]] = (), horizon: int = 0) -> Array:
+    """(steps, columns) float32: the standardised value, where the step stands in each period, and of each column
+    `beside` the standardised value, of what is known ahead also that of `horizon` steps later."""
+    count = len(series.values)
     columns = [(series.values - mean) / std]
     for period, length in series.step.calendar.items():
-        angle = 2 * np.pi * (series.step.position(series.start, period) + np.arange(len(series.values))) / length
+        angle = 2 * np.pi * (series.step.position(series.start, period) + np.arange(count)) / length
         columns += [np.sin(angle), np.cos(angle)]
+    for one in beside:
+        values = ((series.beside[one["name"]] - one["mean"]) / one["std"]).clip(-LIMIT, LIMIT)
+        columns.append(values[:count])
+        if one["ahead"]:  # no window reaches where the end is repeated
+            columns.append(np.concatenate([values, np.repeat(values[-1:], horizon)])[horizon : horizon + count])
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def columns_of(step: Step, beside: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of what `features` gives."""
+    calendar = [f"{name} of the {period}" for period in step.calendar for name in ("sin", "cos")]
+    names = [[one["name"], f"{one['name']}{AHEAD}"][: 1 + one["ahead"]] for one in beside]
+    return ["value", *calendar, *itertools.chain(*names)]
 
 
 def fewest(history: int, horizon: int) -> int:
@@ -300,7 +382,17 @@ def _asked(state: dict[str, Any], request: dict[str, Any]) -> Series:
     step, count = _step(state), state.get("history", HISTORY)
     values = _numbers("history", request.get("history"), count, f"the last {count} values, one a {step.name}")
     first = _time(request.get("start")) if step.calendar else None
-    return Series(first, values, np.ones(count, dtype=bool), step)
+    given, beside = request.get("features", {}), {}
+    for one in state.get("beside", []):
+        name, ahead = one["name"], _horizon(state) * one["ahead"]
+        wanted = f"the last {count}" + (f" and the next {ahead}" if ahead else "")
+        found = given.get(name) if isinstance(given, dict) else None
+        beside[name] = _numbers(f"features.{name}", found, count + ahead, wanted)
+    return Series(first, values, np.ones(count, dtype=bool), step, beside)
+
+
+def _horizon(state: dict[str, Any]) -> int:
+    return int(state.get("horizon", DAY))
 
 
 def _place(step: Step, request: dict[str, Any]) -> dict[str, float]:

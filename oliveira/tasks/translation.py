@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,24 +31,25 @@ from oliveira.tasks.base import Data, Metric, Run, Task
 from oliveira.tasks.observing import head, of_tokens
 from oliveira.tasks.pairs import PairData, write
 
-_PREPARING = 1  # raise when `build` changes
+_PREPARING = 2  # raise when `build` changes
 _BEAM = 4
 
 
 class TranslationData(PairData):
     beam: ClassVar = {"validation": 1, "test": _BEAM}
     judged_on: ClassVar = {"validation": 50, "test": 200}
+    copied = "the English text"  # how the answer is called that is the source itself
 
     def score(self, written: list[str], truth: list[str]) -> dict[str, float]:
         return translation_scores(written, truth)
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:  # type: ignore[override]
-        """chrF on the test verses of the English text itself, and of the translation of the likest training verse."""
+        """chrF on the test pairs of the source itself, and of the translation of the likest training one."""
         sources, truth = zip(*self.sample["test"], strict=True)
         known = [x for x, _ in self.parts["train"]]
-        copied = [self.parts["train"][place][1] for place in nearest(sources, known)]
-        answers = {"the English text": list(sources), "likest training verse": copied}
+        likest = [self.parts["train"][place][1] for place in nearest(sources, known)]
+        answers = {self.copied: list(sources), "likest training verse": likest}
         return {name: translation_scores(written, list(truth))["chrF"] for name, written in answers.items()}
 
     @staticmethod
@@ -76,7 +77,7 @@ class TranslationData(PairData):
         return 1 - float(CHRF().sentence_score(answer["translation"], [right]).score) / 100
 
     def request(self) -> dict[str, Any]:
-        return {"text": self.sample["test"][0][0]}
+        return {"text": "a text" if self.content else self.sample["test"][0][0]}  # nothing of a user's is an example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +88,40 @@ class Translation(Task):
     max_len: int
 
     def open(self, home: Path, say: Say) -> TranslationData:
-        def build(folder: Path) -> None:
+        def parts() -> dict[str, list[tuple[str, str]]]:
             route, rows = fetch(self.source, home, say)
-            parts = split_verses(rows)
-            for side, name in ((1, "source"), (2, "target")):
-                Tokenizer.train((row[side] for row in parts["train"]), self.vocab_size).save(folder / f"{name}.json")
-            (folder / "parts.json").write_text(json.dumps(parts, ensure_ascii=False), encoding="utf-8", newline="\n")
-            counts = ", ".join(f"{split} {len(part):,}" for split, part in parts.items())
+            split = split_verses(rows)
+            counts = ", ".join(f"{name} {len(part):,}" for name, part in split.items())
             say(f"{self.source.name}: {len(rows):,} verses ({counts}). Route: {route}. Licence: {self.licence}")
+            return {name: [(source, target) for _, source, target in part] for name, part in split.items()}
 
-        key = {"content": self.source.content, "vocab_size": self.vocab_size, "preparing": _PREPARING}
-        folder = prepared(home, self.name.replace("/", "-"), key, build, say)
-        stored = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
-        parts = {split: [(row[1], row[2]) for row in stored[split]] for split in SPLITS}
-        source, target = (
-            Pieces((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("source", "target")
-        )
-        return TranslationData(parts, source, target, self.max_len)
+        key = {"content": self.source.content}
+        return opened(home, self.folder, key, parts, say, vocab_size=self.vocab_size, max_len=self.max_len)
+
+
+def opened(
+    home: Path,
+    slug: str,
+    key: dict[str, Any],
+    parts: Callable[[], dict[str, list[tuple[str, str]]]],
+    say: Say,
+    *,
+    vocab_size: int,
+    max_len: int,
+) -> TranslationData:
+    """Pairs by split, each side under a tokenizer of its own, kept as `prepared` does."""
+
+    def build(folder: Path) -> None:
+        found = parts()
+        for side, name in enumerate(("source", "target")):
+            Tokenizer.train((pair[side] for pair in found["train"]), vocab_size).save(folder / f"{name}.json")
+        (folder / "parts.json").write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8", newline="\n")
+
+    folder = prepared(home, slug, {**key, "vocab_size": vocab_size, "preparing": _PREPARING}, build, say)
+    stored = json.loads((folder / "parts.json").read_text(encoding="utf-8"))
+    pairs = {split: [(source, target) for source, target in stored[split]] for split in SPLITS}
+    source, target = (Pieces((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("source", "target"))
+    return TranslationData(pairs, source, target, max_len)
 
 
 def translation_scores(written: list[str], truth: list[str]) -> dict[str, float]:

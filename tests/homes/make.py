@@ -59,11 +59,16 @@ def make(home: Path) -> dict[str, object]:
         ledger.set_setting(PAUSED, True)
         ledger.set_gauges({("train_loss", ()): 2.0, ("stage_state", (("stage", "train"),)): 3.0})
         ledger.event("swap", {"to": made.digest})
+        ledger.add_answer(
+            "pred-1", time=1.0, digest=made.digest, request={"x": 1}, answer={"y": 2}, observed={"level": 0.5}, key="k"
+        )
+        ledger.add_truth("pred-1", 3, 1.0)
         tokens = Tokenizer.load(tokenizer).encode(PROMPT)
         with torch.no_grad():
             logits = artifact.open_artifact(made.path).load_model()(torch.tensor([tokens]))[0, -1]
         return {
             "key": key, "champion": made.digest, "artifacts": [row.digest for row in ledger.artifacts()],
+            "answers": [vars(row) for row in ledger.answers()],
             "decisions": [row.verdict for row in ledger.decisions()], "tokens": tokens,
             "logits": [round(float(x), 5) for x in logits[:8]],
         }  # fmt: skip

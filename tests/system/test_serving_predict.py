@@ -1,4 +1,4 @@
-"""A task behind the real front: predicted, swapped under load, killed, kept; and nothing of text in the way."""
+"""A task behind the real front: predicted, swapped under load, killed, told the truth; no text in the way."""
 
 from __future__ import annotations
 
@@ -123,6 +123,25 @@ def test_what_was_answered_is_kept_unless_it_is_not_to_be(served: Served, runnin
         assert row.request == request(7.0) and row.digest == running.state()["digest"] and len(row.answer["forecast"])
         told = http.post("/v1/feedback", json={"id": left, "truth": {}})  # asked of the writer: all before it is kept
         assert told.status_code == 404 and served.home.ledger.get_answer(left) is None
+
+
+def test_a_truth_is_judged_by_the_task_and_kept(served: Served, running: Server) -> None:
+    with running.http() as http:
+        found = http.post("/v1/predict", json=request(6.0)).json()
+
+        def tell(truth: Any) -> Any:
+            return http.post("/v1/feedback", json={"id": found["id"], "truth": truth})
+
+        right = [value + 0.5 for value in found["forecast"]]
+        assert tell(right).json() == {"id": found["id"], "error": pytest.approx(0.5)}
+        assert tell(right).json()["error"] == pytest.approx(0.5)
+        for odd in ("x", None, {}, right[1:], ["x"] * HORIZON, [1e308] * HORIZON + [1]):
+            refused = tell(odd)
+            assert refused.status_code == 400 and "truth" in refused.json()["error"]["message"]
+    [row] = served.home.ledger.truths()  # acknowledged is committed
+    assert (row.id, row.truth, row.key) == (found["id"], right, served.home.use.split("-")[2])
+    assert row.observed.keys() >= {"level", "spread", "forecast level"}
+    assert served.home.ledger.pairs() == [(request(6.0), right)]
 
 
 def test_forty_requests_through_a_swap(served: Served, running: Server) -> None:

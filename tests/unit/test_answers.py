@@ -70,7 +70,13 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def add(ledger: Ledger, *numbers: str) -> None:
     for number in numbers:
         ledger.add_answer(
-            number, time=1.0, digest="a", request={"text": number}, answer={"label": "x"}, observed={"length": 3.0}
+            number,
+            time=1.0 + ord(number[0]),
+            key=number[0],
+            digest="a",
+            request={"text": number},
+            answer={"label": "x"},
+            observed={"length": 3.0},
         )
 
 
@@ -183,5 +189,21 @@ def test_large_answers_are_fewer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(answers, "_WEIGHED", 1)
     for number in "abc":
         request = {"text": number * 600_000}
-        ledger.add_answer(number, time=1.0, digest="a", request=request, answer={}, observed={}, megabytes=1)
+        ledger.add_answer(number, time=1.0, key="k", digest="a", request=request, answer={}, observed={}, megabytes=1)
     assert [row.id for row in ledger.answers()] == ["c"]
+
+
+def test_what_a_key_asked_is_forgotten_and_overwritten(ledger: Ledger) -> None:
+    add(ledger, *(f"{key}-zqxsegredo-{number}" for key in "ab" for number in range(40)))
+    ledger.add_truth("a-zqxsegredo-1", "zqxverdade", 0.0)
+    assert ledger.origin_of_pairs() == {"keys": ["a"], "first": 98.0, "last": 98.0}
+    assert ledger.forget_answers(["a", "c"]) == 40 and ledger.forget_answers(["a"]) == 0
+    assert {row.key for row in ledger.answers()} == {"b"} and ledger.pairs() == [] and ledger.origin_of_pairs() == {}
+    written = b"".join(path.read_bytes() for path in ledger.home.glob("ledger.sqlite*"))
+    assert b"a-zqxsegredo" not in written and b"zqxverdade" not in written and b"b-zqxsegredo" in written
+
+
+def test_answers_grow_old(ledger: Ledger) -> None:
+    add(ledger, "a", "b")
+    ledger.expire_answers(99.0)
+    assert [row.id for row in ledger.answers()] == ["b"]

@@ -115,14 +115,12 @@ def test_what_was_deleted_is_not_in_the_copy(home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("with_traffic", [False, True])
-def test_rows_of_requests_are_private(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_traffic: bool
-) -> None:
-    monkeypatch.setattr(backup, "PRIVATE", ("event", "a table of a later version"))
+def test_requests_and_answers_are_private(home: Path, tmp_path: Path, with_traffic: bool) -> None:
     with Ledger(home) as ledger:
-        ledger.event("note", {"text": "a secret word"})
+        asked = {"text": "a secret word"}
+        ledger.add_answer("pred-1", time=1.0, digest="d", request=asked, answer={}, observed={})
         back_up(ledger, tmp_path / "home.zip", QUIET, with_traffic=with_traffic)
-        assert len(ledger.events()) == 1, "the home itself keeps them"
+        assert len(ledger.answers()) == 1, "the home itself keeps them"
     with zipfile.ZipFile(tmp_path / "home.zip") as packed:
         assert (b"a secret word" in packed.read("ledger.sqlite")) == with_traffic
 

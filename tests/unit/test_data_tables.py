@@ -225,7 +225,7 @@ def test_the_leakage_check_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(f"{n:03d}", f"igual {n % 30}", "x") for n in range(60)]
     sides = ("train", "validation", "test")
     monkeypatch.setattr(
-        "oliveira.data.labelled.assign", lambda groups, **_: {name: sides[int(name) % 7 % 3] for name in groups}
+        "oliveira.data.split.assign", lambda groups, **_: {name: sides[int(name) % 7 % 3] for name in groups}
     )
     with pytest.raises(LeakageError):
         split_labelled(rows, seed=0, validation=0.1, test=0.1)

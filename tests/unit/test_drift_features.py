@@ -11,14 +11,13 @@ from scipy.stats import wasserstein_distance
 
 from oliveira.errors import UserError
 from oliveira.monitoring.calibration import CONVERSATION
-from oliveira.monitoring.feature_statistics import FARTHEST, Feature, neighbours
+from oliveira.monitoring.feature_statistics import FARTHEST, Feature, block_of, rare_allowed
 from oliveira.monitoring.features import (
     FeatureMonitor,
     build_feature_reference,
     measure_feature_delay,
     measure_feature_false_alarms,
 )
-from oliveira.monitoring.statistics import ks_distance
 
 WINDOW, ALPHA, CONFIRM = 60, 1e-3, 2
 RULE: dict[str, Any] = {"window": WINDOW, "alpha": ALPHA, "confirm": CONFIRM}
@@ -65,45 +64,52 @@ def alarms(reference: dict[str, Any], samples: Iterator[Any] | list[Any]) -> int
 
 
 def test_distances_by_hand() -> None:
-    shares = Feature.fit("class", np.array([0.0, 0, 0, 2]), few=True)
-    assert shares.scores(np.array([0.0, 0, 0, 2])) == [0]
-    assert shares.scores(np.array([2.0, 2, 2, 0])) == pytest.approx([0.5])
-    assert shares.scores(np.array([1.0, 1, 9, 9])) == [1], "values never seen"
-    lenient = Feature.fit("class", np.array([0.0, 0, 0, 2]), few=True, allowed=2)
-    assert lenient.scores(np.array([1.0, 1, 9, 9])) == [0.5] and lenient.scores(np.array([9.0, 9])) == [0]
+    shares = Feature("class", np.array([0.0, 2]), np.array([0.75, 0.25]))
+    assert shares.score(np.array([0.0, 0, 0, 2])) == 0
+    assert shares.score(np.array([2.0, 2, 2, 0])) == pytest.approx(0.5)
+    assert shares.score(np.array([1.0, 1, 9, 9])) == 1, "values never seen"
+    lenient = Feature("class", shares.values, shares.shares, allowed=2)
+    assert lenient.score(np.array([1.0, 1, 9, 9])) == 0.5 and lenient.score(np.array([9.0, 9])) == 0
     values = np.random.default_rng(0).normal(5, 2, size=4001)
-    feature = Feature.fit("level", values, few=False)
-    ks, shift = feature.scores(np.sort(values)[20::40])
-    assert ks == pytest.approx(ks_distance(np.sort(values), np.sort(values)[20::40]))
-    assert ks < 0.01 and shift < 0.02
-    assert feature.scores(values + 2)[1] == pytest.approx(1, rel=0.05), "in standard deviations"
-    assert feature.scores(values * 0 + 1e30) == [1, pytest.approx(FARTHEST, rel=0.05)]
+    feature = Feature.fit("level", values, window=60, block=1)
+    assert feature.score(np.sort(values)[20::40]) < 0.02
+    assert feature.score(values + 4) == pytest.approx(2, rel=0.05), "in standard deviations"
+    assert feature.score(values * 0 + 1e30) == pytest.approx(FARTHEST, rel=0.05)
 
 
 def test_shift_is_scipys() -> None:
     rng = np.random.default_rng(0)
     values, window = rng.normal(size=1000), rng.normal(0.3, 1.5, size=50)
-    feature = Feature.fit("level", values, few=False)
+    feature = Feature.fit("level", values, window=60, block=1)
     wanted = wasserstein_distance(values, window) / feature._units[1]
-    assert feature.scores(window)[1] == pytest.approx(wanted, rel=0.02)
+    assert feature.score(window) == pytest.approx(wanted, rel=0.02)
+
+
+def test_rare_values_are_one_and_some_of_them_are_allowed() -> None:
+    column = np.array([0.0] * 940 + [1.0] * 51 + [2.0] * 5 + [3.0] * 4)
+    feature = Feature.fit("rare", column, window=60, block=1)
+    assert feature.values.tolist() == [0, 1] and feature.shares == pytest.approx([940 / 991, 51 / 991])
+    assert rare_allowed(60, 9, 1000) == feature.allowed == 6
+    assert rare_allowed(60, 0, 1000) == 3 and rare_allowed(60, 0, 20) == 20 and rare_allowed(60, 5, 5) == 60
+    again = feature.again(np.array([1.0, 1, 0, 0, 3]))
+    assert again.shares is not None and again.shares.tolist() == [0.5, 0.5] and again.allowed == 6
 
 
 def test_missing_values_count_for_nothing() -> None:
-    feature = Feature.fit("level", np.arange(100.0), few=False)
+    feature = Feature.fit("level", np.arange(100.0), window=60, block=1)
     half = np.where(np.arange(40) % 2, math.nan, 500.0)
-    whole = feature.scores(np.full(20, 500.0))
-    assert feature.scores(half) == pytest.approx([score * math.sqrt(0.5) for score in whole])
-    assert feature.scores(np.full(60, math.nan)) == [0, 0]
-    assert Feature.fit("level", np.full(9, math.nan), few=False).scores(np.arange(9.0)) == [0, 0]
+    assert feature.score(half) == pytest.approx(feature.score(np.full(20, 500.0)) * math.sqrt(0.5))
+    assert feature.score(np.full(60, math.nan)) == 0
+    assert Feature.fit("level", np.full(9, math.nan), window=60, block=1).score(np.arange(9.0)) == 0
 
 
 def test_neighbours_that_are_alike_stay_together() -> None:
     rng = np.random.default_rng(0)
     alone = [{"level": value} for value in rng.normal(size=600)]
     walk = np.convolve(rng.normal(size=620), np.ones(21) / 21, mode="valid")
-    assert neighbours(alone) == CONVERSATION
-    assert 20 <= neighbours([{"level": value} for value in walk]) <= 60
-    assert neighbours([{"level": 1.0}] * 50) == neighbours([]) == neighbours([{}]) == CONVERSATION
+    assert block_of(alone) == CONVERSATION
+    assert 20 <= block_of([{"level": value} for value in walk]) <= 60
+    assert block_of([{"level": 1.0}] * 50) == block_of([]) == block_of([{}]) == CONVERSATION
 
 
 # Without drift ---------------------------------------------------------------------------------------------------
@@ -154,6 +160,16 @@ def test_samples_that_are_all_alike_make_a_reference() -> None:
     built = build_feature_reference(same, **RULE)
     assert alarms(built, same * 10) == 0
     assert alarms(built, [{"level": 3.0, "class": 1}] * WINDOW * 2) == 1
+
+
+def test_a_value_that_is_rare_is_no_alarm() -> None:
+    """One request in 150: most windows of the reference have none, and a live one with two is nothing new."""
+
+    def rare(seed: int, count: int) -> list[dict[str, float]]:
+        drawn = np.random.default_rng(seed).random(count) < 1 / 150
+        return [{"rare": float(value)} for value in drawn]
+
+    assert alarms(build_feature_reference(rare(0, 600), **RULE), rare(1, WINDOW * 1000)) <= 2
 
 
 # With drift ------------------------------------------------------------------------------------------------------
@@ -214,7 +230,7 @@ def test_only_a_reference_of_blocks_expects_neighbours_that_are_alike(monkeypatc
 
     known, live = walk(0, 2000), walk(1, WINDOW * 300)
     assert alarms(build_feature_reference(known, **RULE), live) <= 2
-    monkeypatch.setattr("oliveira.monitoring.feature_monitor.neighbours", lambda samples: CONVERSATION)
+    monkeypatch.setattr("oliveira.monitoring.feature_monitor.neighbours", lambda rows: CONVERSATION)
     assert alarms(build_feature_reference(known, **RULE), live) >= 10
 
 

@@ -103,6 +103,9 @@ def home(tmp_path: Path, log: TrafficLog) -> Iterator[tuple[Ledger, dict[str, st
         ids = {name: ledger.add_key(name[:3], ("use",)).split("-")[2] for name in ("ana1", "ana2", "bia")}
         for name, key in ids.items():
             log.append(record(f"a text of {name}", key))
+            ledger.add_answer(
+                f"of-{name}", time=1.0, digest="d", request={"x": f"asked by {name}"}, answer={}, observed={}, key=key
+            )
         origins: dict[str, dict[str, Any]] = {
             "package": {"stage": "package"},
             "old": {"stage": "update", "parent": "package"},
@@ -127,13 +130,22 @@ def test_who_learnt_from_it_is_named(home: tuple[Ledger, dict[str, str]]) -> Non
         (ledger.home / name).touch()
     found = forget(ledger, "ana")
     assert found["keys"] == sorted([ids["ana1"], ids["ana2"]]) and found["good"] == [ids["ana2"]]
+    assert found["answers"] == 2 and [row.id for row in ledger.answers()] == ["of-bia"]
+    files = [path for path in ledger.home.iterdir() if path.name.startswith("ledger.sqlite")]
+    assert files and not any(b"asked by ana" in path.read_bytes() for path in files), "nor in the log or a free page"
     assert found["records"] == 2 and texts(ledger.home / "traffic") == ["a text of bia"]
     assert found["learnt"] == [{"digest": "on-ana", "aliases": []}, {"digest": "on-top", "aliases": ["champion"]}]
     assert [row["digest"] for row in found["unknown"]] == ["old", "on-old", "unnamed"]
     left = {path.name for path in ledger.home.rglob("*") if path.is_file()}
     assert not left & {"ab01", "checkpoint.safetensors"} and "curve" in left
-    assert ledger.last_event("forgotten")["data"] == {"keys": found["keys"], "records": 2}  # type: ignore[index]
+    assert ledger.last_event("forgotten")["data"] == {"keys": found["keys"], "records": 2, "answers": 2}  # type: ignore[index]
     assert forget(ledger, ids["bia"])["records"] == 1, "by its id as well"
+
+
+def test_answers_grow_old(home: tuple[Ledger, dict[str, str]]) -> None:
+    ledger, ids = home
+    ledger.add_answer("new", time=9.0, digest="d", request={}, answer={}, observed={}, key=ids["bia"])
+    assert ledger.expire_answers(5.0) == 3 and [(row.id, row.key) for row in ledger.answers()] == [("new", ids["bia"])]
 
 
 def test_it_is_refused_for_an_unknown_key_and_beside_a_retraining(home: tuple[Ledger, dict[str, str]]) -> None:
@@ -154,6 +166,7 @@ def test_the_command_says_it_in_sentences(home: tuple[Ledger, dict[str, str]], l
     assert done.exit_code == 0
     assert done.output.splitlines() == [
         f"1 prompts of {ids['ana2']} are deleted.",
+        "1 requests with their answers and truths are deleted.",
         "1 prompts of an older version do not say whose they are, and stay.",
         "artifact on-ana learnt from them.",
         "artifact on-top (champion) learnt from them.",

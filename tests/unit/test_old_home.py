@@ -41,7 +41,7 @@ def test_there_is_a_home_of_every_schema_since_the_first() -> None:
     assert all(path.stat().st_size < 200_000 for path in HOMES)
 
 
-def check(home: Path, expected: dict[str, Any], *, withdrawn: bool = False) -> None:
+def check(home: Path, expected: dict[str, Any], *, restored: bool = False) -> None:
     with Ledger(home) as ledger:
         assert ledger.check() and ledger._connection.pragma("user_version") == SCHEMA_VERSION
         assert ledger._rows("PRAGMA foreign_key_check") == []
@@ -51,8 +51,10 @@ def check(home: Path, expected: dict[str, Any], *, withdrawn: bool = False) -> N
         assert ledger.aliases() == {"champion": second, "previous": first, "challenger": first}
         assert (key := ledger.verify_key(expected["key"])) is not None and key.name == "ana"
         assert [row.name for row in ledger.life()] == ["train"] and ledger.runs()[0]["metrics"] == {"loss": 2.0}
-        assert [wish.kind for wish in ledger.pending_wishes()] == ([] if withdrawn else ["retrain"])
+        assert [wish.kind for wish in ledger.pending_wishes()] == ([] if restored else ["retrain"])
         assert ledger.last_event("swap") is not None and len(ledger.gauges()) == 2
+        answers = [] if restored else expected.get("answers", [])  # since schema 2; private: in no backup
+        assert [vars(row) for row in ledger.answers()] == answers
         told = overview(ledger)
         assert told["paused"] and list(overview_lines(told))
         row = ledger.artifact(expected["champion"])
@@ -79,4 +81,4 @@ def test_it_is_backed_up_and_restored(old: tuple[Path, dict[str, Any]], tmp_path
     with Ledger(old[0]) as ledger:
         back_up(ledger, tmp_path / "home.zip", Reporter(quiet=True), with_traffic=False)
     restore(tmp_path / "home.zip", tmp_path / "new", Reporter(quiet=True))
-    check(tmp_path / "new", old[1], withdrawn=True)
+    check(tmp_path / "new", old[1], restored=True)

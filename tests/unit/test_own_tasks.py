@@ -209,6 +209,9 @@ def test_one_name_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert task("forecast/path:x/a b.csv").folder != bare.folder, "another folder's file of that name"
     assert place_of(one.name) == (one.folder, one.name) and place_of(bare.name) == (bare.folder, "")
     assert isinstance(task("classify/path:a.csv"), OwnTexts)
+    with pytest.raises(UserError, match="does not exist"):
+        pair("forecast/path:a.csv", "bert")
+    put_hours(tmp_path / "a.csv")
     with pytest.raises(UserError, match="does not fit forecast/path"):
         pair("forecast/path:a.csv", "bert")
 
@@ -220,8 +223,8 @@ def test_one_name_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("forecast/path:", {}, "names no file"),
         ("forecast/path:a.csv", {"text": "x"}, "--text has no effect"),
         ("classify/path:a.csv", {"horizon": 3}, "--horizon has no effect"),
-        ("forecast/path:a.csv?horizon=x", {}, "--horizon x is not a number of steps"),
-        ("forecast/path:a.csv", {"history": 10**9}, "--history 1000000000 is not a number"),
+        ("forecast/path:a.csv?horizon=x", {}, "--horizon x is not a whole number"),
+        ("forecast/path:a.csv", {"history": 10**9}, "--history 1000000000 is not a whole number"),
         ("forecast/power", {"target": "x"}, "--target has no effect on forecast/power"),
     ],
 )
@@ -328,8 +331,8 @@ def test_a_run_on_texts(tmp_path: Path) -> None:
 
 def test_what_a_file_is(tmp_path: Path) -> None:
     found = describe_data(str(put_hours(tmp_path / "consumo.csv")), home=tmp_path / "home")
-    series, texts = found.tasks
-    assert series.fits and not texts.fits and found.rows == 1800
+    series, texts, pairs = found.tasks
+    assert series.fits and not texts.fits and not pairs.fits and found.rows == 1800
     assert series.commands[0] == f"oliveira train forecast/path:{tmp_path}/consumo.csv gru --target 'Consumo (kWh)'"
     assert [column.kind for column in found.columns] == ["time", "number"]
     assert found.columns[0].smallest == "2024-01-01" and float(found.columns[1].largest) > 1200

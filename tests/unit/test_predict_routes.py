@@ -269,6 +269,15 @@ def test_a_full_disk_costs_records_and_no_answer(house: House, monkeypatch: pyte
     assert house.service.metrics.traffic_dropped_total._value.get() == 1
 
 
+def test_answers_are_the_keys_and_grow_old(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.predict({"level": 1})
+    [row] = house.kept()
+    assert row.key == house.key.split("-")[2]
+    assert house.service._writer.expire_answers(row.time + 1) == 1 and house.kept() == []
+    house.close()
+
+
 def test_the_openapi_shows_the_routes(house: House) -> None:
     paths = json.dumps(house.client.get("/openapi.json").json()["paths"])
     assert all(path in paths for path in ("/v1/predict", "/v1/feedback", "/v1/task"))

@@ -238,7 +238,7 @@ def test_forecasts_are_asked_at_every_hour() -> None:
     request, truth = data.requests("test", 5)[3]
     place = round((datetime.fromisoformat(request["start"]) - MONDAY).total_seconds() / 3600)
     assert truth == data.series.values[place + 168 : place + 192].tolist()
-    assert place >= data.edges["test"][0]
+    assert place >= data.edges["test"][0][0]
 
 
 def test_evenly() -> None:
@@ -289,3 +289,12 @@ def test_nothing_to_learn_from_is_told(opened: dict[str, Opened]) -> None:
     for _, data in opened.values():
         with pytest.raises(UserError, match="no truth to learn from"):
             data.learn([])
+
+
+def test_a_task_without_a_truth_says_so(tmp_path: Path) -> None:
+    wanted = task("probe/functions")
+    data = wanted.open(tmp_path, lambda text: None)
+    assert data.requests("test", 5) == [] and wanted.observe(data.state(), {}, {}) == {}
+    for asked in (lambda: wanted.error(data.state(), {}, {}, 1), lambda: data.learn([({}, 1)])):
+        with pytest.raises(UserError, match="this task takes no truth"):
+            asked()
