@@ -29,7 +29,7 @@ from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
 from oliveira.predict import GRAPH, Answerer, export
 from oliveira.registry import entry
-from oliveira.runs import batch_loss, section_for, split_values
+from oliveira.runs import section_for, split_values
 from oliveira.tasks.base import Batch, Run
 from oliveira.tasks.catalogue import task
 from oliveira.training.loop import Job, Progress, train
@@ -106,7 +106,7 @@ class TaskLesson:
             return data.learn([self.learned[place] for place in chosen])
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return batch_loss(model, batch, data)
+            return data.objective(model, batch)
 
         job: Job[Batch] = Job(
             batch=batch,

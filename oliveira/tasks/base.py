@@ -3,7 +3,7 @@
 A `Task` is light (a line of `oliveira list`). `open` fetches its data and gives a `Data`, which knows the sizes that it
 sets in a model's config, the batches, the loss, the metrics, and how a person's request becomes arrays and an answer.
 
-    training       batch(number) → model(*inputs) → loss(output, targets)
+    training       batch(number) → objective(model, batch), which is loss(model(*inputs), targets) unless overridden
     scoring        evaluate(model, split) → {metric: value, …}
     serving        answer(state, run, request), `run` being any runner of the exported model: no torch in it
 """
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.registry import can
+from oliveira.training.optim import Turn
+from oliveira.world import TrainSection
 
 Array = NDArray[Any]
 Run = Callable[..., Array]  # arrays in the order of the model's arguments → its output
@@ -29,8 +32,9 @@ Say = Callable[[str], None]
 
 
 class Batch(NamedTuple):
-    inputs: tuple[Tensor, ...]  # the model's arguments, in order
+    inputs: tuple[Tensor, ...]  # the model's arguments, in the order of the kind that it eats
     targets: Any  # a tensor, or a tuple of them
+    named: dict[str, Tensor] = {}  # noqa: RUF012  (further arguments, by name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,8 @@ class Task(ABC):
 
     name: str
     title: str  # one line for people
-    eats: Literal["tokens", "series", "image", "pairs"]
-    gives: Literal["one", "steps", "next", "mlm+nsp"]
+    eats: str  # kinds of `oliveira.kinds`
+    gives: str
     metric: Metric
     licence: str
     model: dict[str, Any] = field(default_factory=dict)  # config values that suit the task, where a model has them
@@ -111,7 +115,27 @@ class Data(ABC):
 
     @abstractmethod
     def loss(self, output: Any, targets: Any) -> Tensor:
-        """Mean loss of a batch."""
+        """Mean loss of a batch, given what the model returned."""
+
+    def objective(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What training lowers: the loss, plus the model's own where it has one (a mixture of experts balances its
+        load). Overridden by a task that calls its model in another way.
+        """
+        if can(model, "auxiliary_loss"):
+            network: Any = model
+            output, auxiliary = network.forward_with_auxiliary(*batch.inputs, **batch.named)
+            return self.loss(output, batch.targets) + auxiliary
+        return self.loss(model(*batch.inputs, **batch.named), batch.targets)
+
+    def turns(self, model: nn.Module, section: TrainSection) -> list[Turn]:
+        """Several updates a step, each of an optimiser and a loss of its own (a generator and its critic). A group's
+        learning rate follows the schedule as a share of `section.lr`. Empty: one, of `objective`.
+        """
+        return []
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model."""
+        return
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
