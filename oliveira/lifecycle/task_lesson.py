@@ -1,7 +1,7 @@
 """What a retraining of a task's model learns from, and how it is judged: requests whose truth came back.
 
-All weights learn, at a share of the rate of the first training, from batches of such pairs and, `adapt.replay` of the
-time, of the data that the model knows. What is judged answers as it will be served: by its exported graph.
+All weights learn, as in the first training, from batches of such pairs and, `adapt.replay` of the time, of the data that
+the model knows. What is judged answers as it will be served: by its exported graph.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ from oliveira.world import World
 
 HELD_OUT_SHARE = 0.2
 MOST_PAIRS = 5_000
-GENTLY = 0.3  # of the learning rate of the first training
-
 Pair = tuple[dict[str, Any], Any]
 
 
@@ -89,7 +87,6 @@ class TaskLesson:
         section = section_for(self.task, found, values, steps=world.update.steps)
         section = section.model_copy(
             update={
-                "lr": section.lr * GENTLY,
                 "warmup_steps": max(1, world.update.steps // 10),
                 "evaluate_every": world.update.steps,
                 "checkpoint_every": max(1, min(50, world.update.steps)),
