@@ -8,6 +8,7 @@ from __future__ import annotations
 from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
+from oliveira.portuguese_tasks import TASK_SENTENCES
 
 SENTENCES = {
     # Of the command line itself
@@ -291,6 +292,7 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **TASK_SENTENCES,
     **FOLDER_SENTENCES,
     **HOME_SENTENCES,
 }

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oliveira import artifact
+from oliveira import artifact, kinds
 from oliveira.artifact import TASK, Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
-from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
@@ -88,7 +88,7 @@ class Answerer:
             self.inputs = graph.described
         else:
             run = torch_runner(made)
-        self._run = _bounded(run, made)
+        self.run = _bounded(run, made, self.task.eats)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
@@ -97,7 +97,7 @@ class Answerer:
         if not all_finite(request):
             raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
         with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
-            answer = self.task.answer(self.state, self._run, request)
+            answer = self.task.answer(self.state, self.run, request)
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer
@@ -119,19 +119,19 @@ def torch_runner(made: Artifact) -> Run:
 def _torch(model: nn.Module) -> Run:
     def run(*arrays: Array) -> Any:
         with torch.inference_mode():
-            output = model(**bound(model, [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]))
+            output = model(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
         return output.numpy() if isinstance(output, Tensor) else tuple(part.numpy() for part in output)
 
     return run
 
 
-def _bounded(run: Run, made: Artifact) -> Run:
-    longest = made.config.get("max_len")
+def _bounded(run: Run, made: Artifact, eats: str) -> Run:
+    longest, kind = made.config.get("max_len"), kinds.eats(eats)
 
     def bounded(*arrays: Array) -> Any:
-        for array in arrays:
-            if longest and 1 < array.ndim < 4 and array.shape[1] > longest:
-                raise UserError(f"the input has {array.shape[1]} steps, more than max_len = {longest}. Send less.")
+        steps = max(kind.steps(arrays), default=0)
+        if longest and steps > longest:
+            raise UserError(f"the input has {steps} steps, more than max_len = {longest}. Send less.")
         return run(*arrays)
 
     return bounded
@@ -154,10 +154,11 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
         return plain(*arrays)
 
     expected_answer = wanted.answer(described["state"], record, described["request"])
-    example = [torch.from_numpy(np.repeat(np.ascontiguousarray(a[:1]), 2, axis=0)) for a in calls[-1]]
+    example = [torch.from_numpy(array) for array in kinds.eats(wanted.eats).two_rows(calls[-1])]
     with tempfile.TemporaryDirectory() as scratch:  # a kill leaves nothing in the run
         graph = Path(scratch) / GRAPH
-        steps = export_forward(model, example, graph, max_len=int(made.config.get("max_len", 0)))
+        form = (wanted.eats, wanted.gives)
+        steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:

@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from oliveira import artifact
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import canonical_json, check_writable, sha256_json, write_json_atomic
+from oliveira.flops import flop_counter
 from oliveira.processors import processors
 from oliveira.registry import Entry, make_config
 from oliveira.tasks.base import Batch, Data, Task
@@ -191,8 +191,8 @@ def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> 
     """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
     known = {field.name for field in dataclasses.fields(entry.config)}
     sizes = {key: value for key, value in data.sizes.items() if key in known}
-    if task.gives == "next" and "next" in entry.gives and "gives" in known:
-        sizes["gives"] = "next"  # steps of a model that is causal only when it is told so
+    if "gives" in known:
+        sizes["gives"] = entry.told(task.gives)
     for key in values.keys() & sizes.keys():
         if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
             raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")
@@ -216,21 +216,13 @@ def section_for(task: Task, entry: Entry, values: dict[str, Any], *, steps: int)
         raise UserError(f"{first['loc'][0]} = {first['input']!r} is refused: {first['msg']}. Correct it.") from None
 
 
-def batch_loss(model: nn.Module, batch: Batch, data: Data) -> Tensor:
-    """The task's loss, plus the model's own where it has one (a mixture of experts balances its load)."""
-    if (with_auxiliary := getattr(model, "forward_with_auxiliary", None)) is not None:
-        output, auxiliary = with_auxiliary(*batch.inputs)
-        return data.loss(output, batch.targets) + auxiliary
-    return data.loss(model(*batch.inputs), batch.targets)
-
-
-def forward_flops(network: nn.Module, batch: Batch) -> int:
-    """Floating point operations of the matrix products and convolutions of one forward pass."""
+def forward_flops(network: nn.Module, data: Data, batch: Batch) -> int:
+    """Floating point operations of the matrix products, convolutions and attentions of one forward pass."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # oneDNN's flags speak of GPUs that are not there
         # torch's counter does not see inside oneDNN's fused LSTM; without oneDNN it counts its products.
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-            network(*batch.inputs)
+        with torch.backends.mkldnn.flags(enabled=False), flop_counter() as counter:
+            data.objective(network, batch)
     return int(counter.get_total_flops())
 
 
@@ -250,13 +242,13 @@ def _steps(
         stored = json.loads(path.read_bytes())
         return stored["steps"], stored["flops_per_step"]
     first = data.batch(0, seed=seed, size=section.batch_size)
-    flops = 3 * forward_flops(network, first) * section.accumulate  # the backward pass costs two forward ones
+    flops = 3 * forward_flops(network, data, first) * section.accumulate  # the backward pass costs two forward ones
     steps = int(amount)
     if kind == "seconds":
         started = time.monotonic()
         for number in range(TIMED_STEPS):
             for _ in range(section.accumulate):
-                batch_loss(network, data.batch(number, seed=seed, size=section.batch_size), data).backward()
+                data.objective(network, data.batch(number, seed=seed, size=section.batch_size)).backward()
         steps = int(amount / ((time.monotonic() - started) / TIMED_STEPS))
     elif kind == "flops":
         steps = int(amount / max(1, flops))
@@ -293,7 +285,9 @@ def _run(
     torch.manual_seed(seed)  # measuring the budget must not move the run's random numbers
     job: Job[Batch] = Job(
         batch=lambda number: data.batch(number, seed=seed, size=size),
-        loss=lambda model, batch: batch_loss(model, batch, data),
+        loss=data.objective,
+        turns=data.turns,
+        after_step=data.after_step,
         evaluate=evaluate,
         on_progress=on_progress,
         tokens_per_batch=size,

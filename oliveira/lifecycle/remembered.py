@@ -34,12 +34,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a start asks for; `world` and `text` empty where no flag was given."""
+    """What a start asks for; what no flag gave is empty. `task`: its whole name."""
 
     world: str = ""
     text: str = ""
     overrides: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
+    task: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     sets = dict(own_sets)
     if asked.text:
         sets.setdefault("data.base", json.dumps(f"path:{expand(asked.text).absolute()}"))
+    for field, value in (("task.name", asked.task), ("task.model", asked.model)):
+        if value:
+            sets.setdefault(field, json.dumps(value))
     environment = dict(os.environ if asked.environment is None else asked.environment)
     known = _recall(home)
     name = asked.world or (known["name"] if known else DEFAULT)
@@ -80,6 +85,11 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
     from oliveira.data.folder import list_folder, read_folder
     from oliveira.lifecycle.plan import Plan, lengths_of, plan
 
+    if chosen.world.task.name:
+        from oliveira.lifecycle.task_plan import check_task
+
+        check_task(chosen.world)
+        return Plan(chosen.world)
     base = chosen.world.data.base
     lengths = None
     if base.startswith(PATH):
@@ -179,11 +189,13 @@ def _ask(
 ) -> None:
     shown = [f"{name} = {old} → {new}" for name, (old, new) in surprises.items()]
     text = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
-    flags = " and ".join(flag for flag, given in (("--world", asked.world), ("--text", asked.text)) if given)
+    given = (("--world", asked.world), ("--text", asked.text), ("--task", asked.task), ("--model", asked.model))
+    flags = " and ".join(flag for flag, value in given if value)
     if confirm is not None and confirm(f"home {home} was made otherwise: {text}. Learn anew in this home?"):
         return
     name, (_, new) = next(iter(surprises.items()))
+    own = made_with.task.name or made_with.data.base
     raise UserError(
-        f"home {home} was made with another world ({made_with.data.base}): {flags} would change {text}. Leave {flags} "
+        f"home {home} was made with another world ({own}): {flags} would change {text}. Leave {flags} "
         f"out to go on with its own, change it on purpose (--set {name}={new}), or give another --home."
     )

@@ -25,6 +25,7 @@ from oliveira import recipes
 from oliveira.cli import main
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.traffic_load import Client
+from oliveira.lifecycle.visitors import complete
 from oliveira.tasks import forecasting
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,7 @@ class Rule(NamedTuple):
     code: int = 0
 
 
+LIVES = "tests/system/test_task_lives.py"
 RULES = {
     "make up": Rule(run="stays up"),
     "make test": Rule(".venv/bin/python -m pytest --version", "pytest", run="make"),
@@ -68,6 +70,9 @@ RULES = {
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
         "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"
     ),
+    "oliveira up --task forecast --data consumo.csv --target kwh --home consumo": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify --data avaliacoes.csv --home avaliacoes": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify/digits --home digits": Rule(LIVES, run="elsewhere"),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),
@@ -176,7 +181,7 @@ class House:
         client = Client(self.address, self.key, traffic=True)
         for text in dict.fromkeys(TEXTS):
             for words in (text, text[::-1], text.upper(), text.swapcase()):
-                assert client.complete(words, 1).status == 200
+                assert complete(client, words, 1).status == 200
         client.connection.close()
 
     def fill(self, typed: str) -> list[str]:

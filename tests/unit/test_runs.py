@@ -11,8 +11,9 @@ import torch
 import oliveira
 from oliveira import artifact
 from oliveira.errors import Interrupted, TrainingError, UserError
-from oliveira.runs import build, fit, open_run, parse_budget
-from oliveira.tasks.base import shuffled
+from oliveira.registry import create
+from oliveira.runs import build, fit, forward_flops, open_run, parse_budget
+from oliveira.tasks.base import Batch, shuffled
 from oliveira.tasks.catalogue import fitting, pair, task, tasks
 
 SMALL: dict[str, Any] = dict(model="gru", d_model=8, batch_size=4, evaluate_every=6, checkpoint_every=3)
@@ -96,6 +97,28 @@ def test_errors_name_the_field_and_the_remedy(tmp_path: Path, arguments: dict[st
 def test_nan_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"became nan at step|became inf at step|gradient norm"):
         fit("probe/adding", budget="steps=40", home=tmp_path, **{**SMALL, "lr": 1e30, "clip": 1e30, "warmup_steps": 1})
+
+
+class Calls:
+    """A task that only calls its model."""
+
+    @staticmethod
+    def objective(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model(*batch.inputs).mean()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["flash", "math"])
+@pytest.mark.parametrize("name", ["gpt", "transformer"])
+def test_flops_of_attention_are_counted_in_whichever_kernel(name: str, dropout: float) -> None:
+    """Two a multiply-add: the matrices of each layer, and q·k and p·v of every pair of positions."""
+    b, t, d, d_ff, vocab, layers = 2, 24, 16, 40, 50, 3
+    sizes = dict(vocab_size=vocab, d_model=d, n_layers=layers, n_heads=2, d_ff=d_ff, max_len=t, dropout=dropout)
+    more = {"gpt": {"n_kv_heads": 1}, "transformer": {"d_out": vocab}}
+    of_layer = {"gpt": 2 * d * d + 2 * d * d // 2 + 3 * d * d_ff, "transformer": 4 * d * d + 2 * d * d_ff}
+    model = create(name, **sizes, **more[name]).train()
+    batch = Batch((torch.randint(vocab, (b, t)),), None)
+    expected = 2 * b * t * (layers * of_layer[name] + d * vocab) + layers * 2 * 2 * b * t * t * d
+    assert forward_flops(model, Calls(), batch) == expected  # type: ignore[arg-type]
 
 
 def test_shuffled_sees_every_example_once_an_epoch() -> None:
