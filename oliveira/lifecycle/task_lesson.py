@@ -1,7 +1,7 @@
 """What a retraining of a task's model learns from, and how it is judged: requests whose truth came back.
 
-All weights learn, as in the first training, from batches of such pairs and, `adapt.replay` of the time, of the data that
-the model knows. What is judged answers as it will be served: by its exported graph.
+All weights learn, as in the first training, from batches of such pairs and, `adapt.replay` of the time, of the data
+that the model knows. What is judged answers as it will be served: by its exported graph.
 """
 
 from __future__ import annotations
