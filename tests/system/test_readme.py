@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import life_helpers as life
+import numpy as np
 import pytest
 import readme_lines
+from PIL import Image
 from serving_helpers import TEXTS, wait_for
 
 from oliveira import recipes
@@ -70,6 +72,13 @@ RULES = {
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
         "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"
     ),
+    "oliveira train classify/path:fotos cnn": Rule(
+        "oliveira train classify/path:fotos mlp d_model=8 --budget steps=2", "nearest centroid"
+    ),
+    "oliveira train translate/path:pares.tsv transformer": Rule(
+        "oliveira train translate/path:pares.tsv transformer d_model=8 n_heads=2 n_layers=1 d_ff=16 --budget steps=2",
+        "next: oliveira export translate/path:pares.tsv/transformer",
+    ),
     "oliveira up --task forecast --data consumo.csv --target kwh --home consumo": Rule(LIVES, run="elsewhere"),
     "oliveira up --task classify --data avaliacoes.csv --home avaliacoes": Rule(LIVES, run="elsewhere"),
     "oliveira up --task classify/digits --home digits": Rule(LIVES, run="elsewhere"),
@@ -78,6 +87,9 @@ RULES = {
     "oliveira history": Rule(says="deploy"),
     "oliveira swap DIGEST": Rule("oliveira swap {digest}", '"champion"'),
     "oliveira rollback": Rule(says='"champion"'),
+    "oliveira chat": Rule("tests/system/test_chat.py", run="elsewhere"),
+    "oliveira backup home.zip": Rule(says="home.zip"),
+    "oliveira restore home.zip --home NEW": Rule(says="NEW"),
     "oliveira retrain": Rule(says="awaiting approval"),
     "oliveira approve": Rule(says='"champion"'),
     "oliveira reject": Rule(says='"rejected"', waiting=True),
@@ -89,6 +101,7 @@ RULES = {
     "oliveira adapters remove NAME": Rule("oliveira adapters remove ana", "removed"),
     "oliveira compile champion": Rule("oliveira compile champion --streams 1 --rounds 1", "serves from"),
     "oliveira keys create NAME": Rule("oliveira keys create ana", r"sk-|-"),
+    "oliveira forget --key ana": Rule(says="ana|0"),
     "oliveira prometheus-config": Rule(says="prometheus --config.file="),
     "oliveira formulas list": Rule(says="chinchilla"),
     "oliveira reproduce machado-gpt": Rule(says="bits per byte", code=1),
@@ -145,6 +158,13 @@ class House:
         (root / "consumo.csv").write_text("\n".join(["data;kwh", *hours]))
         reviews = (f"produto {n} {('bom', 'ruim')[n % 2]},{('pos', 'neg')[n % 2]}" for n in range(60))
         (root / "avaliacoes.csv").write_text("\n".join(["text,label", *reviews]))
+        pairs = (f"o gato {n} dorme\tthe cat {n} sleeps" for n in range(150))
+        (root / "pares.tsv").write_text("\n".join(["pt\ten", *pairs]))
+        for number in range(40):
+            folder = root / "fotos" / ("claro", "escuro")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 100, (12, 12)) + 150 * (number % 2 == 0)
+            Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.png")
 
     def start(self, line: str, home: Path, **changes: object) -> subprocess.Popen[str]:
         """What `make up …` or `oliveira up …` starts, in a tiny world."""
