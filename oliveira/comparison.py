@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import check_writable, write_atomic, write_json_atomic
 from oliveira.lifecycle.progress import Reporter
@@ -227,12 +228,7 @@ def report_text(result: dict[str, Any], title: str, language: str) -> str:
 
 
 def _draw(runs: dict[str, list[Run]], metric: Metric, title: str, png: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     key = f"validation_{metric.name}"
     for colour, (name, made) in enumerate(runs.items()):

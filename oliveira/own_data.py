@@ -16,6 +16,7 @@ import numpy as np
 
 from oliveira.data.collection import form_of
 from oliveira.data.columns import Column, read_columns
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
 from oliveira.own_data_looks import Look, look
@@ -80,19 +81,19 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
         raise next(error for error in made.values() if isinstance(error, UserError))
     looks = {kind: look(task) for kind, task in tasks.items()}
     png = home / "data" / f"{short_name(path)}.png"
-    if looks:
-        _draw(list(looks.values()), path.name, png)
+    not_drawn = _draw(list(looks.values()), path.name, png) if looks else []
     classes = next(iter(looks.values())).classes if form else {}
     table, columns = (None, {}) if form else read_columns(path)
+    doubts = [line for column in columns.values() for line in column.doubts]
     return DataFacts(
         file=str(path),
         rows=sum(classes.values()) if table is None else len(table.cells),
         read=[] if table is None else list(table.said),
         columns=[_facts(column) for column in columns.values()],
         classes=classes,
-        tasks=[_task(kind, task, looks.get(kind), file) for kind, task in made.items()],
-        wrong=[*_wrong(columns), *(line for found in looks.values() for line in found.wrong)],
-        picture=str(png) if looks else "",
+        tasks=[_task(kind, task, looks.get(kind), file, doubts) for kind, task in made.items()],
+        wrong=[*_wrong(columns), *doubts, *(line for found in looks.values() for line in found.wrong), *not_drawn],
+        picture=str(png) if looks and not not_drawn else "",
     )
 
 
@@ -122,7 +123,7 @@ def _clock(time: np.datetime64) -> str:
     return str(time.astype("datetime64[m]")).replace("T00:00", "").replace("T", " ")
 
 
-def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -> TaskFacts:
+def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str, doubts: list[str]) -> TaskFacts:
     if isinstance(task, UserError) or found is None:
         return TaskFacts(kind, False, str(task), [], [], [])
     words = shlex.join([f"{kind}{PATH}{file}"])
@@ -131,7 +132,7 @@ def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str) -
     one, several = _LEARNERS[kind, task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
     models = [model.name for model in fitting(task)]
-    return TaskFacts(kind, True, "", list(found.said), commands, models)
+    return TaskFacts(kind, True, "", [line for line in found.said if line not in doubts], commands, models)
 
 
 def _wrong(columns: dict[str, Column]) -> list[str]:
@@ -147,19 +148,19 @@ def _wrong(columns: dict[str, Column]) -> list[str]:
     return wrong
 
 
-def _draw(looks: list[Look], title: str, png: Path) -> None:
-    """What each task that fits sees, one below the other."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-    import matplotlib.pyplot as plt
-
+def _draw(looks: list[Look], title: str, png: Path) -> list[str]:
+    """What each task that fits sees, one below the other. What cannot be drawn is said: the rest is true without it."""
+    plt = pyplot()
     figure = plt.figure(figsize=(10, _HEIGHT * len(looks)), constrained_layout=True)
-    for part, found in zip(figure.subfigures(len(looks), 1, squeeze=False)[:, 0], looks, strict=True):
-        found.draw(part)
-    figure.suptitle(title)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    plt.close(figure)
+    try:
+        for part, found in zip(figure.subfigures(len(looks), 1, squeeze=False)[:, 0], looks, strict=True):
+            found.draw(part)
+        figure.suptitle(title)
+        figure.savefig(buffer, dpi=110, format="png")
+    except (ArithmeticError, ValueError, RuntimeError) as error:
+        return [f"it cannot be drawn ({type(error).__name__})"]
+    finally:
+        plt.close(figure)
     write_atomic(png, buffer.getvalue())
+    return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from oliveira.tasks.own_pairs import OwnPairs
 from oliveira.tasks.own_pictures import OwnPictures
 
 _RARE = 0.05
+_YEARS = 1000, 9000  # that an axis of times is drawn for
 _BARS, _LINES = 30, 8
 _ROWS, _COLUMNS = 12, 10  # classes and pictures of each that are drawn
 
@@ -77,19 +79,26 @@ def _rare(counts: Counter[str]) -> list[str]:
 
 def _series(figure: Any, roles: SeriesRoles) -> None:
     axes, series = figure.subplots(), roles.series
+    dated = series.start is not None and all(map(_drawable, roles.groups))
     for number, part in enumerate(sorted(roles.groups, key=lambda part: -len(part.values))[:_LINES]):
         every = max(1, len(part.values) // 20_000)
         values = np.where(part.measured, part.values, np.nan)[::every]
-        axes.plot(_times(part, range(0, len(part.values), every)), values, color=f"C{number}", lw=0.8)
+        axes.plot(_places(part, range(0, len(part.values), every), dated), values, color=f"C{number}", lw=0.8)
         if len(gaps := np.flatnonzero(~part.measured)):
-            axes.plot(_times(part, gaps), part.values[gaps], ".", color="tab:red", ms=3, label="filled")
+            axes.plot(_places(part, gaps, dated), part.values[gaps], ".", color="tab:red", ms=3, label="filled")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(*(part[:1] for part in axes.get_legend_handles_labels()), loc="upper right")
-    axes.set(ylabel=roles.unit, xlabel=series.step.plural if series.start is None else "")
+    axes.set(ylabel=roles.unit, xlabel="" if dated else series.step.plural)
 
 
-def _times(series: Series, places: Iterable[int]) -> list[Any]:
-    return [series.time(int(place)) for place in places]
+def _drawable(series: Series) -> bool:
+    """Whether its axis of times, with a margin, stays in the years that there are."""
+    ends = [series.time(place) for place in (0, len(series.values) - 1)]
+    return all(isinstance(end, datetime) and _YEARS[0] <= end.year <= _YEARS[1] for end in ends)
+
+
+def _places(series: Series, places: Iterable[int], dated: bool) -> list[Any]:
+    return [series.time(int(place)) if dated else int(place) for place in places]
 
 
 def _texts(figure: Any, roles: TextRoles) -> None:

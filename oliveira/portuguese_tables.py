@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 TABLE_SENTENCES = {
+    "{}{} is no field of a request. {}": "{}{} não é um campo de um pedido. {}",
+    "{}[{}] is more than {} standard deviations from what the model was trained on. Correct it, or train on such "
+    "values.": (
+        "{}[{}] está a mais de {} desvios-padrão daquilo em que o modelo foi treinado. Corrija, ou treine com tais "
+        "valores."
+    ),
+    "--time '{}' is a column of numbers that are neither years nor seconds or milliseconds since 1970. Name another, "
+    "or leave it out.": (
+        "--time '{}' é uma coluna de números que não são anos nem segundos ou milissegundos desde 1970. Diga outra, ou "
+        "deixe sem."
+    ),
+    "'{}' goes from {} to {}; a model counts in 32-bit floats, from {} to {}. Give it in another unit.": (
+        "'{}' vai de {} a {}; um modelo conta em floats de 32 bits, de {} a {}. Dê em outra unidade."
+    ),
     "{} needs {} to be read. Install it: pip install 'oliveira[tables]', or save it as .csv.": (
         "{} precisa de {} para ser lido. Instale: pip install 'oliveira[tables]', ou salve como .csv."
     ),
@@ -111,6 +125,8 @@ TABLE_SENTENCES = {
 }
 
 TABLE_LINES = {
+    "Did you mean {}?": "Seria {}?",
+    "There are: {}.": "Há: {}.",
     "{}, columns divided by {}": "{}, colunas separadas por {}",
     "{}, one column": "{}, uma coluna",
     "only the first sheet, {}, is read; {} more are not": "só a primeira planilha, {}, é lida; outras {} não",
@@ -128,8 +144,22 @@ TABLE_LINES = {
     "'{}': offsets from UTC are left out, times are as the clock showed them": (
         "'{}': os fusos ficam fora, os tempos são os do relógio"
     ),
+    "'{}': read as {}": "'{}': lido como {}",
+    "'{}' looks like times that are not understood: without them steps are counted. Write them as 2024-01-31 10:00": (
+        "'{}' parece de tempos que não são entendidos: sem eles contam-se passos. Escreva como 2024-01-31 10:00"
+    ),
+    "it cannot be drawn ({})": "não pode ser desenhado ({})",
     "'{}': decimal comma": "'{}': vírgula decimal",
     "'{}': decimal point": "'{}': ponto decimal",
+    "'{}': nothing tells whether its points divide thousands; they are read as decimal": (
+        "'{}': nada diz se seus pontos separam milhares; são lidos como decimais"
+    ),
+    "'{}': nothing tells whether its commas divide thousands; they are read as decimal": (
+        "'{}': nada diz se suas vírgulas separam milhares; são lidas como decimais"
+    ),
+    "'{}': nothing tells whether its commas are decimal; they are read as dividing thousands": (
+        "'{}': nada diz se suas vírgulas são decimais; são lidas como separadores de milhares"
+    ),
     "target: '{}', the only column of numbers": "alvo: '{}', a única coluna de números",
     "time: '{}'": "tempo: '{}'",
     "hours of the day: '{}'": "horas do dia: '{}'",
@@ -175,6 +205,8 @@ TABLE_LINES = {
 }
 
 TABLE_WORDS = {
+    "seconds since 1970, UTC": "segundos desde 1970, UTC",
+    "milliseconds since 1970, UTC": "milissegundos desde 1970, UTC",
     "UTF-8 with damaged letters": "UTF-8 com letras danificadas",
     "does not fit": "não serve",
     "column": "coluna",

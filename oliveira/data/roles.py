@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oliveira.data.columns import MOST_LABELS, Column, labels_of, years
+from oliveira.data.columns import MOST_LABELS, Column, as_times, labels_of
 from oliveira.data.labelled import Labelled, plain_words
 from oliveira.data.series import HOUR, MINUTE, Series, regular
 from oliveira.data.text import clean
@@ -61,7 +61,12 @@ def series_of(
     none for sure, is its target."""
     when = _named(columns, time, "--time") if time else next((c for c in columns.values() if c.kind == "time"), None)
     if when is not None and when.kind == "number":
-        when = years(when)
+        if (counted := as_times(when)) is None:
+            raise UserError(
+                f"--time '{time}' is a column of numbers that are neither years nor seconds or milliseconds since "
+                "1970. Name another, or leave it out."
+            )
+        when = counted
     if when is not None and (when.kind != "time" or np.isnat(when.values).all()):
         raise UserError(f"--time '{time}' is not a column of times ({when.kind}). Name another, or leave it out.")
     hours = _hours(columns, when)
@@ -72,6 +77,8 @@ def series_of(
     _refuse_empty(wanted)
     if wanted.kind != "number":
         raise UserError(f"--target '{wanted.name}' is not a column of numbers ({wanted.kind}). {_candidates(columns)}")
+    for column in (wanted, *(columns[name] for name in features)):
+        _refuse_magnitude(column)
     times = None if when is None else when.values if hours is None else when.values + _clock(hours)
     groups, said = (
         _apart(apart, times, wanted.values, inputs)
@@ -82,7 +89,10 @@ def series_of(
     guessed += [f"time: '{when.name}'"] if when is not None and not time else []
     guessed += [f"hours of the day: '{hours.name}'"] if hours is not None else []
     unit = found[1] if (found := _UNIT.search(wanted.name)) else wanted.name
-    return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *wanted.said, *said))
+    told = [line for column in (wanted, *(columns[name] for name in features)) for line in column.said + column.doubts]
+    if when is None:
+        told += [line for column in columns.values() if column.kind != "number" for line in column.doubts]
+    return SeriesRoles(groups, wanted.name, unit, (*guessed, *(when.said if when else ()), *told, *said))
 
 
 def _alone(series: Series, said: list[str]) -> tuple[tuple[Series, ...], list[str]]:
@@ -243,6 +253,18 @@ def _refuse_empty(column: Column, kind: str = "") -> None:
     if column.constant:
         raise UserError(
             f"'{column.name}' has the same value in every row ({kind}nothing to learn). Name another --target."
+        )
+
+
+def _refuse_magnitude(column: Column) -> None:
+    """Of numbers that a model's 32-bit floats cannot hold."""
+    known = column.values[np.isfinite(column.values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+    limits = np.finfo(np.float32)
+    if (low or high) and not float(limits.tiny) <= max(-low, high) <= float(limits.max):
+        raise UserError(
+            f"'{column.name}' goes from {low:g} to {high:g}; a model counts in 32-bit floats, from "
+            f"{limits.tiny:.1e} to {limits.max:.1e}. Give it in another unit."
         )
 
 

@@ -20,6 +20,7 @@ import stat
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ MISSING = ("", "na", "n/a", "nan", "nat", "null", "none", "?", "-")
 MAX_FILE = 256 << 20  # bytes, unpacked ones too
 MAX_LINE = 10_000_000  # bytes
 LONGEST_NAME = 80  # characters
+ENOUGH = 0.95  # of the cells that are there: of one kind, the column is
 _SAMPLE_LINES, _SAMPLE = 200, 1 << 18
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
@@ -50,6 +52,7 @@ class Table:
     cells: pd.DataFrame
     delimiter: str  # "" where the file has none
     said: tuple[str, ...]
+    typed: frozenset[str] = frozenset()  # columns that the file holds as numbers
 
     @property
     def names(self) -> list[str]:
@@ -102,15 +105,16 @@ def _read(path: Path, digest: str) -> Table:
     with path.open("rb") as file:
         start = file.read(8)
     if start.startswith(b"PAR1"):
-        cells, delimiter, said = _parquet(path), "", ["Parquet"]
+        (cells, typed), delimiter, said = _parquet(path), "", ["Parquet"]
     elif start.startswith(b"PK") and path.suffix.lower() in (".xlsx", ".xlsm"):
-        cells, delimiter, said = _sheet(path)
+        cells, typed, said = _sheet(path)
+        delimiter = ""
     elif start.startswith(b"\xd0\xcf\x11\xe0"):
         raise UserError(f"{path} is a document of an older Office. Save it as .xlsx or .csv.")
     else:
-        cells, delimiter, said = _text(path)
+        (cells, delimiter, said), typed = _text(path), frozenset()
     cells, more = _without_nothing(cells, path)
-    return Table(path, digest, cells, delimiter, (*said, *more))
+    return Table(path, digest, cells, delimiter, (*said, *more), typed)
 
 
 # Text ---------------------------------------------------------------------------------------------------------------
@@ -177,7 +181,7 @@ def guess_delimiter(text: str) -> str:
     best, choice = (0.0, 0), ""
     for candidate in DELIMITERS:
         try:
-            rows = [row for row in csv.reader(io.StringIO(sample), delimiter=candidate) if row]
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=None), delimiter=candidate) if row]
         except csv.Error:
             continue
         rows = (rows[:-1] if len(sample) < len(text) and len(rows) > 1 else rows)[:_SAMPLE_LINES]
@@ -201,7 +205,7 @@ def _needed(package: str, path: Path) -> None:
         ) from None
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def _parquet(path: Path) -> tuple[pd.DataFrame, frozenset[str]]:
     import pandas as pd
 
     _needed("pyarrow", path)
@@ -219,11 +223,11 @@ def _parquet(path: Path) -> pd.DataFrame:
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index()
     names, _ = _distinct([str(name) for name in frame.columns])
-    cells = frame.astype(object).where(frame.notna(), "").map(_cell)
-    return cells.set_axis(names, axis=1)
+    cells = frame.astype(object).where(frame.notna(), "")
+    return cells.map(_cell).set_axis(names, axis=1), _typed(cells, names)
 
 
-def _sheet(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
+def _sheet(path: Path) -> tuple[pd.DataFrame, frozenset[str], list[str]]:
     import pandas as pd
 
     _needed("openpyxl", path)
@@ -241,7 +245,18 @@ def _sheet(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
         raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
     cells, named = _headed(frame.map(_cell))
     left = [f"only the first sheet, {first}, is read; {others} more are not"] if others else []
-    return cells, "", ["XLSX", *left, *named]
+    return cells, _typed(frame.iloc[1:], list(cells.columns)), ["XLSX", *left, *named]
+
+
+def _typed(cells: pd.DataFrame, names: list[str]) -> frozenset[str]:
+    """Names of the columns whose values are numbers, not texts that look so; `cells` as the file types them."""
+    found = set()
+    for name, (_, column) in zip(names, cells.items(), strict=True):
+        there = [v for v in column if v is not None and not (isinstance(v, str) and v.strip().lower() in MISSING)]
+        numbers = sum(isinstance(value, Number) and not isinstance(value, bool) for value in there)
+        if there and numbers >= ENOUGH * len(there):
+            found.add(name)
+    return frozenset(found)
 
 
 def _cell(value: Any) -> str:
@@ -250,7 +265,7 @@ def _cell(value: Any) -> str:
         return ""
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return str(value)
 

@@ -10,8 +10,9 @@ sets in a model's config, the batches, the loss, the metrics, and how a person's
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -79,8 +80,14 @@ class Task(ABC):
         return ""
 
     def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
-        """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class."""
-        return self._kind().answer(state, run, request)
+        """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class.
+
+        `UserError` names the field that is wrong, or that no task of this kind has.
+        """
+        kind = self._kind()
+        if kind.fields:
+            refuse_unknown(request, kind.fields)
+        return kind.answer(state, run, request)
 
     def observe(self, state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
         """What drift looks at in a request and its answer, as `Data.observe` says."""
@@ -105,6 +112,7 @@ class Data(ABC):
     sizes: dict[str, Any]  # vocab_size, d_in, d_out, gives, max_len …: what the task sets in a config
     counts: dict[str, int]  # examples in train, validation and test
     baselines: ClassVar[dict[str, float]] = {}  # metric of what needs no learning, on the test split
+    fields: ClassVar[tuple[str, ...]] = ()  # all fields that a request may have; () = not checked
     unit: str = ""  # of the metric, where the data say it
     content: str = ""  # sha256 of the user's own file: part of a run's identity
     dynamic: bool = True  # whether the length of the second axis varies (exported so)
@@ -183,6 +191,15 @@ class Data(ABC):
     def picture(self, model: nn.Module, png: Path) -> bool:
         """Draws what people would rather look at (a forecast, an attention map). False: there is nothing to draw."""
         return False
+
+
+def refuse_unknown(given: Iterable[str], known: Sequence[str], within: str = "") -> None:
+    """Raises `UserError` for a field that nothing reads; `within`: the field that it stands in."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            advice = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known) or 'none'}."
+            raise UserError(f"{within}{name[:60]} is no field of a request. {advice}")
 
 
 def shuffled(number: int, *, seed: int, size: int, count: int) -> Array:

@@ -28,6 +28,7 @@ from oliveira.data.split import SPLITS
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import padded, tokenizer_from
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.observing import arrived, class_error, class_of, evenly, frequencies, head, of_classes, of_tokens
@@ -41,6 +42,8 @@ _PICTURED = 40  # labels
 
 
 class TextClassData(Data):
+    fields = ("text",)
+
     def __init__(self, parts: dict[str, list[Labelled]], tokenizer: str, max_len: int) -> None:
         """`parts`: rows by split; `tokenizer`: its JSON."""
         self.parts, self.max_len, self._tokenizer_json = parts, max_len, tokenizer
@@ -149,12 +152,7 @@ class TextClassData(Data):
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """Of the test texts of each label (row), the share that the model calls so (column)."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-        import matplotlib.pyplot as plt
-
+        plt = pyplot()
         size = len(self.labels)
         pairs = self.targets["test"] * size + self.predict(model, "test")
         table = np.bincount(pairs, minlength=size * size).reshape(size, size)

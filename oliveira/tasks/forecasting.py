@@ -34,9 +34,10 @@ from oliveira.data.routes import Say
 from oliveira.data.series import HOURLY, Series, Step, joined
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.tasks import classical
-from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
+from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, refuse_unknown, shuffled
 from oliveira.tasks.observing import LIMIT, arrived, bounded, evenly
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
 
@@ -52,6 +53,7 @@ _RIDGE, _FITTED = 10.0, 30_000  # λ, windows that it is fitted to
 
 
 class ForecastData(Data):
+    fields = ("history", "start", "features")
     dynamic = False
 
     def __init__(
@@ -202,7 +204,11 @@ class ForecastData(Data):
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"history": [numbers], "start": time of the first, "features": {name: [numbers]}} → {"forecast": [numbers],
         "unit"}. Of what is known ahead the steps to come follow those of the history."""
-        x = features(_asked(state, request), state["mean"], state["std"], state.get("beside", []), _horizon(state))
+        asked = _asked(state, request)
+        _refuse_far("history", asked.values, state["mean"], state["std"])
+        for one in state.get("beside", []):
+            _refuse_far(f"features.{one['name']}", asked.beside[one["name"]], one["mean"], one["std"])
+        x = features(asked, state["mean"], state["std"], state.get("beside", []), _horizon(state))
         forecast = np.asarray(run(x[None]))[0] * state["std"] + state["mean"]
         return {"forecast": [round(float(value), 4) for value in forecast], "unit": state["unit"]}
 
@@ -288,12 +294,7 @@ class ForecastData(Data):
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """The beginning of the test: what was measured, and forecasts that follow each other (a week of midnights)."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-        import matplotlib.pyplot as plt
-
+        plt = pyplot()
         test = self.starts["test"]
         end = self.first[np.searchsorted(self.first, test[0], side="right")]  # of the part that is drawn
         starts = test[((test - test[0]) % self.horizon == 0) & (test < end)][:_PICTURED]
@@ -383,6 +384,8 @@ def _asked(state: dict[str, Any], request: dict[str, Any]) -> Series:
     values = _numbers("history", request.get("history"), count, f"the last {count} values, one a {step.name}")
     first = _time(request.get("start")) if step.calendar else None
     given, beside = request.get("features", {}), {}
+    if isinstance(given, dict):
+        refuse_unknown(given, [one["name"] for one in state.get("beside", [])], "features.")
     for one in state.get("beside", []):
         name, ahead = one["name"], _horizon(state) * one["ahead"]
         wanted = f"the last {count}" + (f" and the next {ahead}" if ahead else "")
@@ -403,8 +406,9 @@ def _place(step: Step, request: dict[str, Any]) -> dict[str, float]:
 
 
 def _time(given: Any) -> datetime:
+    """As the clock showed it: an offset is left out, as of the times of a table."""
     try:
-        return datetime.fromisoformat(str(given))
+        return datetime.fromisoformat(str(given)).replace(tzinfo=None)
     except ValueError:
         raise UserError(f'start = {given!r} is not a time. Write it as "2010-05-01T00:00".') from None
 
@@ -419,6 +423,17 @@ def _numbers(field: str, given: Any, count: int, wanted: str) -> Array:
             kind = f"{value}" if isinstance(value, float) else type(value).__name__  # nan, inf
             raise UserError(f"{field}[{place}] is {kind}, not a finite number. Give {count} numbers.")
     return np.array(given, dtype=np.float64)
+
+
+def _refuse_far(field: str, values: Array, mean: float, std: float) -> None:
+    """What lies farther off than anything that training saw tells a model nothing: its answer would be made up."""
+    with np.errstate(over="ignore"):
+        far = np.flatnonzero(~(np.abs(values / std - mean / std) <= LIMIT))
+    if len(far):
+        raise UserError(
+            f"{field}[{far[0]}] is more than {LIMIT:.0e} standard deviations from what the model was trained on. "
+            "Correct it, or train on such values."
+        )
 
 
 TASKS: tuple[Task, ...] = (

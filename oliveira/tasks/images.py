@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from oliveira.data import pictures
 from oliveira.data.images import DIGITS, FASHION, ImageSource, Pictures, fetch_images, stratified
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task, shuffled
 from oliveira.tasks.observing import arrived, class_error, class_of, evenly, of_classes
@@ -71,6 +72,7 @@ class ImageTask(Task):
 
 
 class ImageData(Data):
+    fields = ("image",)
     dynamic = False
 
     def __init__(
@@ -176,12 +178,7 @@ class ImageData(Data):
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """The first test pictures with what the model sees in them; what is wrong in red, with what is right."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-        import matplotlib.pyplot as plt
-
+        plt = pyplot()
         pixels, classes = (part[:_SHOWN] for part in self.parts["test"])
         seen = self.logits(model, pixels).argmax(dim=1).tolist()
         names = [name[:24] for name, _ in self.labels]

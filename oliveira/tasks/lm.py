@@ -46,6 +46,8 @@ _SPLIT_SEED = 0  # the split is part of the task, not of a run
 
 
 class TextData(Data):
+    fields = ("prompt", "n")
+
     def __init__(self, folder: Path, max_len: int) -> None:
         """`folder`: what `preprocess.prepare` filled."""
         self.folder, self.max_len = folder, max_len

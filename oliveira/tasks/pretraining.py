@@ -58,6 +58,8 @@ class Place(NamedTuple):
 
 
 class PairData(Data):
+    fields = ("text", "next")
+
     def __init__(self, texts: dict[str, list[str]], wordpiece: WordPiece, max_len: int) -> None:
         """`texts`: documents by split, a sentence a line. Raises `UserError` when there are too few."""
         self.wordpiece, self.max_len, self._texts = wordpiece, max_len, texts

@@ -52,6 +52,8 @@ class Probe(Task):
 
 
 class ProbeData(Data):
+    fields = ("series", "tokens")
+
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
         gives = "one" if probe.gives == "one" else "steps"

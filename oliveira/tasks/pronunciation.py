@@ -29,6 +29,7 @@ from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS, assign
 from oliveira.data.text import nfc
 from oliveira.data.vocabulary import NOTHING, Symbols, codec_from
+from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.registry import can
 from oliveira.tasks.base import Array, Data, Metric, Run, Task
@@ -42,6 +43,7 @@ _LONGEST = 8  # letters of a unit of the baseline
 
 
 class PronunciationData(PairData):
+    fields = ("word",)
     asks = "word"
     beam: ClassVar = {"validation": 1, "test": 1}
     judged_on: ClassVar = {"validation": 300, "test": 1000}
@@ -136,11 +138,7 @@ class PronunciationData(PairData):
         weights = self.attention(model, word, phonemes)
         if weights is None:
             return False
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
+        plt = pyplot()
         figure, axes = plt.subplots(figsize=(5, 4.5), constrained_layout=True)
         axes.imshow(weights, cmap="Greys", vmin=0, vmax=1)
         axes.set_xticks(range(len(word)), list(word))

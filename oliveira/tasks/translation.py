@@ -36,6 +36,7 @@ _BEAM = 4
 
 
 class TranslationData(PairData):
+    fields = ("text",)
     beam: ClassVar = {"validation": 1, "test": _BEAM}
     judged_on: ClassVar = {"validation": 50, "test": 200}
     copied = "the English text"  # how the answer is called that is the source itself

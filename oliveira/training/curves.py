@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from oliveira.drawing import pyplot
 from oliveira.files import write_atomic
 
 
@@ -50,12 +51,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 def draw_curve(rows: list[dict[str, Any]], png: Path, *, title: str, lines: dict[str, float] | None = None) -> None:
     """Loss (nats a token) and validation bits per byte over the steps; `lines` are named levels to compare with."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     train = [(r["step"], r["loss"]) for r in rows if "loss" in r]
     validation = [(r["step"], r["validation_bits_per_byte"]) for r in rows if "validation_bits_per_byte" in r]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
@@ -73,12 +69,7 @@ def draw_curve(rows: list[dict[str, Any]], png: Path, *, title: str, lines: dict
 
 def draw_seeds(paths: list[Path], png: Path, *, title: str, metric: str, lines: dict[str, float] | None = None) -> None:
     """Stored curves of several seeds over each other: loss, and one metric with the levels of `lines`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for path in paths:
         rows = read_curve(path)

@@ -105,7 +105,8 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                 )
                 raise TrainingError(
                     f"the loss became {loss} at step {step} (gradient norm {norm}). {where} "
-                    f"Lower train.lr = {config.lr}."
+                    f"Lower the learning rate, {config.lr:g}: write lr={config.lr / 10:g} after the model of "
+                    "`oliveira train`, or train.lr in a world."
                 )
             job.after_step(model, step)
             seconds = time.monotonic() - started

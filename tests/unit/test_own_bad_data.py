@@ -93,6 +93,16 @@ BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "one column": ("classify", text("text\n" + "".join(f"t {n}\n" for n in range(9))), "there is one column"),
     "target missing": ("forecast", text("dia,v\n" + DAYS.format(*[""] * 31)), "no column holds numbers"),
     "target constant": ("forecast", text("dia,v\n" + DAYS.format(*[1] * 31)), "the same value in every row"),
+    "too large for a model": (
+        "forecast",
+        text("dia,v\n" + "".join(f"2024-01-{n:02d},{n}e306\n" for n in range(1, 32))),
+        "'v' goes from 1e+306 to 3.1e+307; a model counts in 32-bit floats",
+    ),
+    "too small for a model": (
+        "forecast",
+        text("dia,v\n" + "".join(f"2024-01-{n:02d},-{n}e-60\n" for n in range(1, 32))),
+        "'v' goes from -3.1e-59 to -1e-60",
+    ),
     "all missing": ("forecast", text("dia,v\n" + "NA,?\n" * 9), "no row below them"),
     "one class": ("classify", text("text,label\n" + "".join(f"t{n},pos\n" for n in range(9))), "(one class: "),
     "a million classes": (

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oliveira import own_data_looks
 from oliveira.comparison import compare
 from oliveira.data.series import DAY, Series, Step, carried, joined, regular
 from oliveira.errors import UserError
@@ -89,6 +90,13 @@ def test_a_request_gives_what_the_window_gives(tmp_path: Path) -> None:
     for wrong in ({}, {"chuva": [1.0] * 14}, {"chuva": [1.0] * 14, "promo": [1.0] * 14}, []):
         with pytest.raises(UserError, match=r"features\.(chuva|promo) = .* is not (14|21) numbers"):
             data.answer(state, run, {**request, "features": wrong})
+    rain, promo = request["features"]["chuva"], request["features"]["promo"]
+    for given, sentence in (
+        ({"chuva": [*rain[:-1], 1e300], "promo": promo}, r"features\.chuva\[13\] is more than"),
+        ({"chuva": rain, "promos": promo}, r"features\.promos is no field of a request\. Did you mean promo\?"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            data.answer(state, run, {**request, "features": given})
 
 
 def test_several_series_in_one_file(tmp_path: Path) -> None:
@@ -135,6 +143,7 @@ def test_gaps_beside_are_carried() -> None:
         ({"known_future": "loja", "group": ""}, "is not a column of numbers"),
         ({"group": "nada"}, "--group 'nada' is no column"),
         ({"known_future": "promo", "history": 4, "horizon": 7}, "--known-future needs a history of at least"),
+        ({"time": "promo"}, "neither years nor seconds"),
         ({"size": 3}, "--size has no effect"),
     ],
 )
@@ -200,3 +209,35 @@ def test_what_is_said_of_them(tmp_path: Path) -> None:
     found = describe_data(str(path), home=tmp_path / "home", **options)
     series = next(one for one in found.tasks if one.kind == "forecast")
     assert series.commands[0].endswith("--target vendas --known-future promo --group loja")
+
+
+def test_what_nothing_decides_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"2024-01-{1 + n // 24:02d} {n % 24:02d}:00;{100 + n % 7}.{500 + n % 24}\n" for n in range(700))
+    (tmp_path / "t.csv").write_text("quando;v\n" + rows)
+    found = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home")
+    doubt = "'v': nothing tells whether its points divide thousands; they are read as decimal"
+    assert found.wrong == [doubt] and doubt not in found.tasks[0].said, "once"
+    said: list[str] = []
+    task(f"forecast/path:{tmp_path}/t.csv").open(tmp_path, said.append)
+    assert f"t.csv: {doubt}" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [("0001-01-01", "v"), ("9999-06-02", "v"), ("2024-01-01", "\x1b[31mv"), ("2024-01-01", "\N{GRINNING FACE} $^{")],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_times_and_names_are_drawn(first: str, name: str, tmp_path: Path) -> None:
+    days = np.datetime64(first) + np.arange(213)
+    (tmp_path / "t.csv").write_text(f"dia,{name}\n" + "".join(f"{day},{n % 7}\n" for n, day in enumerate(days)))
+    found = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home")
+    assert found.tasks[0].fits and not found.wrong and Path(found.picture).stat().st_size
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(figure: Any, roles: Any) -> None:
+        raise OverflowError("no")
+
+    monkeypatch.setattr(own_data_looks, "_series", draw)
+    found = describe_data(str(put(tmp_path / "t.csv")), home=tmp_path / "home", target="vendas")
+    assert found.tasks[0].fits and found.wrong[-1] == "it cannot be drawn (OverflowError)" and not found.picture

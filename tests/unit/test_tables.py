@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oliveira.data import tables
-from oliveira.data.columns import Column, columns_of
+from oliveira.data.columns import Column, as_times, columns_of, labels_of
 from oliveira.data.tables import DELIMITERS, read_table
 from oliveira.errors import UserError
 
@@ -119,7 +119,6 @@ def test_an_absent_library_is_one_sentence(
         (["1,234.5", "2"], [1234.5, 2]),
         (["1.5", "-2e3"], [1.5, -2000]),
         (["R$ 1.000,50", "R$ 2,00"], [1000.5, 2]),
-        (["1.234", "2.345"], [1234, 2345]),  # of a file with semicolons
         (["50%", "7%"], [50, 7]),
     ],
 )
@@ -128,9 +127,76 @@ def test_numbers(cells: list[str], values: list[float], tmp_path: Path) -> None:
     assert columns["v"].kind == "number" and columns["v"].values.tolist() == values
 
 
-def test_a_point_alone_is_decimal_where_the_file_says_so(tmp_path: Path) -> None:
-    assert typed(tmp_path, "a,v\nx,1.234\ny,2.345\n")["v"].values.tolist() == [1.234, 2.345]
-    assert typed(tmp_path, "w;v\n0.5;1.234\n1.5;2.345\n")["v"].values.tolist() == [1.234, 2.345]
+MARKS: dict[str, tuple[str, dict[str, list[str]], float, str]] = {
+    # what is open: the first cell of `v`. Delimiter, columns, what it is, what is said
+    "a zero before the point": (";", {"w": ["0.418", "1.234"], "v": ["237.010", "1.000"]}, 237.01, "decimal point"),
+    "a zero in the same column": (";", {"v": ["1.234", "-0.418"]}, 1.234, ""),
+    "a zero before a comma": (",", {"v": ["1,234", "0,418"]}, 1.234, "decimal comma"),
+    "groups that come again": (",", {"w": ["1.234.567", "2.000"], "v": ["1.234", "2.000"]}, 1234, "decimal comma"),
+    "English groups that come again": (";", {"w": ["1,234,567", "2"], "v": ["1,234", "2,000"]}, 1234, "decimal point"),
+    "a comma elsewhere": (";", {"w": ["1,5", "2,75"], "v": ["1.234", "2.345"]}, 1234, "decimal comma"),
+    "a comma elsewhere, tabs": (
+        "\t",
+        {"w": ["1,5", "2,7"], "v": ["1.234", "2.345"]},
+        1234,
+        "decimal comma",
+    ),
+    "a point elsewhere": ("\t", {"w": ["1.5", "2.7"], "v": ["1,234", "2,345"]}, 1234, "decimal point"),
+    "both marks": (";", {"w": ["1,234.50", "2.5"], "v": ["1,234", "2,345"]}, 1234, "decimal point"),
+    "other lengths": (";", {"v": ["1.234", "12.5"]}, 1.234, ""),
+    "four digits before the mark": (";", {"v": ["1.234", "1234.567"]}, 1.234, ""),
+    "four digits without a mark": (";", {"v": ["1.234", "2345"]}, 1.234, ""),
+    "few digits without a mark": (";", {"v": ["1.234", "850"]}, 1234, "decimal comma"),
+    "few digits in an English file": (",", {"v": ["1.234", "850"]}, 1.234, "decimal point"),
+    "an amount in reais": (",", {"v": ["R$ 1.234", "R$ 2.345"]}, 1234, "decimal comma"),
+    "nothing": (";", {"v": ["1.234", "2.345"]}, 1.234, "points divide thousands; they are read as decimal"),
+    "nothing, a file of commas": (",", {"v": ["1.234", "2.345"]}, 1.234, "decimal point"),
+    "nothing, tabs": ("\t", {"v": ["1.234", "2.345"]}, 1.234, "points divide thousands; they are read as decimal"),
+    "nothing, commas": (";", {"v": ["1,234", "2,345"]}, 1.234, "commas divide thousands; they are read as decimal"),
+    "nothing, English commas": ("\t", {"v": ["1,234", "2,345"]}, 1234, "they are read as dividing thousands"),
+    "columns that differ": (
+        ";",
+        {"w": ["1,5", "2"], "u": ["1.5", "2"], "v": ["1.234", "2.345"]},
+        1.234,
+        "nothing tells",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MARKS)
+def test_what_a_point_or_comma_means(case: str, tmp_path: Path) -> None:
+    delimiter, cells, first, said = MARKS[case]
+    lines = [delimiter.join(f'"{cell}"' for cell in row) for row in zip(*cells.values(), ["x", "y"], strict=True)]
+    column = typed(tmp_path, "\n".join([delimiter.join([*cells, "nome"]), *lines]))["v"]
+    assert column.kind == "number" and column.values[0] == first
+    told = " ".join((*column.said, *column.doubts))
+    assert said in told and bool(told) == bool(said) and bool(column.doubts) == ("nothing" in said or "read" in said)
+
+
+def test_the_mark_is_decided_by_all_rows(tmp_path: Path) -> None:
+    rows = "".join(f"{100 + n % 800}.{n % 1000:03d};x\n" for n in range(2500))
+    column = typed(tmp_path, f"v;w\n{rows}0.5;x\n")["v"]
+    assert column.values[0] == 100 and column.values[-1] == 0.5 and not column.doubts
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.xlsx"])
+def test_numbers_that_are_numbers_are_not_guessed_again(name: str, tmp_path: Path) -> None:
+    """Three decimals beside texts with a decimal comma."""
+    values = [1.234, 237.011, 12.345] * 10
+    frame = pd.DataFrame({"kwh": values, "obs": ["1,5", "2,5", "3,5"] * 10, "big": [1e22, 1e308, 5e-324] * 10})
+    frame["kwh mixed"] = [*values[:-1], None] if name == "t.parquet" else [*values[:-1], "falta"]
+    frame.to_parquet(tmp_path / name) if name == "t.parquet" else frame.to_excel(tmp_path / name, index=False)
+    columns = columns_of(read_table(tmp_path / name))
+    assert columns["kwh"].values.tolist() == values and not columns["kwh"].said + columns["kwh"].doubts
+    assert columns["kwh mixed"].values[:-1].tolist() == values[:-1] and columns["kwh mixed"].missing == 1
+    assert columns["obs"].values.tolist() == [1.5, 2.5, 3.5] * 10, "a text is a text"
+    assert columns["big"].values.tolist() == frame["big"].tolist()
+
+
+def test_labels_are_as_they_are_written(tmp_path: Path) -> None:
+    columns = typed(tmp_path, "codigo,v\n" + "".join(f"{code},x\n" for code in ("1000001", "1000002", "007", "1.50")))
+    assert columns["codigo"].kind == "number"
+    assert labels_of(columns["codigo"]).tolist() == ["1000001", "1000002", "007", "1.50"]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +212,62 @@ def test_a_point_alone_is_decimal_where_the_file_says_so(tmp_path: Path) -> None
         (["31.01.2024", "01.02.2024"], datetime(2024, 2, 1), "day/month/year"),
         (["01/2024", "02/2024"], datetime(2024, 2, 1), "month/year"),
         (["2024-01", "2024-02"], datetime(2024, 2, 1), ""),
+        (["01/31/24", "02/01/24"], datetime(2024, 2, 1), "month/day/year"),
+        (["01/31/24 10:00 AM", "02/01/24 01:30 PM"], datetime(2024, 2, 1, 13, 30), "month/day/year"),
+        (["2024-01-31 12:05:00am", "2024-02-01 12:05:09 p.m."], datetime(2024, 2, 1, 12, 5, 9), ""),
+        (["jan/2024", "fev/2024"], datetime(2024, 2, 1), ""),
+        (["dez/23", "FEV/24"], datetime(2024, 2, 1), ""),
+        (["31 de janeiro de 2024", "1 de março de 2024"], datetime(2024, 3, 1), ""),
+        (["31-Jan-2024 10:00", "01-May-2024 11:00"], datetime(2024, 5, 1, 11), ""),
+        (["January 31, 2024", "Sept. 1, 2024"], datetime(2024, 9, 1), ""),
+        (["2024-out", "2024-nov"], datetime(2024, 11, 1), ""),
     ],
 )
 def test_times(cells: list[str], second: datetime, said: str, tmp_path: Path) -> None:
     column = typed(tmp_path, "t;v\n" + "".join(f"{cell};1,{place}\n" for place, cell in enumerate(cells)))["t"]
     assert column.kind == "time" and column.values[1].astype(datetime) == second
     assert bool(column.said) == bool(said) and said in " ".join(column.said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "looks"),
+    [
+        (["2024/31/01", "2024/13/02"], True),
+        (["quarta 1-2-24", "5-6-24"], False),
+        (["1 jan 2024 - 3", "2 jan 2024 - 4"], True),
+        (["24:61", "25:00"], False),
+        (["123.456.789-09", "987.654.321-00"], False),  # a CPF
+        (["10.0.0.256", "192.168.0.1"], False),
+        (["5-4-3 mar", "bom"], False),
+    ],
+)
+def test_what_looks_like_times_and_is_not_understood_is_said(cells: list[str], looks: bool, tmp_path: Path) -> None:
+    column = typed(tmp_path, "t;v\n" + "".join(f"{cell};1,{place}\n" for place, cell in enumerate(cells)))["t"]
+    assert column.kind in ("category", "text") and ("not understood" in " ".join(column.doubts)) == looks
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_ends_of_lines(end: str, tmp_path: Path) -> None:
+    table = read_table(put(tmp_path, end.join(["t,v", '2024-01-01,"1,5"', '2024-01-02,"2,5"', ""])))
+    assert table.names == ["t", "v"] and table.cells["v"].tolist() == ["1,5", "2,5"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "second", "said"),
+    [
+        (["2023", "2024"], datetime(2024, 1, 1), ""),
+        (["1735689600", "1735693200"], datetime(2025, 1, 1, 1), "read as seconds since 1970"),
+        (["1735689600000", "1735693200999"], datetime(2025, 1, 1, 1), "read as milliseconds since 1970"),
+        (["20240101", "20240102"], None, ""),
+        (["-3", "2024"], None, ""),
+    ],
+)
+def test_numbers_as_times_when_asked(numbers: list[str], second: datetime | None, said: str, tmp_path: Path) -> None:
+    columns = typed(tmp_path, "t,v\n" + "".join(f"{cell},{place}\n" for place, cell in enumerate([*numbers, ""])))
+    assert columns["t"].kind == "number", "nobody asked"
+    found = as_times(columns["t"])
+    assert (None if found is None else found.values[1].astype(datetime)) == second
+    assert found is None or (said in " ".join(found.said) and np.isnat(found.values[2]))
 
 
 def test_the_order_of_day_and_month_is_decided_by_all_rows(tmp_path: Path) -> None:

@@ -158,11 +158,25 @@ def test_a_request_there_and_back(data: ForecastData) -> None:
         ({"history": [1.0] * 167 + [10**400]}, r"history\[167\] is int"),
         ({"start": "yesterday"}, "start = 'yesterday' is not a time"),
         ({"start": None}, "start = None is not a time"),
+        ({"history": [1.0] * 167 + [1e39]}, r"history\[167\] is more than 1e\+06 standard deviations"),
+        ({"history": [-1.7e308] + [1.0] * 167}, r"history\[0\] is more than"),
+        ({"features": {"chuva": [1.0]}}, r"features\.chuva is no field of a request. There are: none"),
     ],
 )
 def test_a_wrong_request_names_the_field(data: ForecastData, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ForecastData.answer(data.state(), runner(LastWeek()), data.request() | change)
+
+
+@pytest.mark.parametrize("offset", ["Z", "+03:00", "-0300"])
+def test_the_offset_of_a_start_is_left_out(data: ForecastData, offset: str) -> None:
+    """As of the times of a table: the hour is that of the clock."""
+    asked = data.request()
+    with_offset = asked | {"start": f"{asked['start']}:00{offset}"}
+    answers = [ForecastData.answer(data.state(), runner(LastWeek()), one) for one in (asked, with_offset)]
+    assert answers[0] == answers[1]
+    seen = [ForecastData.observe(data.state(), one, answers[0]) for one in (asked, with_offset)]
+    assert seen[0] == seen[1]
 
 
 def test_a_short_series_is_refused() -> None:

@@ -23,7 +23,7 @@ from oliveira.errors import UserError
 from oliveira.registry import entry
 from oliveira.runs import build
 from oliveira.tasks.base import Data, Task
-from oliveira.tasks.catalogue import task
+from oliveira.tasks.catalogue import task, tasks
 from oliveira.tasks.forecasting import ForecastData
 from oliveira.tasks.observing import LIMIT, class_of, evenly
 from oliveira.tasks.pronunciation import PronunciationData
@@ -115,6 +115,24 @@ def test_requests_are_answered_observed_and_judged(key: str, opened: dict[str, O
         errors.append(wanted.error(state, request, answer, truth))
     assert len(errors) >= 5 and len(names) == 1 and len(names.pop()) >= 4
     assert all(type(error) is float and error >= 0 for error in errors) and max(errors) > 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_field_that_nothing_reads_is_refused(key: str, opened: dict[str, Opened]) -> None:
+    wanted, data = opened[key]
+    request, _ = data.requests("validation", 1)[0]
+    assert request.keys() <= set(data.fields)
+    first = data.fields[0]
+    for name, sentence in (
+        (f"{first}s", f"{first}s is no field of a request. Did you mean {first}"),
+        ("qq", "There are"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            wanted.answer(data.state(), runner(model(opened[key])), request | {name: 1})
+
+
+def test_every_task_names_its_fields() -> None:
+    assert [found.name for found in tasks().values() if not found._kind().fields] == []
 
 
 @pytest.mark.parametrize("key", KEYS)
