@@ -304,6 +304,17 @@ SENTENCES = {
     "the disk under {} fails (input/output error). Mend it, or choose a folder on another one with --home.": (
         "o disco de {} falha (erro de entrada e saída). Conserte-o, ou escolha com --home uma pasta em outro."
     ),
+    "{} is damaged ({}). Restore a backup (`oliveira restore`), or start with another --home.": (
+        "{} está danificado ({}). Restaure um backup (`oliveira restore`), ou comece com outro --home."
+    ),
+    "{} is damaged (it is empty, and a life's {} are there). Restore a backup (`oliveira restore`), or start with "
+    "another --home.": (
+        "{} está danificado (está vazio, mas {} de uma vida estão lá). Restaure um backup (`oliveira restore`), ou "
+        "comece com outro --home."
+    ),
+    "{} is of an older version, which has not what is asked for ({}). `oliveira up` brings it up to date.": (
+        "{} é de uma versão anterior, que não tem o que se pede ({}). `oliveira up` o atualiza."
+    ),
     "{} {} seed {}: going on in {}": "{} {} semente {}: continua em {}",
     "{}: {} MB, largest difference {}": "{}: {} MB, maior diferença {}",
     "ETA {}": "faltam {}",
