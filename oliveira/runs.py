@@ -38,6 +38,7 @@ from oliveira.files import (
     explain_disk,
     make_folder,
     sha256_json,
+    sweep_temporary,
     write_json_atomic,
 )
 from oliveira.locks import held
@@ -139,6 +140,7 @@ def fit(
         if fresh and folder.exists():
             with explain_disk(folder):
                 shutil.rmtree(folder)
+        sweep_temporary(folder)
         if (finished := _finished(folder, package)) is not None:
             say(f"{task} {model} seed {seed}: found again in {folder}")
             return finished

@@ -169,6 +169,16 @@ def test_two_at_once_train_it_once(tmp_path: Path) -> None:
         fit("probe/adding", budget="steps=2", home=tmp_path / "second", fresh=True, should_stop=lambda: True, **SMALL)
 
 
+def test_what_a_killed_process_left_in_a_run_is_swept(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(budget="steps=2", home=tmp_path, **SMALL)
+    made = fit("probe/adding", **settings)
+    (made.folder / ".artifact.0123abcd.tmp").mkdir()
+    (made.folder / "artifact").rename(made.folder / ".artifact.aside")  # killed between the two renames
+    written = (made.folder / "run.json").stat().st_mtime_ns
+    assert fit("probe/adding", **settings).load() and (made.folder / "run.json").stat().st_mtime_ns == written
+    assert [path.name for path in made.folder.glob(".*")] == []
+
+
 def without(name: str) -> Callable[[dict[str, Any]], bytes]:
     return lambda made: json.dumps({key: value for key, value in made.items() if key != name}).encode()
 
