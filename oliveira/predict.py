@@ -8,6 +8,7 @@ What a request means is the task's affair (`Data.answer`); here is only which ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from oliveira.artifact import TASK, Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
+from oliveira.runs import open_run, run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import place_of, task
@@ -47,7 +49,10 @@ def find_run(home: Path, name: str) -> Path:
     place = home / "runs" / folder / model
     runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
     if wanted:
-        runs = [path for path in runs if json.loads(path.read_bytes())["task"] == wanted]
+        records = {path: _record(path) for path in runs}
+        runs = [path for path, record in records.items() if record and record["task"] == wanted]
+        if not runs and (damaged := [path for path, record in records.items() if record is None]):
+            open_run(damaged[-1].parent)  # says so
     kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
     if runs and not kept:
         raise UserError(
@@ -56,17 +61,24 @@ def find_run(home: Path, name: str) -> Path:
         )
     if not kept:
         there = sorted(
-            f"{json.loads(path.read_bytes())['task']}/{path.parent.parent.name}"
+            f"{made['task']}/{path.parent.parent.name}"
             for path in (home / "runs").glob("*/*/*/run.json")
-            if (path.parent / "artifact").is_dir()
+            if (path.parent / "artifact").is_dir() and (made := _record(path))
         )
         known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
         raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
     return kept[-1]
 
 
+def _record(path: Path) -> dict[str, Any] | None:
+    """What a run's run.json holds; None if it is damaged."""
+    with contextlib.suppress(CorruptError):
+        return open_run(path.parent).result
+    return None
+
+
 def _how_to_train(folder: Path) -> str:
-    made = json.loads((folder / "run.json").read_bytes())
+    made = open_run(folder).result
     return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
@@ -142,6 +154,11 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
 
     Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
     """
+    with run_held(folder, say):
+        return _export(folder, say)
+
+
+def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
     described = json.loads((made.path / "task.json").read_bytes())

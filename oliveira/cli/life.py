@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Target, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Target, front_of, open_ledger, read_ledger
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
@@ -189,7 +189,7 @@ def status(
 
     oliveira status --mermaid
     """
-    with open_ledger(home) as ledger:
+    with read_ledger(home) as ledger:
         if as_mermaid:
             print(mermaid({row.name: row.state for row in ledger.life()}))
             return
@@ -235,7 +235,7 @@ def history(
 
     oliveira history --json --limit 5
     """
-    with open_ledger(home) as ledger:
+    with read_ledger(home) as ledger:
         decisions, artifacts = ledger.decisions(limit), ledger.artifacts()
     if as_json:
         made = [vars(row) | {"path": str(row.path)} for row in artifacts]
@@ -383,11 +383,8 @@ def prometheus_config(
     from oliveira.monitoring.prometheus import write_config
     from oliveira.serving.address import authority
 
-    try:
-        front = json.loads((home / "front.json").read_bytes())
-    except (OSError, ValueError):
-        raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
+    host, port = front_of(home)
     with open_ledger(home) as ledger:
         key = ledger.add_key("prometheus", ("use", "admin"))
-    path = write_config(folder.absolute(), address=authority(front["host"], front["port"]), key=key)
+    path = write_config(folder.absolute(), address=authority(host, port), key=key)
     print(f"prometheus --config.file={path}")

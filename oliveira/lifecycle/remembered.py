@@ -21,6 +21,7 @@ from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.store import check_not_lost
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
 if TYPE_CHECKING:
@@ -131,9 +132,13 @@ def _explicit(world: str, sets: Mapping[str, str], environment: Mapping[str, str
 
 def _recall(home: Path) -> dict[str, Any] | None:
     """What `remember` wrote; None for a home in which nothing was learnt yet."""
-    if not (home / "ledger.sqlite").is_file():
+    ledger_file = home / "ledger.sqlite"
+    if not ledger_file.is_file() or not ledger_file.stat().st_size:
+        check_not_lost(home)
         return None
-    with Ledger(home) as ledger:
+    with Ledger(home, reads=True) as ledger:
+        if not ledger.is_made():
+            return None
         if not any(row.name == "train" for row in ledger.stages()):
             return None
     for path in (home / MEMORY, home / IN_FORCE):  # a home of an older version has the second alone
@@ -143,8 +148,9 @@ def _recall(home: Path) -> dict[str, Any] | None:
             found = json.loads(path.read_bytes())
             if path.name == IN_FORCE:
                 found = {"name": DEFAULT, "file": None, "world": found, "explicit": []}
+            _check(found)
             return found | {"world": World.model_validate(found["world"]).model_dump()}
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, _Damaged):
             raise CorruptError(
                 f"{path} is damaged. Remove it and name the world again (--world, --text, --set): what was made stays."
             ) from None
@@ -155,6 +161,18 @@ def _recall(home: Path) -> dict[str, Any] | None:
                 "or another --home."
             ) from None
     return None
+
+
+class _Damaged(Exception):
+    """JSON, and not of the form that `remember` writes."""
+
+
+def _check(found: Any) -> None:
+    kinds = {"name": str, "file": dict | None, "world": dict, "explicit": list}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        raise _Damaged
+    if not all(isinstance(name, str) for name in found["explicit"]):
+        raise _Damaged
 
 
 def _merged(mine: dict[str, Any], then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
