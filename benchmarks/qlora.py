@@ -47,7 +47,7 @@ from oliveira.errors import OliveiraError
 from oliveira.kernels.fast import fast_layers
 from oliveira.tasks.language_modelling import next_token_loss
 from oliveira.training.loop import Job, one_step
-from oliveira.training.optim import make_optimizer
+from oliveira.training.optim import Turn, make_optimizer
 
 LEARN, LAST = 24, 4  # steps; the mean loss of the last ones is compared
 
@@ -76,11 +76,12 @@ def ours(subject: Subject, method: str, compute: Compute) -> Side:
     job = Job(batch=subject.batch, loss=next_token_loss())
     betas = (CONFIG.beta1, CONFIG.beta2)
     optimizer = make_optimizer(model, kind="adamw", lr=CONFIG.lr, betas=betas, weight_decay=0.0)
+    turns = [Turn(optimizer, job.loss)]
     losses: list[float] = []
 
     def step() -> None:
         with fast_layers(model):
-            losses.append(one_step(model, job, CONFIG, optimizer, len(losses) + 1)[0])
+            losses.append(one_step(model, job, CONFIG, turns, len(losses) + 1)[0])
 
     return Side(step, losses)
 

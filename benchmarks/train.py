@@ -25,7 +25,7 @@ from oliveira.kernels.products import product
 from oliveira.models.gpt import GPT
 from oliveira.tasks.language_modelling import next_token_loss
 from oliveira.training.loop import Job, one_step
-from oliveira.training.optim import make_optimizer
+from oliveira.training.optim import Turn, make_optimizer
 from oliveira.world import TrainSection
 
 LENGTH = 256
@@ -66,13 +66,14 @@ def full(sequences: int) -> tuple[GPT, Callable[[], object], Callable[[], object
     job = Job(batch=lambda number: rows, loss=next_token_loss())
     betas = (CONFIG.beta1, CONFIG.beta2)
     optimizer = make_optimizer(ours, kind="adamw", lr=CONFIG.lr, betas=betas, weight_decay=CONFIG.weight_decay)
+    turns = [Turn(optimizer, job.loss)]
     peer = torch.optim.AdamW(theirs.parameters(), lr=CONFIG.lr, betas=betas, weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(peer, lambda step: min(1.0, (step + 1) / CONFIG.warmup_steps))
     losses: tuple[list[float], list[float]] = ([], [])
 
     def our_step() -> None:
         with fast_layers(ours):
-            losses[0].append(one_step(ours, job, CONFIG, optimizer, len(losses[0]) + 1)[0])
+            losses[0].append(one_step(ours, job, CONFIG, turns, len(losses[0]) + 1)[0])
 
     def their_step() -> None:
         loss = theirs(rows[:, :-1], labels=targets, shift_labels=targets).loss

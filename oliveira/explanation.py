@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira import kinds
 from oliveira.errors import UserError
 from oliveira.tasks.base import Batch, Data
 
@@ -103,13 +104,25 @@ def explain(
     network = build(wanted, data, found, values, seed=seed)
     lr = lr or float({**wanted.train, **found.train}.get("lr", 2e-3))
     examples = data.batch(0, seed=seed, size=batch)
-    return explain_step(network, data, examples, model=model, task=wanted.name, seed=seed, weight=weight, lr=lr)
+    count = kinds.eats(wanted.eats).count(examples.inputs)
+    return explain_step(
+        network, data, examples, model=model, task=wanted.name, count=count, seed=seed, weight=weight, lr=lr
+    )
 
 
 def explain_step(
-    network: nn.Module, data: Data, batch: Batch, *, model: str, task: str, seed: int, weight: str = "", lr: float
+    network: nn.Module,
+    data: Data,
+    batch: Batch,
+    *,
+    model: str,
+    task: str,
+    count: int,
+    seed: int,
+    weight: str = "",
+    lr: float,
 ) -> Explanation:
-    """The same for a model and a batch at hand. The model is left as it was."""
+    """The same for a model and a batch of `count` examples at hand. The model is left as it was."""
     network = _twin(network)
     loss = _loss(network, batch, data)
     loss.backward()
@@ -120,12 +133,12 @@ def explain_step(
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients.values()))
     with torch.no_grad():
         torch.manual_seed(0)
-        output = network(*batch.inputs)
+        output = network(*batch.inputs, **batch.named)
     return Explanation(
         model=model,
         task=task,
         seed=seed,
-        batch=batch.inputs[0].shape[0],
+        batch=count,
         parameters=sum(p.numel() for p in network.parameters()),
         predictions=_predictions(_first(output), _first(batch.targets)),
         loss=loss.item(),
@@ -165,10 +178,8 @@ def _twin(network: nn.Module) -> Any:
 
 
 def _loss(network: nn.Module, batch: Batch, data: Data) -> Tensor:
-    from oliveira.runs import batch_loss
-
     torch.manual_seed(0)  # a model that draws (its hashes) draws the same each time
-    return batch_loss(network, batch, data)
+    return data.objective(network, batch)
 
 
 def _chosen(network: nn.Module, weight: str) -> tuple[str, tuple[int, ...]]:
@@ -189,7 +200,8 @@ def _chosen(network: nn.Module, weight: str) -> tuple[str, tuple[int, ...]]:
 def _difference(network: nn.Module, batch: Batch, data: Data, name: str, place: tuple[int, ...]) -> float:
     """(L(w + h) − L(w − h)) / 2h of a float64 copy."""
     exact = _twin(network).double()
-    doubled = Batch(tuple(_double(x) for x in batch.inputs), _double(batch.targets))
+    named = {name: _double(x) for name, x in batch.named.items()}
+    doubled = Batch(tuple(_double(x) for x in batch.inputs), _double(batch.targets), named)
     weight = exact.get_parameter(name)
     value = weight[place].item()
     losses = []

@@ -74,7 +74,7 @@ def fsync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def explain_disk(path: Path) -> Iterator[None]:
-    """Turns 'no space' and 'read-only' into a sentence that says where and what to do."""
+    """Turns what a disk can refuse into a sentence that says where and what to do."""
     try:
         yield
     except OSError as error:
@@ -82,6 +82,16 @@ def explain_disk(path: Path) -> Iterator[None]:
             free = shutil.disk_usage(_existing(path)).free // 2**20
             raise DiskError(
                 f"no space left at {path} ({free} MiB free). Free some space and start again: finished stages are kept."
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise DiskError(
+                f"cannot write to {error.filename or path}: the file would be larger than this session or this disk "
+                "takes. Raise the limit (`ulimit -f unlimited`), or choose another folder with --home."
+            ) from error
+        if error.errno == errno.EIO:
+            raise DiskError(
+                f"the disk under {error.filename or path} fails (input/output error). "
+                "Mend it, or choose a folder on another one with --home."
             ) from error
         if error.errno in _NOT_WRITABLE:
             reason = os.strerror(error.errno).lower()

@@ -3,15 +3,14 @@
     inspection = oliveira.describe("mamba", "forecast/power", d_model=96)
     inspection.parameters, inspection.flops, inspection.weight_bytes["int4"]
 
-Sizes that no task sets are the example's of each kind (`EXAMPLES`). FLOPs are two for each multiply-add of a matrix
-product, convolution, attention or LSTM kernel, by torch's counter; `uncounted` names the operations it passes over.
+Sizes that no task sets are the example's of each kind (`oliveira.kinds`). FLOPs are two for each multiply-add
+(`oliveira.flops`); `uncounted` names the operations that the counter passes over.
 Bytes kept for backward are those of every tensor autograd saves, weights left out, each storage once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,18 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
-from oliveira.registry import Entry, entry, make_config
+from oliveira import kinds
+from oliveira.flops import MORE_RULES, flop_counter
+from oliveira.registry import entry, make_config
 
 BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "int8": 8.0, "int4": 4.5}  # int4: groups of 64, two fp16 each
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "tokens": {"vocab_size": 1000, "max_len": 128},
-    "series": {"d_in": 8, "max_len": 128},
-    "image": {"channels": 3, "height": 32, "width": 32},
-    "pairs": {"vocab_size": 1000, "target_vocab_size": 1000, "max_len": 64},
-}
-D_OUT = 10
 ROUNDS, SECONDS = 7, 2.0  # of a timing: whichever ends first
 
 
@@ -81,9 +75,11 @@ def describe(
     """
     if task is None:
         found = entry(name)
-        eats, gives = found.eats[0], found.gives[0]
-        network = found.model(make_config(found, {**example_sizes(found, eats, gives), **values}))
-        inputs = example(network, eats, batch)
+        eats, gives = form = found.forms[0]
+        network = found.model(make_config(found, {**found.sizes(form), **values}))
+        config: Any = network.config
+        sizes = {**kinds.sizes_of(form), **dataclasses.asdict(config)}
+        inputs = kinds.eats(eats).example(sizes, batch=batch)
     else:
         from oliveira.runs import build
         from oliveira.tasks.catalogue import pair
@@ -94,24 +90,6 @@ def describe(
         network = build(wanted, data, found, values)
         inputs = data.batch(0, seed=0, size=batch).inputs
     return inspect(network, inputs, model=name, task=task or "", eats=eats, gives=gives)
-
-
-def example_sizes(found: Entry, eats: str, gives: str) -> dict[str, Any]:
-    """The fields of a config that a task would set."""
-    sizes = {**EXAMPLES[eats], "gives": gives, "d_out": D_OUT if gives in ("one", "steps") else 1000}
-    return {field.name: sizes[field.name] for field in dataclasses.fields(found.config) if field.name in sizes}
-
-
-def example(network: nn.Module, eats: str, batch: int) -> tuple[Tensor, ...]:
-    """Inputs at random, as long as the config allows."""
-    config: Any = network.config
-    random = torch.Generator().manual_seed(0)
-    if eats == "image":
-        return (torch.randn(batch, config.channels, config.height, config.width, generator=random),)
-    if eats == "series":
-        return (torch.randn(batch, config.max_len, config.d_in, generator=random),)
-    sizes = [config.vocab_size] + ([config.target_vocab_size] if eats == "pairs" else [])
-    return tuple(torch.randint(size, (batch, config.max_len), generator=random) for size in sizes)
 
 
 def inspect(
@@ -203,27 +181,6 @@ class _Uncounted(TorchDispatchMode):
         if real and not moves and not {func.overloadpacket} & (flop_registry.keys() | MORE_RULES.keys()):
             self.names.add(name)
         return output
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *arguments: Any, out_shape: Any = None, **options: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _lstm_flops(x: Any, w_in: Any, w_hidden: Any, *arguments: Any, out_shape: Any = None, **options: Any) -> int:
-    steps_and_rows = x[0] * x[1]
-    return 2 * steps_and_rows * (math.prod(w_in) + math.prod(w_hidden))
-
-
-# Kernels of the CPU that torch's own table leaves out.
-MORE_RULES: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
-}
-
-
-def flop_counter() -> FlopCounterMode:
-    """Torch's counter with the rules of `MORE_RULES`: a context; then `get_total_flops()`."""
-    return FlopCounterMode(display=False, custom_mapping=MORE_RULES)
 
 
 def _kept_for_backward(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:

@@ -37,8 +37,9 @@ def index(results: dict[str, list[dict[str, Any]]]) -> str:
     lines += ["| model | family | eats → gives | checked against | results |", "| --- | --- | --- | --- | --- |"]
     for entry in entries():
         found = "<br>".join(_short(result) for result in results.get(entry.name, [])) or "none yet"
-        kinds = f"{', '.join(entry.eats)} → {', '.join(entry.gives)}"
-        lines.append(f"| [{entry.name}]({entry.name}.md) | {entry.family} | {kinds} | {entry.reference} | {found} |")
+        lines.append(
+            f"| [{entry.name}]({entry.name}.md) | {entry.family} | {entry.in_words} | {entry.reference} | {found} |"
+        )
     return "\n".join([*lines, ""])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from oliveira.portuguese_folders import FOLDER_WORDS
 from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
+from oliveira.portuguese_tasks import TASK_HELP
 
 HELP = {
     "A model's whole life in one program: collect, train, adapt, shrink, export, serve, watch, retrain.": (
@@ -35,12 +36,6 @@ HELP = {
     "Name of a model; `oliveira list` shows them.": "Nome de um modelo; `oliveira list` mostra todos.",
     "Fields of the model's config.": "Campos da configuração do modelo.",
     # up, status, history
-    "Takes text to a model that is served, watched and retrained. Finished stages are reused.": (
-        "Leva de um texto a um modelo servido, vigiado e retreinado. O que já terminou é reaproveitado."
-    ),
-    "A home goes on with the text and world it was made with; others are asked for, or set with --set.": (
-        "Uma pasta continua com o texto e o mundo com que foi feita; outros são perguntados, ou dados com --set."
-    ),
     "Name of a world, or path of a .toml file; left out: the home's own, else default.": (
         "Nome de um mundo, ou caminho de um arquivo .toml; sem ele: o da própria pasta, ou default."
     ),
@@ -187,9 +182,6 @@ HELP = {
         "Escreve um treino como ONNX ao lado dos pesos, depois de conferir que os dois respondem igual."
     ),
     "TASK/MODEL of the newest run, or a run's folder.": "TAREFA/MODELO do treino mais novo, ou a pasta de um treino.",
-    "Serves a trained run: POST /v1/predict, GET /v1/task, GET /health.": (
-        "Serve um treino: POST /v1/predict, GET /v1/task, GET /health."
-    ),
     "Address to listen on.": "Endereço em que escuta.",
     "Asks a trained run. Without --input it answers its own example, which shows what a request looks like.": (
         "Pergunta a um treino. Sem --input ele responde a seu próprio exemplo, que mostra como é um pedido."
@@ -284,6 +276,7 @@ HELP = {
     "Only formulas with a claim that fails.": "Só fórmulas com uma afirmação que falha.",
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
+    **TASK_HELP,
     **HOME_HELP,
 }
 

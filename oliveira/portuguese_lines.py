@@ -5,6 +5,7 @@ from __future__ import annotations
 from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
+from oliveira.portuguese_tasks import TASK_LINES
 
 LINES = {
     # oliveira up
@@ -21,7 +22,7 @@ LINES = {
     "{}: {} MiB, {} bits a weight, loss {} nats a token, {} ms a token": (
         "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
     ),
-    "loss {}, {} tokens/s": "perda {}, {} tokens/s",
+    "loss {}, {} {}/s": "perda {}, {} {}/s",
     "loss {}": "perda {}",
     "tokens of {}": "tokens de {}",
     "cleaning and comparing documents": "limpando e comparando documentos",
@@ -60,7 +61,6 @@ LINES = {
     "swap under load": "troca sob carga",
     "nothing was promoted": "nada foi promovido",
     "detected after {} requests": "notada depois de {} pedidos",
-    "bits per byte, {}": "bits por byte, {}",
     "{} failed of {} requests, {} s": "{} falharam de {} pedidos, {} s",
     "digest restored": "digest restaurado",
     "not restored": "não restaurado",
@@ -114,6 +114,7 @@ LINES = {
     ),
     "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
+    **TASK_LINES,
     **FOLDER_LINES,
     **HOME_LINES,
 }
@@ -155,6 +156,8 @@ TERMS = {
     "adapted": "adaptado",
     "update": "atualizado",
     "by hand": "à mão",
+    "score": "valor",
+    "examples": "exemplos",
 }
 
 # What pydantic says of a field, and the sentences of a world, into which `world.py` puts where a value came from.

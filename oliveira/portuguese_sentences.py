@@ -8,6 +8,7 @@ from __future__ import annotations
 from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
+from oliveira.portuguese_tasks import TASK_SENTENCES
 
 SENTENCES = {
     # Of the command line itself
@@ -286,11 +287,41 @@ SENTENCES = {
         "mediana (do mais rápido ao mais lento) de {} voltas em {} thread(s)"
     ),
     "{} {} seed {}: found again in {}": "{} {} semente {}: reencontrado em {}",
+    "process {} trains the same run: waiting for it; Ctrl-C ends the wait": (
+        "o processo {} faz o mesmo treino: espera-se por ele; Ctrl-C encerra a espera"
+    ),
+    "stopped while process {} trains the same run.": "parado enquanto o processo {} faz o mesmo treino.",
+    "{} is damaged ({}). Train it anew: `oliveira train` with --fresh, or remove {}.": (
+        "{} está danificado ({}). Treine de novo: `oliveira train` com --fresh, ou apague {}."
+    ),
+    "{} is damaged ({}). Remove it to train from the start.": (
+        "{} está danificado ({}). Apague-o para treinar do começo."
+    ),
+    "cannot write to {}: the file would be larger than this session or this disk takes. Raise the limit "
+    "(`ulimit -f unlimited`), or choose another folder with --home.": (
+        "não se pode gravar em {}: o arquivo passaria do que esta sessão ou este disco aceita. Aumente o limite "
+        "(`ulimit -f unlimited`), ou escolha outra pasta com --home."
+    ),
+    "the disk under {} fails (input/output error). Mend it, or choose a folder on another one with --home.": (
+        "o disco de {} falha (erro de entrada e saída). Conserte-o, ou escolha com --home uma pasta em outro."
+    ),
+    "{} is damaged ({}). Restore a backup (`oliveira restore`), or start with another --home.": (
+        "{} está danificado ({}). Restaure um backup (`oliveira restore`), ou comece com outro --home."
+    ),
+    "{} is damaged (it is empty, and a life's {} are there). Restore a backup (`oliveira restore`), or start with "
+    "another --home.": (
+        "{} está danificado (está vazio, mas {} de uma vida estão lá). Restaure um backup (`oliveira restore`), ou "
+        "comece com outro --home."
+    ),
+    "{} is of an older version, which has not what is asked for ({}). `oliveira up` brings it up to date.": (
+        "{} é de uma versão anterior, que não tem o que se pede ({}). `oliveira up` o atualiza."
+    ),
     "{} {} seed {}: going on in {}": "{} {} semente {}: continua em {}",
     "{}: {} MB, largest difference {}": "{}: {} MB, maior diferença {}",
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **TASK_SENTENCES,
     **FOLDER_SENTENCES,
     **HOME_SENTENCES,
 }

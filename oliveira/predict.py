@@ -8,6 +8,7 @@ What a request means is the task's affair (`Data.answer`); here is only which ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -20,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oliveira import artifact
+from oliveira import artifact, kinds
 from oliveira.artifact import TASK, Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
-from oliveira.export.forward import ForwardRunner, bound, export_forward
+from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
+from oliveira.runs import open_run, run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import place_of, task
@@ -47,7 +49,10 @@ def find_run(home: Path, name: str) -> Path:
     place = home / "runs" / folder / model
     runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
     if wanted:
-        runs = [path for path in runs if json.loads(path.read_bytes())["task"] == wanted]
+        records = {path: _record(path) for path in runs}
+        runs = [path for path, record in records.items() if record and record["task"] == wanted]
+        if not runs and (damaged := [path for path, record in records.items() if record is None]):
+            open_run(damaged[-1].parent)  # says so
     kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
     if runs and not kept:
         raise UserError(
@@ -56,17 +61,24 @@ def find_run(home: Path, name: str) -> Path:
         )
     if not kept:
         there = sorted(
-            f"{json.loads(path.read_bytes())['task']}/{path.parent.parent.name}"
+            f"{made['task']}/{path.parent.parent.name}"
             for path in (home / "runs").glob("*/*/*/run.json")
-            if (path.parent / "artifact").is_dir()
+            if (path.parent / "artifact").is_dir() and (made := _record(path))
         )
         known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
         raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
     return kept[-1]
 
 
+def _record(path: Path) -> dict[str, Any] | None:
+    """What a run's run.json holds; None if it is damaged."""
+    with contextlib.suppress(CorruptError):
+        return open_run(path.parent).result
+    return None
+
+
 def _how_to_train(folder: Path) -> str:
-    made = json.loads((folder / "run.json").read_bytes())
+    made = open_run(folder).result
     return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
@@ -88,7 +100,7 @@ class Answerer:
             self.inputs = graph.described
         else:
             run = torch_runner(made)
-        self._run = _bounded(run, made)
+        self.run = _bounded(run, made, self.task.eats)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
@@ -97,7 +109,7 @@ class Answerer:
         if not all_finite(request):
             raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
         with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
-            answer = self.task.answer(self.state, self._run, request)
+            answer = self.task.answer(self.state, self.run, request)
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer
@@ -119,19 +131,19 @@ def torch_runner(made: Artifact) -> Run:
 def _torch(model: nn.Module) -> Run:
     def run(*arrays: Array) -> Any:
         with torch.inference_mode():
-            output = model(**bound(model, [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]))
+            output = model(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
         return output.numpy() if isinstance(output, Tensor) else tuple(part.numpy() for part in output)
 
     return run
 
 
-def _bounded(run: Run, made: Artifact) -> Run:
-    longest = made.config.get("max_len")
+def _bounded(run: Run, made: Artifact, eats: str) -> Run:
+    longest, kind = made.config.get("max_len"), kinds.eats(eats)
 
     def bounded(*arrays: Array) -> Any:
-        for array in arrays:
-            if longest and 1 < array.ndim < 4 and array.shape[1] > longest:
-                raise UserError(f"the input has {array.shape[1]} steps, more than max_len = {longest}. Send less.")
+        steps = max(kind.steps(arrays), default=0)
+        if longest and steps > longest:
+            raise UserError(f"the input has {steps} steps, more than max_len = {longest}. Send less.")
         return run(*arrays)
 
     return bounded
@@ -142,6 +154,11 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
 
     Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
     """
+    with run_held(folder, say):
+        return _export(folder, say)
+
+
+def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
     described = json.loads((made.path / "task.json").read_bytes())
@@ -154,10 +171,11 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict
         return plain(*arrays)
 
     expected_answer = wanted.answer(described["state"], record, described["request"])
-    example = [torch.from_numpy(np.repeat(np.ascontiguousarray(a[:1]), 2, axis=0)) for a in calls[-1]]
+    example = [torch.from_numpy(array) for array in kinds.eats(wanted.eats).two_rows(calls[-1])]
     with tempfile.TemporaryDirectory() as scratch:  # a kill leaves nothing in the run
         graph = Path(scratch) / GRAPH
-        steps = export_forward(model, example, graph, max_len=int(made.config.get("max_len", 0)))
+        form = (wanted.eats, wanted.gives)
+        steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:

@@ -1,20 +1,13 @@
-"""What the house knows of each model: its paper, what it eats and gives, and how it is built.
+"""What the house knows of each model: its paper, the forms it runs, what more it can do, and how it is built.
 
-Kinds, and what `forward` takes and gives for each (B batch, T steps, S source steps):
+A form is a pair (eats, gives) of kinds (`oliveira.kinds`). What a model can beyond `forward` is declared, never probed:
 
-    eats      forward(…)                                          config fields that a task sets
-    tokens    tokens (B, T) int64, mask=(B, T)                    vocab_size, max_len
-    series    x (B, T, d_in) float32, mask=(B, T)                 d_in, max_len
-    image     x (B, channels, height, width) float32              channels, height, width
-    pairs     source (B, S), target (B, T), mask=(B, S)           vocab_size, target_vocab_size, max_len
-
-    gives     returns
-    one       (B, d_out)
-    steps     (B, T, d_out)
-    next      (B, T, vocab_size), step t from the steps up to t only; a causal model that gives steps gives this too
-    mlm+nsp   NamedTuple of (B, T, vocab_size) and (B, 2); forward also takes segments=(B, T) (BERT)
-
-`mask` is optional, boolean, True = a real step, False = padding: padded steps change no other step's output.
+    decodes          forward(tokens, cache=, positions=, mask=) continues a text; that mask is of pairs of positions, so
+                     it takes none of padding
+    keeps_state      step(x, state) → (y, state): one step at a time
+    auxiliary_loss   forward_with_auxiliary(*inputs) → (output, a loss to add to the task's)
+    attention_map    attention_map(*inputs) → (batch, steps, source): where it looks
+    hidden           hidden(tokens) → the states that the matrix `head` makes logits of
 """
 
 from __future__ import annotations
@@ -29,9 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from oliveira.errors import UserError
+from oliveira.kinds import Form, sizes_of
+from oliveira.kinds import gives as gives_kind
 
-Eats = Literal["tokens", "series", "image", "pairs"]
-Gives = Literal["one", "steps", "next", "mlm+nsp"]
+Capability = Literal["decodes", "keeps_state", "auxiliary_loss", "attention_map", "hidden"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +33,8 @@ class Entry:
     name: str
     family: str
     paper: str
-    eats: tuple[Eats, ...]
-    gives: tuple[Gives, ...]
+    forms: tuple[Form, ...]  # (eats, gives) pairs that really run, the usual one first
+    can: tuple[Capability, ...]
     causal: bool
     exportable: bool
     config: type
@@ -50,11 +44,29 @@ class Entry:
     train: dict[str, Any] = field(default_factory=dict)  # fields of TrainSection that this architecture wants otherwise
     xfail: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def in_words(self) -> str:
+        """Its forms, as "tokens → steps, one, next; series → steps, one"."""
+        given: dict[str, list[str]] = {}
+        for eats, gives in self.forms:
+            given.setdefault(eats, []).append(gives)
+        eaten: dict[str, list[str]] = {}
+        for eats, answers in given.items():
+            eaten.setdefault(", ".join(answers), []).append(eats)
+        return "; ".join(f"{', '.join(kinds)} → {answers}" for answers, kinds in eaten.items())
+
     def fits(self, eats: str, gives: str) -> bool:
         """Whether the model runs on a task that eats and gives so."""
-        if eats not in self.eats:
-            return False
-        return gives in self.gives or (gives == "next" and self.causal and "steps" in self.gives)
+        return (eats, gives) in self.forms
+
+    def sizes(self, form: Form, values: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The fields of its config that a task of this form sets, to `values` or to those of an example."""
+        sizes = sizes_of(form, values) | {"gives": self.told(form[1])}
+        return {field.name: sizes[field.name] for field in dataclasses.fields(self.config) if field.name in sizes}
+
+    def told(self, gives: str) -> str:
+        """What the field `gives` of its config says: the steps of a causal model are what "next" asks for."""
+        return "steps" if self.causal and gives_kind(gives).causal else gives
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -66,9 +78,9 @@ def register(
     *,
     family: str,
     paper: str,
-    eats: tuple[Eats, ...],
-    gives: tuple[Gives, ...],
+    forms: tuple[Form, ...],
     config: type,
+    can: tuple[Capability, ...] = (),
     causal: bool = False,
     exportable: bool = True,
     tiny: dict[str, Any],
@@ -83,8 +95,8 @@ def register(
             name=name,
             family=family,
             paper=paper,
-            eats=eats,
-            gives=gives,
+            forms=forms,
+            can=can,
             causal=causal,
             exportable=exportable,
             config=config,
@@ -112,6 +124,21 @@ def entry(name: str) -> Entry:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
         raise UserError(f"model {name!r} is not in the catalogue. Did you mean {', '.join(near)}?")
     return _ENTRIES[name]
+
+
+def entry_of(model: nn.Module) -> Entry | None:
+    """The entry of a model's class or of the nearest class that it derives from; None for one of no catalogue."""
+    for kind in type(model).__mro__:
+        for found in _ENTRIES.values():
+            if found.model is kind:
+                return found
+    return None
+
+
+def can(model: nn.Module, capability: Capability) -> bool:
+    """Whether the entry of a model declares it."""
+    found = entry_of(model)
+    return found is not None and capability in found.can
 
 
 def create(name: str, **config: Any) -> nn.Module:

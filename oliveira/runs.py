@@ -12,6 +12,7 @@ run: finished, it is not trained again; interrupted, it goes on with the same bi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -19,19 +20,28 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from oliveira import artifact
-from oliveira.errors import CorruptError, UserError
-from oliveira.files import canonical_json, check_writable, sha256_json, write_json_atomic
+from oliveira.errors import CorruptError, Interrupted, UserError
+from oliveira.files import (
+    canonical_json,
+    check_writable,
+    explain_disk,
+    make_folder,
+    sha256_json,
+    sweep_temporary,
+    write_json_atomic,
+)
+from oliveira.flops import flop_counter
+from oliveira.locks import held
 from oliveira.processors import processors
 from oliveira.registry import Entry, make_config
 from oliveira.tasks.base import Batch, Data, Task
@@ -44,6 +54,13 @@ from oliveira.world import TrainSection
 
 EVALUATIONS = 8  # of a run, unless train.evaluate_every says otherwise
 TIMED_STEPS = 5
+# What is read of a finished run's record, and of what kind it is.
+RECORD: dict[str, Any] = {
+    **dict.fromkeys(("task", "model", "budget", "device"), str),
+    **dict.fromkeys(("steps", "flops_per_step", "parameters"), int),
+    **dict.fromkeys(("config", "train", "metric", "validation", "test", "baselines", "fit"), dict),
+    "seconds": (int, float),
+}
 # Of the training section, what only a world reads: a run's budget is apart, its loss and its looks are the task's.
 WORLD_ONLY = ("steps", "label_smoothing", "evaluate_tokens", "sample_every")
 
@@ -119,31 +136,79 @@ def fit(
     if code:
         settings["code"] = code
     folder = home / "runs" / found_task.folder / model / sha256_json(settings)[:12]
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (finished := _finished(folder, package)) is not None:
-        say(f"{task} {model} seed {seed}: found again in {folder}")
-        return finished
-    folder.mkdir(parents=True, exist_ok=True)
-    with threads(section.threads):
-        torch.manual_seed(seed)
-        network = entry.model(config)
-        steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
-        result = _run(
-            folder, settings, network, data, found_task, entry, section, steps, flops, say, on_progress, should_stop
-        )
-    if package:
-        _package(folder, network, entry, data, settings, result)
-    write_json_atomic(folder / "run.json", result)
+    with run_held(folder, say, should_stop):
+        if fresh and folder.exists():
+            with explain_disk(folder):
+                shutil.rmtree(folder)
+        sweep_temporary(folder)
+        if (finished := _finished(folder, package)) is not None:
+            say(f"{task} {model} seed {seed}: found again in {folder}")
+            return finished
+        check_writable(folder)
+        with threads(section.threads):
+            torch.manual_seed(seed)
+            network = entry.model(config)
+            steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
+            result = _run(
+                folder, settings, network, data, found_task, entry, section, steps, flops, say, on_progress, should_stop
+            )
+        if package:
+            _package(folder, network, entry, data, settings, result)
+        write_json_atomic(folder / "run.json", result)
     return Run(folder, result)
 
 
+@contextlib.contextmanager
+def run_held(
+    folder: Path, say: Callable[[str], None] = lambda text: None, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """One process at a time writes a run's folder; another one waits, says so, and then finds what was made."""
+    told = False
+
+    def waiting(pid: str) -> None:
+        nonlocal told
+        if should_stop():
+            raise Interrupted(f"stopped while process {pid} trains the same run.")
+        if not told:
+            say(f"process {pid} trains the same run: waiting for it; Ctrl-C ends the wait")
+        told = True
+
+    with explain_disk(folder):
+        make_folder(folder.parent)
+        lock = folder.parent / f".{folder.name}.lock"  # beside it: `fresh` removes the folder
+        lock.touch()
+    with held(lock, waiting):
+        yield
+
+
 def open_run(folder: Path) -> Run:
-    """A finished run by its folder. `CorruptError` when its record cannot be read."""
+    """A finished run by its folder. `CorruptError` when its record is not what `fit` writes."""
+    return Run(folder, read_record(folder / "run.json", RECORD))
+
+
+def read_record(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """A JSON file of a run's folder that holds these fields; numbers are finite."""
     try:
-        return Run(folder, json.loads((folder / "run.json").read_bytes()))
-    except (OSError, ValueError) as error:
-        raise CorruptError(f"{folder} holds no finished run ({type(error).__name__}). Train it again.") from None
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise TypeError("no JSON object")
+        wrong = [name for name, kind in fields.items() if not isinstance(found.get(name), kind)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is missing or wrong")
+        if "metric" in fields:
+            _numbers(found["test"] | found["baselines"] | {"value": found["metric"].get("value")})
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise CorruptError(
+            f"{path} is damaged ({reason}). Train it anew: `oliveira train` with --fresh, or remove {path.parent}."
+        ) from None
+    return found
+
+
+def _numbers(values: dict[str, Any]) -> None:
+    wrong = [key for key, value in values.items() if not isinstance(value, int | float)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is no number")
 
 
 def _finished(folder: Path, package: bool) -> Run | None:
@@ -191,8 +256,8 @@ def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> 
     """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
     known = {field.name for field in dataclasses.fields(entry.config)}
     sizes = {key: value for key, value in data.sizes.items() if key in known}
-    if task.gives == "next" and "next" in entry.gives and "gives" in known:
-        sizes["gives"] = "next"  # steps of a model that is causal only when it is told so
+    if "gives" in known:
+        sizes["gives"] = entry.told(task.gives)
     for key in values.keys() & sizes.keys():
         if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
             raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")
@@ -216,21 +281,13 @@ def section_for(task: Task, entry: Entry, values: dict[str, Any], *, steps: int)
         raise UserError(f"{first['loc'][0]} = {first['input']!r} is refused: {first['msg']}. Correct it.") from None
 
 
-def batch_loss(model: nn.Module, batch: Batch, data: Data) -> Tensor:
-    """The task's loss, plus the model's own where it has one (a mixture of experts balances its load)."""
-    if (with_auxiliary := getattr(model, "forward_with_auxiliary", None)) is not None:
-        output, auxiliary = with_auxiliary(*batch.inputs)
-        return data.loss(output, batch.targets) + auxiliary
-    return data.loss(model(*batch.inputs), batch.targets)
-
-
-def forward_flops(network: nn.Module, batch: Batch) -> int:
-    """Floating point operations of the matrix products and convolutions of one forward pass."""
+def forward_flops(network: nn.Module, data: Data, batch: Batch) -> int:
+    """Floating point operations of the matrix products, convolutions and attentions of one forward pass."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # oneDNN's flags speak of GPUs that are not there
         # torch's counter does not see inside oneDNN's fused LSTM; without oneDNN it counts its products.
-        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
-            network(*batch.inputs)
+        with torch.backends.mkldnn.flags(enabled=False), flop_counter() as counter:
+            data.objective(network, batch)
     return int(counter.get_total_flops())
 
 
@@ -247,16 +304,16 @@ def _steps(
     """How many steps the budget buys, decided once and kept, and the FLOPs of one of them."""
     path = folder / "settings.json"
     if path.exists():
-        stored = json.loads(path.read_bytes())
+        stored = read_record(path, {"steps": int, "flops_per_step": int})
         return stored["steps"], stored["flops_per_step"]
     first = data.batch(0, seed=seed, size=section.batch_size)
-    flops = 3 * forward_flops(network, first) * section.accumulate  # the backward pass costs two forward ones
+    flops = 3 * forward_flops(network, data, first) * section.accumulate  # the backward pass costs two forward ones
     steps = int(amount)
     if kind == "seconds":
         started = time.monotonic()
         for number in range(TIMED_STEPS):
             for _ in range(section.accumulate):
-                batch_loss(network, data.batch(number, seed=seed, size=section.batch_size), data).backward()
+                data.objective(network, data.batch(number, seed=seed, size=section.batch_size)).backward()
         steps = int(amount / ((time.monotonic() - started) / TIMED_STEPS))
     elif kind == "flops":
         steps = int(amount / max(1, flops))
@@ -293,7 +350,9 @@ def _run(
     torch.manual_seed(seed)  # measuring the budget must not move the run's random numbers
     job: Job[Batch] = Job(
         batch=lambda number: data.batch(number, seed=seed, size=size),
-        loss=lambda model, batch: batch_loss(model, batch, data),
+        loss=data.objective,
+        turns=data.turns,
+        after_step=data.after_step,
         evaluate=evaluate,
         on_progress=on_progress,
         tokens_per_batch=size,

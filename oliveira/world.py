@@ -236,6 +236,7 @@ class ServeSection(Section):
 
 class MonitorSection(Section):
     window: int = Field(2000, ge=100, description="tokens a window of the live stream")
+    requests: int = Field(50, ge=20, description="requests a window, where a task answers and no text is continued")
     alpha: float = Field(1e-4, gt=0, lt=0.5, description="wished false-alarm probability a window")
     confirm: int = Field(2, ge=1, description="windows in a row before an alarm")
     check_windows: int = Field(2000, ge=10, description="windows without drift on which the false alarms are counted")
@@ -243,8 +244,10 @@ class MonitorSection(Section):
 
 
 class GateSection(Section):
-    min_gain: float = Field(0.02, description="bits per byte the challenger must win on the new domain")
-    max_forgetting: float = Field(0.02, ge=0, description="share of base-domain bits per byte it may lose")
+    min_gain: float = Field(
+        0.02, description="what the challenger must win on the new: bits per byte of text, a share of a task's error"
+    )
+    max_forgetting: float = Field(0.02, ge=0, description="share of the old figure (bits per byte, metric) it may lose")
     max_latency: float = Field(1.25, gt=0, description="challenger's decode latency over the champion's")
     require_approval: bool = Field(False, description="a person must approve in the console")
 
@@ -253,9 +256,20 @@ class UpdateSection(Section):
     steps: int = Field(80, ge=1)
     cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")
     min_new_chars: int = Field(20_000, ge=100, description="live text needed before a challenger is trained")
+    min_truths: int = Field(50, ge=10, description="answers of a task whose truth came back, needed for the same")
     every_hours: float = Field(0.0, ge=0, description="also retrain on a schedule; 0 = only on drift or by hand")
     on_drift: bool = Field(True, description="the loop retrains by itself when its own monitor raises the alarm")
     threads: int = Field(1, ge=1, le=MOST_THREADS, description="retraining runs at low priority on so many threads")
+
+
+class TaskSection(Section):
+    """What is learnt instead of the continuation of `data.base`, as `oliveira train` would; data, model, train, adapt
+    and compress are of text lives."""
+
+    name: str = Field("", description="a task of `oliveira list`, or KIND/path:FILE; empty = continue data.base")
+    model: str = Field("", description="of the catalogue; empty = one that suits the task")
+    budget: str = Field("", description="steps=N, seconds=N or flops=N; empty = the task's own")
+    values: dict[str, Any] = Field(default={}, description="fields of the model's config or of its training")
 
 
 class World(Section):
@@ -263,6 +277,7 @@ class World(Section):
 
     name: str = "default"
     seed: int = Field(0, ge=0, lt=2**63)
+    task: TaskSection = TaskSection()
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()

@@ -61,7 +61,7 @@ function Head({ state }: { state: State | null }) {
       {world && (
         <p class="quiet">
           {text.world} <b>{world.name}</b>
-          <span class="wide">: {world.sources.base} → {world.sources.new}</span>
+          <span class="wide">: {world.task ?? `${world.sources.base} → ${world.sources.new}`}</span>
         </p>
       )}
       {state && <Served state={state} />}

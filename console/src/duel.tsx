@@ -77,14 +77,14 @@ function Scores({ state, gate, champion, past }: ScoresProps) {
   const own = ownScores(champion);
   const rows = (["base", "new"] as const).map((domain) => ({
     name: domain === "base" ? text.baseDomain : text.newDomain,
-    source: state.world?.sources[domain] ?? "",
+    source: (gate ? gate[domain].name : own.name) ?? state.world?.sources[domain] ?? "",
     before: gate ? gate[domain].before : own[domain],
     after: gate ? gate[domain].after : null,
   }));
   const most = Math.max(...rows.flatMap((row) => [row.before ?? 0, row.after ?? 0]), 1e-9);
   return (
     <table class="scores">
-      <caption>{text.lowerIsBetter}</caption>
+      {!(gate ? gate.base.name : own.name) && <caption>{text.lowerIsBetter}</caption>}
       {rows.map(({ name, source, before, after }) => (
         <tbody>
           <tr>

@@ -3,6 +3,7 @@
 import type { Artifact, Decision, State, Value, Values } from "./types";
 
 export interface Pair {
+  name: string | null; // of the metric; null = bits per byte
   before: number | null;
   after: number | null;
 }
@@ -51,8 +52,11 @@ export function comparison(state: State): Comparison {
   return { champion, challenger: null, gate: null, decision: null, waits: false };
 }
 
+/** Bits per byte of text, or a task's metric and the error of the answers whose truth came back. */
+const scoresOf = (numbers: Values): Values | null => object(numbers.validation_bits_per_byte) ?? object(numbers.scores);
+
 export function readGate(numbers: Values): Gate | null {
-  const scores = object(numbers.validation_bits_per_byte);
+  const scores = scoresOf(numbers);
   const [base, fresh] = [pair(scores?.base), pair(scores?.new)];
   if (!base || !fresh) return null;
   const limits = object(numbers.thresholds);
@@ -70,12 +74,13 @@ export function readGate(numbers: Values): Gate | null {
 
 function pair(value: Value | undefined): Pair | null {
   const found = object(value);
-  return found && { before: number(found.before), after: number(found.after) };
+  const name = typeof found?.name === "string" ? found.name : null;
+  return found && { name, before: number(found.before), after: number(found.after) };
 }
 
 /** The plain scores of a model that never stood at the gate. */
-export function ownScores(artifact: Artifact | null): { base: number | null; new: number | null } {
-  const scores = object(artifact?.metrics.validation_bits_per_byte);
+export function ownScores(artifact: Artifact | null): { base: number | null; new: number | null; name: string | null } {
+  const scores = artifact && scoresOf(artifact.metrics);
   const score = (value: Value | undefined) => number(value) ?? number(object(value)?.after);
-  return { base: score(scores?.base), new: score(scores?.new) };
+  return { base: score(scores?.base), new: score(scores?.new), name: pair(scores?.base)?.name ?? null };
 }

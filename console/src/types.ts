@@ -72,6 +72,7 @@ export interface Run {
 export interface World {
   name: string;
   seed: number;
+  task?: string | null; // of a life that answers instead of continuing a text
   sources: { base: string; new: string };
   model: Values;
   steps: number;

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, read_ledger
 from oliveira.cli.table import Table
 from oliveira.language import translate
 from oliveira.serving import adapter_names
@@ -75,7 +75,7 @@ def remove(name: Name, home: Home = DEFAULT_HOME) -> None:
 
 def _champion(home: Path) -> str:
     """SHA-256 of the champion's weights; "" before there is one."""
-    with open_ledger(home) as ledger:
+    with read_ledger(home) as ledger:
         digest = ledger.alias("champion")
         row = ledger.artifact(digest) if digest else None
     return adapter_names.weights_digest(row.path) if row else ""

@@ -62,8 +62,9 @@ def _models(task: str) -> list[dict[str, Any]]:
             "name": e.name,
             "family": e.family,
             "paper": e.paper,
-            "eats": list(e.eats),
-            "gives": list(e.gives),
+            "runs": e.in_words,
+            "forms": [list(form) for form in e.forms],
+            "can": list(e.can),
             "tasks": [t.name for t in tasks().values() if e.fits(t.eats, t.gives)],
             "causal": e.causal,
             "parity": e.reference,
@@ -81,7 +82,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
         head = f"{row['task']:<26} {row['eats']} → {row['gives']}, {row['metric']}{unit}"
         rest = [", ".join(row["models"])]
     else:
-        head = f"{row['name']:<14} {', '.join(row['eats'])} → {', '.join(row['gives'])}"
+        head = f"{row['name']:<14} {row['runs']}"
         rest = [f"as in {row['parity']}", *row["results"]]
     indent = " " * 4
     wrapped = (wrap(text, WIDTH, initial_indent=indent, subsequent_indent=2 * indent) for text in rest if text)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from oliveira.cli.options import DEFAULT_HOME, Home, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, Home, front_of, open_ledger
 from oliveira.conversation import MODEL, Conversation, Refusal, Server
 from oliveira.errors import UserError
 from oliveira.language import translate
@@ -64,11 +64,8 @@ def _server(url: str, key: str, home: Path) -> Iterator[Server]:
             raise UserError(f"--url {url} needs a key. Give --key, or set OLIVEIRA_KEY.")
         yield Server(url, key)
         return
-    try:
-        front = json.loads((home / "front.json").read_bytes())
-        address = f"http://{authority(reachable(front['host']), front['port'])}"
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
+    host, port = front_of(home)
+    address = f"http://{authority(reachable(host), port)}"
     if key:
         yield Server(address, key)
         return

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger, read_ledger
 from oliveira.files import expand
 from oliveira.language import translate
 from oliveira.lifecycle.progress import Reporter
@@ -37,7 +37,7 @@ def backup(
     """
     from oliveira.lifecycle.backup import back_up  # torch, to verify the artifacts
 
-    with open_ledger(home) as ledger, _reporter(quiet) as report:
+    with read_ledger(home) as ledger, _reporter(quiet) as report:
         _show(back_up(ledger, expand(file).absolute(), report, with_traffic=with_traffic), as_json, "file")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger, read_ledger
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import translate
@@ -48,7 +48,7 @@ def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
     oliveira keys list --json
     """
-    with Ledger(home.absolute()) as ledger:
+    with read_ledger(home) as ledger:
         found = ledger.keys()
     if as_json:
         print(json.dumps([vars(key) for key in found], indent=2))
@@ -79,7 +79,7 @@ def revoke(
 
     oliveira keys revoke 3f2a9c 81d04b
     """
-    with Ledger(home.absolute()) as ledger:
+    with open_ledger(home) as ledger:
         for number in numbers:
             ledger.revoke_key(number)
             print(translate(f"key {number} is revoked"))

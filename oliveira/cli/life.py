@@ -12,20 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Target, front_of, open_ledger, read_ledger
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.language import translate
 from oliveira.lifecycle.asking import ask
-from oliveira.lifecycle.flow import FLOW, mermaid
+from oliveira.lifecycle.flow import flow_of, mermaid
 from oliveira.lifecycle.once import live_once
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
-from oliveira.lifecycle.up import House, check_home, snippet
+from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
 from oliveira.world import parse_override
 
 Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.")]
@@ -41,6 +41,13 @@ def up(
         ),
     ] = "",
     text: Annotated[str, typer.Option(help="Your own folder of .txt, .md or .jsonl as the base domain.")] = "",
+    task: Annotated[
+        str,
+        typer.Option(help="What is learnt instead of a text: a task of `oliveira list`, or a kind and --data."),
+    ] = "",
+    data: Annotated[str, typer.Option(help="With --task forecast, classify or translate: your own file.")] = "",
+    target: Target = "",
+    model: Annotated[str, typer.Option(help="Of the task; left out: one that suits it.")] = "",
     port: Annotated[
         int,
         typer.Option(help="Port of the server; 0 = a free one.", envvar="OLIVEIRA_PORT", min=0, max=65535),
@@ -53,13 +60,15 @@ def up(
     print_world: Annotated[bool, typer.Option("--print-world", help="Print the world in force and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the address.")] = False,
 ) -> None:
-    """Takes text to a model that is served, watched and retrained. Finished stages are reused.
+    """Takes your data to a model that is served, watched and retrained. Finished stages are reused.
 
-    A home goes on with the text and world it was made with; others are asked for, or set with --set.
+    A home goes on with the world it was made with; another is asked for, or set with --set.
 
     oliveira up
 
     oliveira up --text my-texts --home my-home --port 0
+
+    oliveira up --task forecast --data consumo.csv --target kwh --model lstm --home consumo
 
     oliveira up --once --json life.json
     """
@@ -68,7 +77,10 @@ def up(
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
-    chosen = choose(home, Asked(world, text, overrides), _confirm if asks else None)
+    asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model)
+    chosen = choose(home, asked, _confirm if asks else None)
+    if model and not chosen.world.task.name:
+        raise UserError(f"--model {model} goes with --task. Of a text life the model is set by --set model.d_model=….")
     if asks and not once:  # which sends prompts of its own
         chosen = ask_recording(home, chosen, _confirm)
     planned = fitted(home, chosen)
@@ -99,11 +111,33 @@ def up(
             _show_life(console, life)
             return
         if not quiet:
-            console.print(snippet(house.address, house.key), markup=False)
+            console.print(_next_steps(house), markup=False)
             console.print(_line("console", f"{house.console}   ({translate('Ctrl-C stops')})"), markup=False)
         while not stop.wait(0.2):
             house.check()
         console.print(translate("draining …"))
+
+
+def _task_name(task: str, data: str, target: str) -> str:
+    """The whole name of what --task, --data and --target say; "" without them."""
+    if not task:
+        if data or target:
+            raise UserError("--data and --target go with --task forecast, classify or translate. Add it.")
+        return ""
+    from oliveira.tasks.catalogue import task as known
+    from oliveira.tasks.catalogue import with_options
+    from oliveira.tasks.own import PATH
+
+    if not data and "/" not in task:
+        raise UserError(f"--task {task} needs --data FILE, or the name of a task, for example forecast/power.")
+    name = f"{task}{PATH}{data}" if data else task
+    return known(with_options(name, target=target)).name
+
+
+def _next_steps(house: House) -> str:
+    if not house.world.task.name:
+        return snippet(house.address, house.key)
+    return task_snippet(house.address, house.key, house.example())
 
 
 def _confirm(question: str) -> bool:
@@ -121,8 +155,9 @@ def _show_life(console: Console, life: dict[str, Any]) -> None:
         ("drift", f"detected after {life['drift']['requests']} requests"),
         ("gate", f"{translate(life['gate']['decision'])}: {_reasons(life['gate'])}"),
     ]
-    for domain, scores in life["val_bits_per_byte"].items():
-        rows.append((f"bits per byte, {domain}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
+    for domain, scores in (life["val_bits_per_byte"] or life["scores"]).items():
+        name = scores.get("name", "bits per byte")
+        rows.append((f"{translate(name)}, {translate(domain)}", f"{scores['before']:.3f} → {scores['after']:.3f}"))
     swap, latency = life["swap"], life["latency"]
     swapped = f"{swap['failed']} failed of {swap['requests']} requests, {swap.get('seconds')} s"
     restored = "digest restored" if life["rollback"]["digest_restored"] else "not restored"
@@ -154,7 +189,7 @@ def status(
 
     oliveira status --mermaid
     """
-    with open_ledger(home) as ledger:
+    with read_ledger(home) as ledger:
         if as_mermaid:
             print(mermaid({row.name: row.state for row in ledger.life()}))
             return
@@ -163,7 +198,7 @@ def status(
         print(json.dumps(found, indent=2))
         return
     table = Table("stage", "state", "seconds", "result")
-    for name in FLOW:
+    for name in flow_of(home):
         row = found["stages"].get(name, {"state": "waiting"})
         result = row.get("message") or ", ".join(
             f"{k} {_short(v)}" for k, v in list(row.get("outputs", {}).items())[:3]
@@ -200,7 +235,7 @@ def history(
 
     oliveira history --json --limit 5
     """
-    with open_ledger(home) as ledger:
+    with read_ledger(home) as ledger:
         decisions, artifacts = ledger.decisions(limit), ledger.artifacts()
     if as_json:
         made = [vars(row) | {"path": str(row.path)} for row in artifacts]
@@ -212,9 +247,9 @@ def history(
         said = map(translate, (row.kind, row.verdict))
         table.add_row(when, *said, (row.digest or "")[:12], translate(row.actor), _reasons(row.numbers))
     Console().print(table)
-    made_table = Table("artifact", "kind", "bits per byte", "parent")
+    made_table = Table("artifact", "kind", "score", "parent")
     for artifact in artifacts:
-        scores = artifact.metrics.get("validation_bits_per_byte", {})
+        scores = artifact.metrics.get("validation_bits_per_byte") or artifact.metrics.get("scores", {})
         text = ", ".join(f"{k} {_score(v)}" for k, v in scores.items())
         parent = str(artifact.lineage.get("parent", ""))[:12]
         made_table.add_row(artifact.digest[:12], translate(artifact.kind), text, parent)
@@ -348,11 +383,8 @@ def prometheus_config(
     from oliveira.monitoring.prometheus import write_config
     from oliveira.serving.address import authority
 
-    try:
-        front = json.loads((home / "front.json").read_bytes())
-    except (OSError, ValueError):
-        raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
+    host, port = front_of(home)
     with open_ledger(home) as ledger:
         key = ledger.add_key("prometheus", ("use", "admin"))
-    path = write_config(folder.absolute(), address=authority(front["host"], front["port"]), key=key)
+    path = write_config(folder.absolute(), address=authority(host, port), key=key)
     print(f"prometheus --config.file={path}")

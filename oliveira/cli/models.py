@@ -266,30 +266,27 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 = a free one.", min=0, max=65535)] = 8421,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Serves a trained run: POST /v1/predict, GET /v1/task, GET /health.
+    """Serves a trained run with a key, as a life is served but without retraining; `oliveira up --task` is the whole.
 
     oliveira serve forecast/power/lstm --port 8421
 
-    curl -s localhost:8421/v1/task
+    oliveira serve classify/path:avaliacoes.csv/bilstm --port 0
     """
-    import asyncio
+    import os
+    import sys
 
-    from oliveira.predict import Predictor, find_run
-    from oliveira.serving import logs
+    from oliveira.lifecycle.stall import set_up
+    from oliveira.predict import find_run
     from oliveira.serving.address import authority, listen
-    from oliveira.serving.predict_app import CONNECTIONS, predict_app
-    from oliveira.serving.server import serve_until_stopped
 
-    predictor = Predictor(find_run(home.absolute(), run))
-    about = {
-        "task": predictor.task.name,
-        "model": predictor.artifact.name,
-        "digest": predictor.artifact.digest,
-        "engine": predictor.engine,
-        "example": predictor.example,
-    }
-    logs.set_up("WARNING")
+    folder = find_run(home.absolute(), run)
     listener = listen(host, port)
+    stall, key, what = set_up(home.absolute(), folder, host)
     address = f"http://{authority(*listener.getsockname()[:2])}"
-    print(f"{address}/v1/predict  {about['task']} {about['model']} by {about['engine']}  (Ctrl-C stops)", flush=True)
-    asyncio.run(serve_until_stopped(predict_app(predictor, about), listener, connections=CONNECTIONS))
+    print(f"{address}/v1/predict  {what}  {translate('key')} {key}  ({translate('Ctrl-C stops')})", flush=True)
+    (stall / "logs").mkdir(exist_ok=True)
+    with (stall / "logs" / "front.log").open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    listener.set_inheritable(True)
+    server = [sys.executable, "-m", "oliveira.serving.front", "--home", str(stall), "--host", host]
+    os.execv(sys.executable, [*server, "--listening", str(listener.fileno())])  # a front holds no tensors: torch goes

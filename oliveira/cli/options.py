@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from oliveira.errors import UserError
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.store import check_not_lost
 
 Home = Annotated[Path, typer.Option(help="Folder of all state.", envvar="OLIVEIRA_HOME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -27,11 +29,39 @@ ALIASES = ("champion", "previous", "challenger")
 
 
 def open_ledger(home: Path) -> Ledger:
-    """The ledger of a home that exists. Reading commands must not make one by a mistyped path."""
+    """The ledger of a home that exists, to write to. A mistyped path must not make one."""
+    _check_ledger(home)
+    return Ledger(home.absolute())
+
+
+def read_ledger(home: Path) -> Ledger:
+    """The same for a command that only looks: an older home stays as it is, for the version that wrote it."""
+    _check_ledger(home)
+    ledger = Ledger(home.absolute(), reads=True)
+    if not ledger.is_made():
+        ledger.close()
+        raise _no_ledger(home)
+    return ledger
+
+
+def _check_ledger(home: Path) -> None:
     file = home / "ledger.sqlite"
     if not file.is_file() or not file.stat().st_size:  # an empty one is what a kill at the first moment leaves
-        raise UserError(f"--home {home} holds no ledger. Start with `oliveira up`, or give the folder that it used.")
-    return Ledger(home.absolute())
+        check_not_lost(home)
+        raise _no_ledger(home)
+
+
+def _no_ledger(home: Path) -> UserError:
+    return UserError(f"--home {home} holds no ledger. Start with `oliveira up`, or give the folder that it used.")
+
+
+def front_of(home: Path) -> tuple[str, int]:
+    """Host and port of the server of this home."""
+    try:
+        front = json.loads((home / "front.json").read_bytes())
+        return str(front["host"]), int(front["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
 
 
 def find_artifact(home: Path, name: str) -> Path:
@@ -43,7 +73,7 @@ def find_artifact(home: Path, name: str) -> Path:
     if (path / MANIFEST).is_file():
         return path
     if name in ALIASES:
-        with open_ledger(home) as ledger:
+        with read_ledger(home) as ledger:
             digest = ledger.alias(name)
             row = ledger.artifact(digest) if digest else None
         if row is None:

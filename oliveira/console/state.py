@@ -11,11 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from oliveira import __version__
-from oliveira.lifecycle.flow import FLOW
+from oliveira.lifecycle.flow import flow_of
 from oliveira.lifecycle.ledger import ArtifactRow, Ledger, StageRow
 from oliveira.world import World
 
-STAGES = (*FLOW, "update")
 NEWEST = 50  # decisions and events shown
 RUNS = ARTIFACTS = 20
 
@@ -35,7 +34,7 @@ def state_snapshot(ledger: Ledger, home: Path, serving_state: ServingState) -> d
             "version": __version__,
             "time": ledger.clock(),
             "world": _world(home),
-            "stages": _stages(ledger.life(), runs),
+            "stages": _stages(home, ledger.life(), runs),
             "aliases": aliases,
             "artifacts": _artifacts(ledger.artifacts(), set(aliases.values())),
             "decisions": [dataclasses.asdict(decision) for decision in ledger.decisions(NEWEST)],
@@ -74,6 +73,7 @@ def _world(home: Path) -> dict[str, Any] | None:
     return {
         "name": world.name,
         "seed": world.seed,
+        "task": _short(world.task.name),
         "sources": {"base": world.data.base, "new": world.data.new},
         "model": world.model.model_dump(),
         "steps": world.train.steps,
@@ -81,11 +81,18 @@ def _world(home: Path) -> dict[str, Any] | None:
     }
 
 
-def _stages(rows: list[StageRow], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _short(task: str) -> str | None:
+    """`forecast/consumo.csv` of `forecast/path:FOLDER/consumo.csv?target=kwh`."""
+    kind, _, rest = task.partition("/")
+    return f"{kind}/{rest.partition('?')[0].rpartition('/')[2]}" if task else None
+
+
+def _stages(home: Path, rows: list[StageRow], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     latest = {row.name: _stage(row) for row in rows}  # rows are oldest first
     if "update" not in latest and (run := next((run for run in runs if run["kind"] == "update"), None)):
         latest["update"] = _stage_of_run(run)
-    return [latest.get(name, {"name": name, "state": "waiting", "outputs": {}}) for name in STAGES]
+    names = (*flow_of(home), "update")
+    return [latest.get(name, {"name": name, "state": "waiting", "outputs": {}}) for name in names]
 
 
 def _stage(row: StageRow) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, 
 from oliveira.kernels.options import Options, faster, losses, native
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.models.gpt import GPT
+from oliveira.registry import can, entries
 
 MAX_ERROR = 1e-4  # of a logit, relative to the largest
 CONTEXT, STEPS = 128, 16
@@ -55,14 +56,15 @@ def compile_artifact(
 
     `threads`: of every candidate. `options`: how the native step serves where nothing may be lost. `max_loss`: nats a
     token that it may lose against that on `text`, tokens that the model has not learnt.
-    Raises `UserError` for another model than a GPT, a provider that cannot be had or too little text, `OliveiraError`
-    when the graph does not compute what the model computes: then no choice is left behind.
+    Raises `UserError` for a model that does not decode, a provider that cannot be had or too little text,
+    `OliveiraError` when the graph does not compute what the model computes: then no choice is left behind.
     """
     artifact = open_artifact(path)
-    model = artifact.load_model()
-    if not isinstance(model, GPT):
+    model: Any = artifact.load_model()
+    if not can(model, "decodes"):
+        able = ", ".join(found.name for found in entries() if "decodes" in found.can)
         raise UserError(
-            f"{path.name} holds a {artifact.name}: only a gpt has a decode step to compile. "
+            f"{path.name} holds a {artifact.name}: only a {able} has a decode step to compile. "
             "For other models use `oliveira export`."
         )
     if threads < 1 or rounds < 1 or not streams or min(streams) < 1:

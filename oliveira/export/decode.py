@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,7 @@ def plain(model: GPT) -> GPT:
     """The model with fp32 matrices: itself, or a copy whose quantised layers are undone (their loss stays)."""
     if not any(isinstance(layer, QUANTISED) for layer in model.modules()):
         return model
-    made = dequantise_model(copy.deepcopy(model))
-    assert isinstance(made, GPT)
+    made: Any = dequantise_model(copy.deepcopy(model))
     return made
 
 

@@ -1,6 +1,8 @@
 """The loop as the seed draws it, with the state of each stage."""
 
 import itertools
+import json
+from pathlib import Path
 
 FLOW = ("collect", "preprocess", "train", "adapt", "compress", "package", "export", "serve", "monitor")
 # The seed's boxes (in Portuguese) and the stages that each stands for.
@@ -14,6 +16,18 @@ BOXES = (
     ("G", "Atualização Contínua", ("update",)),
 )
 COLOURS = {"done": "#2f855a", "running": "#b7791f", "failed": "#c53030", "waiting": "#718096"}
+
+
+TASK_FLOW = ("collect", "train", "export", "package", "serve", "monitor")
+
+
+def flow_of(home: Path) -> tuple[str, ...]:
+    """Stages in the order in which this home's life goes through them; a task's graph is made before it is packaged."""
+    try:
+        world = json.loads((home / "world.json").read_bytes())
+        return TASK_FLOW if world["task"]["name"] else FLOW
+    except (OSError, ValueError, KeyError, TypeError):  # before the first start, or of an older version
+        return FLOW
 
 
 def mermaid(states: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from oliveira.files import sweep_temporary
 from oliveira.language import translate
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
-from oliveira.lifecycle.pipeline import Pipeline
+from oliveira.lifecycle.pipeline import Pipeline, Stage
 from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.returning import Returning
@@ -94,7 +94,7 @@ class Loop:
 
     def _maybe_retrain(self, trigger: str) -> None:
         idle = self.retraining is None and not self.ledger.setting(PAUSED, False)
-        if idle and time.time() - self._last_update >= self.world.update.cool_down and self.watch.enough_text():
+        if idle and time.time() - self._last_update >= self.world.update.cool_down and self.watch.enough():
             self._start_retraining(trigger)
 
     def _start_retraining(self, trigger: str, wish: Wish | None = None) -> None:
@@ -167,16 +167,25 @@ class Loop:
         )
 
 
-def run(home: Path, *, quiet: bool, stop: Stop) -> None:
-    """Stages first, then the watch, until asked to stop."""
+def stages_of(world: World) -> tuple[Stage, ...]:
+    """Of a task's life, or of one that continues text."""
+    if world.task.name:
+        from oliveira.lifecycle.task_stages import STAGES as OF_A_TASK
+
+        return OF_A_TASK
     from oliveira.lifecycle.stages import STAGES
 
+    return STAGES
+
+
+def run(home: Path, *, quiet: bool, stop: Stop) -> None:
+    """Stages first, then the watch, until asked to stop."""
     world = World.model_validate_json((home / "world.json").read_bytes())
     (home / "logs").mkdir(exist_ok=True)
     with holder(home, "loop", patience=15), Ledger(home) as ledger, Reporter(quiet=quiet) as report:
         for name in ("stages", "artifacts", "runs"):
             sweep_temporary(home / name)
-        outputs = Pipeline(STAGES, home, world, ledger, report, stop).run()
+        outputs = Pipeline(stages_of(world), home, world, ledger, report, stop).run()
         deploy(ledger, outputs["package"]["base"])  # a reused `serve` does not act when an old world comes back
         ledger.set_setting("life", {"world": world.name, "ready": time.time()})
         loop = Loop(home, world, ledger)

@@ -1,4 +1,4 @@
-"""`oliveira up --once`: the whole life with a witness. Serves, sends text of a new domain, and sees drift,
+"""`oliveira up --once`: the whole life with a witness. Serves, asks what is new to the model, and sees drift,
 retraining, gate, swap, rollback."""
 
 from __future__ import annotations
@@ -6,19 +6,16 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import Interrupted, OliveiraError
-from oliveira.lifecycle.flow import FLOW
-from oliveira.lifecycle.pieces import pieces
-from oliveira.lifecycle.pipeline import current_folder
+from oliveira.lifecycle.flow import flow_of
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.traffic_load import Client, Load
 from oliveira.lifecycle.up import House
+from oliveira.lifecycle.visitors import Visitors, visitors_of
 
-ROOM_FOR_ANSWER = 16  # tokens
 IDLE_REQUESTS = 60
 SWAP_REQUESTS = 200
 PAUSE = 0.25  # seconds between two requests where latency is measured
@@ -31,30 +28,30 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
     """Returns what becomes `life.json`. Raises OliveiraError when an arrow of the loop does not come."""
     started = time.time()
     witness = _Witness(house, stop)
-    base, new = _prompts(house, "base", "validation"), _prompts(house, "new", "train")
+    visitors = visitors_of(house)
     before = house.ledger.alias("champion")
     assert before is not None
     since = _last_decision(house)  # of a life that was ended after its alarm, the loop may go on at once
     alarms = _alarms(house)
 
     say(f"{IDLE_REQUESTS} requests of the known domain")
-    with Load(house.address, house.key, base, workers=1, pause=PAUSE) as idle:
+    with Load(house.address, house.key, visitors.ask, visitors.base, workers=1, pause=PAUSE) as idle:
         witness.until(lambda: len(idle.answers) >= IDLE_REQUESTS, "the answers to the known domain")
 
     say("traffic of the new domain, until the monitor raises its alarm")
-    sent, characters = _send_until_drift(house, witness, new, alarms, say)
+    sent, amount = _send_until_drift(house, witness, visitors, alarms, say)
     drift = house.ledger.last_event("drift")
     assert drift is not None
     say(f"drift after {sent} requests; a challenger is trained on them, at low priority")
-    with Load(house.address, house.key, base, workers=1, pause=PAUSE) as training:
+    with Load(house.address, house.key, visitors.ask, visitors.base, workers=1, pause=PAUSE) as training:
         witness.until(lambda: _decided(house, since) is not None, "the gate's decision")
         decision = _decided(house, since)
         assert decision is not None
         if decision["verdict"] == "promoted":
             witness.until(lambda: _served(house) == decision["digest"], "the challenger being served")
         training_p95 = training.quantile(0.95)
-    swap = _swap_under_load(house, witness, base, before, decision, say)
-    rollback = _roll_back(house, witness, before, decision, say)
+    swap = _swap_under_load(house, witness, visitors, before, decision, say)
+    rollback = _roll_back(house, witness, visitors, before, decision, say)
     gate = decision["numbers"]
     return {
         "world": house.world.name,
@@ -63,14 +60,15 @@ def live_once(house: House, stop: Stop, say: Callable[[str], None]) -> dict[str,
         "drift": {
             "detected": True,
             "requests": sent,
-            "characters": characters,
+            visitors.counted: amount,
             "scores": drift["data"]["scores"],
         },
         "gate": {
             "decision": decision["verdict"],
-            **{k: v for k, v in gate.items() if k != "validation_bits_per_byte"},
+            **{k: v for k, v in gate.items() if k not in ("validation_bits_per_byte", "scores")},
         },
         "val_bits_per_byte": gate.get("validation_bits_per_byte", {}),
+        "scores": gate.get("scores", {}),
         "swap": swap,
         "rollback": rollback,
         "latency": {
@@ -99,16 +97,6 @@ class _Witness:
                 raise OliveiraError(f"waited {PATIENCE:.0f} seconds for {what}; see logs/ in {self.house.home}.")
 
 
-def _prompts(house: House, domain: str, split: str) -> list[str]:
-    """Pieces of the domain's documents that leave the model room for an answer."""
-    folder = current_folder(house.ledger, house.home, "preprocess")
-    tokenizer = Tokenizer.load(folder / "base" / "tokenizer.json")
-    room = house.world.model.max_len - ROOM_FOR_ANSWER
-    lines = (folder / domain / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = (piece for line in lines for piece in pieces(json.loads(line)["text"]) if len(piece) > 40)
-    return [tokenizer.decode(tokenizer.encode(text)[:room]).rstrip("\ufffd") for text in texts]
-
-
 def _alarms(house: House) -> int:
     """The newest alarm that is over."""
     last = house.ledger.last_event("drift")
@@ -116,32 +104,20 @@ def _alarms(house: House) -> int:
     return 0 if last is None else last["id"] - on
 
 
-def _no_drift(house: House, detected: bool, sent: int, characters: int) -> str:
-    if detected:
-        return (
-            f"the alarm was raised, but {sent} requests brought {characters} characters and update.min_new_chars = "
-            f"{house.world.update.min_new_chars} waits for more. Make it smaller."
-        )
-    return (
-        f"no drift was seen after {sent} requests of {house.world.data.new}: the model knows the base domain hardly "
-        "better. Give train.steps more, or data.new another text."
-    )
-
-
 def _send_until_drift(
-    house: House, witness: _Witness, prompts: list[str], known: int, say: Callable[[str], None]
+    house: House, witness: _Witness, visitors: Visitors, known: int, say: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Sends live text until an alarm after the event `known`, and on until there is enough of it to learn from."""
+    """Asks what is new until an alarm after the event `known`, and on until there is enough of it to learn from."""
     client = Client(house.address, house.key, traffic=True)
-    sent, characters = 0, 0
-    feed: Iterator[str] = itertools.cycle(prompts)
+    sent, amount = 0, 0
     detected = False
-    while not detected or characters < 2 * house.world.update.min_new_chars:
-        prompt = next(feed)
-        answer = client.complete(prompt, 4)
+    for visit in itertools.cycle(visitors.new):
+        if detected and amount >= 2 * visitors.needed:
+            break
+        answer = visitors.live(client, visit)
         if answer.status != 200:
             raise OliveiraError(f"the server answered {answer.status} to live traffic: {answer.body[:200]!r}")
-        sent, characters = sent + 1, characters + len(prompt)
+        sent, amount = sent + 1, amount + visitors.weight(visit)
         if sent % 20 == 0:
             event = house.ledger.last_event("drift")
             detected = detected or (event is not None and event["id"] > known)
@@ -151,8 +127,8 @@ def _send_until_drift(
         if sent % 500 == 0:
             say(f"{sent} requests, the alarm is on" if detected else f"{sent} requests, no alarm yet")
         if sent >= MOST_REQUESTS:
-            raise OliveiraError(_no_drift(house, detected, sent, characters))
-    return sent, characters
+            raise OliveiraError(visitors.no_drift(detected, sent, amount))
+    return sent, amount
 
 
 def _last_decision(house: House) -> int:
@@ -193,7 +169,7 @@ def _wish(house: House, witness: _Witness, path: str, body: dict[str, Any]) -> N
 def _swap_under_load(
     house: House,
     witness: _Witness,
-    prompts: list[str],
+    visitors: Visitors,
     before: str,
     decision: dict[str, Any],
     say: Callable[[str], None],
@@ -205,7 +181,7 @@ def _swap_under_load(
     say("swap under load")
     _wish(house, witness, "/admin/swap", {"digest": before})
     witness.until(lambda: _served(house) == before, "the old model being served")
-    with Load(house.address, house.key, prompts, workers=4) as load:
+    with Load(house.address, house.key, visitors.ask, visitors.base, workers=4) as load:
         witness.until(lambda: len(load.answers) >= SWAP_REQUESTS // 2, "the first half of the load")
         started = time.monotonic()
         _wish(house, witness, "/admin/swap", {"digest": target})
@@ -225,7 +201,12 @@ def _swap_under_load(
 
 
 def _roll_back(
-    house: House, witness: _Witness, before: str, decision: dict[str, Any], say: Callable[[str], None]
+    house: House,
+    witness: _Witness,
+    visitors: Visitors,
+    before: str,
+    decision: dict[str, Any],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The digest that answers over HTTP after the rollback must be the one from before."""
     if decision["verdict"] != "promoted":
@@ -233,13 +214,13 @@ def _roll_back(
     say("rollback")
     _wish(house, witness, "/admin/rollback", {"reason": "up --once"})
     witness.until(lambda: _served(house) == before, "the old model being served again")
-    answer = Client(house.address, house.key, traffic=False).complete("No princípio", 4)
+    answer = visitors.ask(Client(house.address, house.key, traffic=False), visitors.base[0])
     return {"digest_restored": bool(answer.model) and before.startswith(answer.model), "digest": before}
 
 
 def _stages(house: House) -> dict[str, dict[str, Any]]:
     latest = {row.name: row for row in house.ledger.life() if row.state == "done"}
-    latest = {name: latest[name] for name in FLOW if name in latest}
+    latest = {name: latest[name] for name in flow_of(house.home) if name in latest}
     return {
         name: {
             "seconds": row.seconds,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from oliveira.errors import Interrupted, UserError
 from oliveira.files import check_writable
+from oliveira.locks import held
 
 
 class Stop:
@@ -70,26 +71,16 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> None:
 def holder(home: Path, role: str, *, patience: float = 0.0) -> Iterator[None]:
     """Only one process holds `role` in a home; the lock goes with the process, however it ends."""
     check_writable(home)
-    path = home / f"{role}.lock"
-    with path.open("a+") as file:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= end:
-                    file.seek(0)
-                    pid = file.read().strip() or "unknown"
-                    raise UserError(
-                        f"another `oliveira` ({role}, process {pid}) is using {home}. "
-                        "Stop it, or choose another folder with --home."
-                    ) from None
-                time.sleep(0.1)
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+    end = time.monotonic() + patience
+
+    def waiting(pid: str) -> None:
+        if time.monotonic() >= end:
+            raise UserError(
+                f"another `oliveira` ({role}, process {pid}) is using {home}. "
+                "Stop it, or choose another folder with --home."
+            )
+
+    with held(home / f"{role}.lock", waiting):
         yield
 
 

@@ -21,6 +21,7 @@ from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.store import check_not_lost
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a start asks for; `world` and `text` empty where no flag was given."""
+    """What a start asks for; what no flag gave is empty. `task`: its whole name."""
 
     world: str = ""
     text: str = ""
     overrides: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
+    task: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     sets = dict(own_sets)
     if asked.text:
         sets.setdefault("data.base", json.dumps(f"path:{expand(asked.text).absolute()}"))
+    for field, value in (("task.name", asked.task), ("task.model", asked.model)):
+        if value:
+            sets.setdefault(field, json.dumps(value))
     environment = dict(os.environ if asked.environment is None else asked.environment)
     known = _recall(home)
     name = asked.world or (known["name"] if known else DEFAULT)
@@ -80,6 +86,11 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
     from oliveira.data.folder import list_folder, read_folder
     from oliveira.lifecycle.plan import Plan, lengths_of, plan
 
+    if chosen.world.task.name:
+        from oliveira.lifecycle.task_plan import check_task
+
+        check_task(chosen.world)
+        return Plan(chosen.world)
     base = chosen.world.data.base
     lengths = None
     if base.startswith(PATH):
@@ -121,9 +132,13 @@ def _explicit(world: str, sets: Mapping[str, str], environment: Mapping[str, str
 
 def _recall(home: Path) -> dict[str, Any] | None:
     """What `remember` wrote; None for a home in which nothing was learnt yet."""
-    if not (home / "ledger.sqlite").is_file():
+    ledger_file = home / "ledger.sqlite"
+    if not ledger_file.is_file() or not ledger_file.stat().st_size:
+        check_not_lost(home)
         return None
-    with Ledger(home) as ledger:
+    with Ledger(home, reads=True) as ledger:
+        if not ledger.is_made():
+            return None
         if not any(row.name == "train" for row in ledger.stages()):
             return None
     for path in (home / MEMORY, home / IN_FORCE):  # a home of an older version has the second alone
@@ -133,8 +148,9 @@ def _recall(home: Path) -> dict[str, Any] | None:
             found = json.loads(path.read_bytes())
             if path.name == IN_FORCE:
                 found = {"name": DEFAULT, "file": None, "world": found, "explicit": []}
+            _check(found)
             return found | {"world": World.model_validate(found["world"]).model_dump()}
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, _Damaged):
             raise CorruptError(
                 f"{path} is damaged. Remove it and name the world again (--world, --text, --set): what was made stays."
             ) from None
@@ -145,6 +161,18 @@ def _recall(home: Path) -> dict[str, Any] | None:
                 "or another --home."
             ) from None
     return None
+
+
+class _Damaged(Exception):
+    """JSON, and not of the form that `remember` writes."""
+
+
+def _check(found: Any) -> None:
+    kinds = {"name": str, "file": dict | None, "world": dict, "explicit": list}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        raise _Damaged
+    if not all(isinstance(name, str) for name in found["explicit"]):
+        raise _Damaged
 
 
 def _merged(mine: dict[str, Any], then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -179,11 +207,13 @@ def _ask(
 ) -> None:
     shown = [f"{name} = {old} → {new}" for name, (old, new) in surprises.items()]
     text = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
-    flags = " and ".join(flag for flag, given in (("--world", asked.world), ("--text", asked.text)) if given)
+    given = (("--world", asked.world), ("--text", asked.text), ("--task", asked.task), ("--model", asked.model))
+    flags = " and ".join(flag for flag, value in given if value)
     if confirm is not None and confirm(f"home {home} was made otherwise: {text}. Learn anew in this home?"):
         return
     name, (_, new) = next(iter(surprises.items()))
+    own = made_with.task.name or made_with.data.base
     raise UserError(
-        f"home {home} was made with another world ({made_with.data.base}): {flags} would change {text}. Leave {flags} "
+        f"home {home} was made with another world ({own}): {flags} would change {text}. Leave {flags} "
         f"out to go on with its own, change it on purpose (--set {name}={new}), or give another --home."
     )

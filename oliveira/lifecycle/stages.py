@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,12 @@ from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
 from oliveira.data.shards import TokenShard
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira.errors import OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
-from oliveira.lifecycle.deploy import deploy
-from oliveira.lifecycle.eta import Eta
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
+from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
 from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import measure_false_alarms
 from oliveira.registry import create
@@ -42,7 +38,7 @@ from oliveira.tasks.language_modelling import (
     next_token_loss,
 )
 from oliveira.training.curves import draw_curve, read_curve
-from oliveira.training.loop import CHECKPOINT, Job, Progress, train
+from oliveira.training.loop import CHECKPOINT, Job, train
 from oliveira.training.seeds import seed_everything, threads
 from oliveira.world import World
 
@@ -164,7 +160,7 @@ def _train(context: Context) -> dict[str, Any]:
             },
             sample=sample,
             tokens_per_batch=world.train.batch_size * world.model.max_len,
-            on_progress=_show_training(context),
+            on_progress=show_training(context),
             should_stop=context.should_stop,
         )
         train(model, job, world.train, folder, seed=world.seed)
@@ -200,23 +196,6 @@ def compare_with_peers(data: Path, tokenizer: Tokenizer, split: str = "validatio
 def plain_text(data: Path, split: str) -> bytes:
     lines = (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return "\n".join(json.loads(line)["text"] for line in lines).encode()
-
-
-def _show_training(context: Context) -> Any:
-    last, eta = time.monotonic(), Eta()
-
-    def show(progress: Progress) -> None:
-        nonlocal last
-        left = eta.update(progress.step / progress.steps)
-        text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
-        context.report.progress(progress.step / progress.steps, text)
-        if time.monotonic() - last >= 1.0:
-            last = time.monotonic()
-            values = {"train_step": progress.step, "train_steps": progress.steps, "train_loss": progress.loss}
-            values["train_eta_seconds"] = math.nan if left is None else left
-            context.ledger.set_gauges({(name, ()): float(value) for name, value in values.items()})
-
-    return show
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -261,7 +240,7 @@ def _adapt(context: Context) -> dict[str, Any]:
             loss=next_token_loss(),
             d_model=world.model.d_model,
             tokens_per_batch=world.adapt.batch_size * world.model.max_len,
-            on_progress=_show_training(context),
+            on_progress=show_training(context),
             should_stop=context.should_stop,
         )
         train(
@@ -339,19 +318,6 @@ def _package(context: Context) -> dict[str, Any]:
     return outputs
 
 
-def _artifacts_are_whole(ledger: Ledger, outputs: dict[str, Any]) -> bool:
-    """They lie beside the stages, and a disk may have damaged one since it was packaged."""
-    try:
-        for digest in outputs.values():
-            row = ledger.artifact(digest)
-            if row is None:
-                return False
-            artifact.open_artifact(row.path, digest)
-    except CorruptError:
-        return False
-    return True
-
-
 def _export(context: Context) -> dict[str, Any]:
     if not context.world.export.onnx:
         return {"onnx": "off"}
@@ -375,13 +341,6 @@ def _export(context: Context) -> dict[str, Any]:
         max_logit_error=context.world.export.max_logit_error,
     )
     return {"onnx_bytes": path.stat().st_size, "sha256": sha256_file(path), **checked}
-
-
-def _serve(context: Context) -> dict[str, Any]:
-    """Points `champion` at the package; the front sees it and loads it."""
-    digest = context.outputs["package"]["base"]
-    deploy(context.ledger, digest)
-    return {"champion": digest}
 
 
 def _monitor(context: Context) -> dict[str, Any]:
@@ -451,7 +410,7 @@ STAGES = (
         _part("compress", "monitor"),
         _package,
         summary=lambda o: f"artifact {o['base'][:12]}",
-        whole=_artifacts_are_whole,
+        whole=artifacts_are_whole,
     ),
     Stage("export", 1, ("preprocess", "package"), _part("export"), _export),
     Stage(
@@ -459,7 +418,7 @@ STAGES = (
         1,
         ("package", "export"),
         lambda w: {},
-        _serve,
+        serve,
         summary=lambda o: f"champion {o['champion'][:12]}",
     ),
     Stage(

@@ -7,8 +7,10 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -47,9 +49,6 @@ class Client:
             return Answer(0, time.monotonic() - started, "")
         return Answer(response.status, time.monotonic() - started, response.headers.get("X-Oliveira-Model", ""), data)
 
-    def complete(self, prompt: str, max_tokens: int) -> Answer:
-        return self.post("/v1/completions", {"model": "oliveira", "prompt": prompt, "max_tokens": max_tokens})
-
 
 @dataclass
 class Load:
@@ -57,9 +56,9 @@ class Load:
 
     address: str
     key: str
-    prompts: list[str]
+    ask: Callable[[Client, Any], Answer]
+    requests: list[Any]
     workers: int = 4
-    max_tokens: int = 8
     limit: int = 20_000
     pause: float = 0.0
     answers: list[Answer] = field(default_factory=list)
@@ -81,7 +80,7 @@ class Load:
     def _work(self, number: int) -> None:
         client, turn = Client(self.address, self.key, traffic=False), number
         while not self._stop.is_set() and len(self.answers) < self.limit:
-            answer = client.complete(self.prompts[turn % len(self.prompts)], self.max_tokens)
+            answer = self.ask(client, self.requests[turn % len(self.requests)])
             turn += self.workers
             with self._lock:
                 self.answers.append(answer)

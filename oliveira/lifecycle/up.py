@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -139,6 +140,15 @@ class House:
     def console(self) -> str:
         return f"{self.address}/console/?key={self.key}"
 
+    def example(self) -> Path:
+        """HOME/example.json: a request that the champion of a task answers."""
+        digest = self.ledger.alias("champion")
+        row = self.ledger.artifact(digest) if digest else None
+        described = json.loads((row.path / "task.json").read_bytes()) if row else {}
+        path = self.home / "example.json"
+        write_json_atomic(path, described.get("request", {}))
+        return path
+
     def check(self) -> None:
         self.front.check()
         self.loop.check()
@@ -195,6 +205,18 @@ curl {address}/v1/completions -H 'Authorization: Bearer {key}' \\
 from openai import OpenAI
 client = OpenAI(base_url="{address}/v1", api_key="{key}")
 print(client.completions.create(model="oliveira", prompt="No princípio", max_tokens=40).choices[0].text)
+"""
+
+
+def task_snippet(address: str, key: str, example: Path) -> str:
+    """The same for a task: ask with the example in a file, and tell the truth when it is known."""
+    say = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+    return f"""
+curl {address}/v1/predict {say} \\
+     -d @{shlex.quote(str(example))}
+
+curl {address}/v1/feedback {say} \\
+     -d '{{"id": "pred-…", "truth": …}}'
 """
 
 

@@ -1,4 +1,4 @@
-"""Drift on the live stream: feeds what the front wrote down to the monitor and reports in the ledger."""
+"""Drift on the live stream: feeds what came in to the monitor and reports in the ledger."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.lifecycle.ledger import Ledger
-from oliveira.monitoring.drift import DriftMonitor, Sample
+from oliveira.lifecycle.streams import Monitor, stream_of
 from oliveira.monitoring.metrics import STAGE_STATE
-from oliveira.monitoring.traffic import TrafficReader
 from oliveira.world import World
 
-POSITION = "traffic_position"
 MONITOR = "drift_monitor"
 Gauges = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -25,11 +23,7 @@ class Watch:
 
     def __init__(self, home: Path, world: World, ledger: Ledger) -> None:
         self.home, self.world, self.ledger = home, world, ledger
-        position = ledger.setting(POSITION)
-        self.reader = (
-            TrafficReader.from_json(home / "traffic", position) if position else TrafficReader(home / "traffic")
-        )
-        self.characters = 0  # of live text seen since the monitor was started
+        self.stream = stream_of(home, world, ledger)
         self._checked = 0.0
         self._alarmed = False  # and the ledger has an event of it
         saved = ledger.setting(MONITOR, {})
@@ -43,34 +37,27 @@ class Watch:
         self.digest = self.ledger.alias("champion")
         row = self.ledger.artifact(self.digest) if self.digest else None
         path = row.path / "reference.json" if row else None
-        self.monitor: DriftMonitor | None = None
+        self.monitor: Monitor | None = None
         if path is not None and path.exists():
-            section, reference = self.world.monitor, json.loads(path.read_bytes())
-            wanted = {"window": section.window, "alpha": section.alpha, "confirm": section.confirm}
-            if state is not None and wanted.items() <= state.items():
-                self.monitor = DriftMonitor.from_json(reference, state)
-            else:
-                self.monitor = DriftMonitor(
-                    reference, window=section.window, alpha=section.alpha, confirm=section.confirm
-                )
+            self.monitor = self.stream.monitor(json.loads(path.read_bytes()), state)
         self._alarmed = alarmed
         self._save()
         self._report(force=True)
 
-    def enough_text(self) -> bool:
-        return self.characters >= self.world.update.min_new_chars
+    def enough(self) -> bool:
+        """Whether there is what a challenger could learn from."""
+        return self.stream.enough()
 
     def look(self) -> bool:
         """Reads what is new. Returns whether the alarm is on."""
         if self.ledger.alias("champion") != self.digest:
             self.restart()
-        records = self.reader.read_new()
-        for record in records:
-            self.characters += len(str(record["text"]))
-            if self.monitor is not None and record["digest"] == self.digest and record["loss"] is not None:
-                self.monitor.update(Sample([int(token) for token in record["tokens"]], float(record["loss"])))
+        records = self.stream.read_new()
+        for digest, sample in records:
+            if self.monitor is not None and digest == self.digest and sample is not None:
+                self.monitor.update(sample)
         if records:  # a restart goes on from here: nothing is looked at twice
-            self.ledger.set_setting(POSITION, self.reader.to_json())
+            self.stream.keep_position()
             self._save()
         self._report(force=bool(records))
         return self._alarmed

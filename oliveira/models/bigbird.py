@@ -30,6 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_long import to_bigbird
 from oliveira.nn.attention import MultiHeadAttention
 from oliveira.nn.block_sparse import BlockSparseAttention
@@ -81,8 +82,7 @@ def _attention(config: BigBirdConfig, layer: int) -> nn.Module:
     "bigbird",
     family="efficient attention",
     paper="arXiv:2007.14062",
-    eats=("tokens", "series"),
-    gives=("one", "steps"),
+    forms=SEQUENCE,
     config=BigBirdConfig,
     reference="transformers BigBirdForMaskedLM",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, block_size=2, n_random=1),

@@ -14,6 +14,7 @@ Checked against: torch.nn.LSTM(bidirectional=True), packed sequences too, output
 
 from __future__ import annotations
 
+from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
@@ -23,8 +24,7 @@ from oliveira.registry import register
     "bilstm",
     family="recurrent",
     paper="doi:10.1109/78.650093",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=SEQUENCE,
     config=RecurrentConfig,
     reference="torch.nn.LSTM(bidirectional=True)",
     tiny=dict(d_model=8, n_layers=2),

@@ -15,6 +15,7 @@ Checked against: torch.nn.GRU, outputs and input gradients to 1e-5.
 
 from __future__ import annotations
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
@@ -24,8 +25,7 @@ from oliveira.registry import register
     "gru",
     family="recurrent",
     paper="arXiv:1406.1078",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.GRU",

@@ -22,6 +22,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_hyper import to_hyperlstm
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.hyper import HyperLSTMLayer
@@ -41,8 +42,7 @@ class HyperLSTMConfig(SequenceConfig):
     "hyperlstm",
     family="hypernetwork",
     paper="arXiv:1609.09106",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
     config=HyperLSTMConfig,
     causal=True,
     reference="labml_nn HyperLSTM; a loop written from the paper",

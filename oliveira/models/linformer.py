@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_long import to_linformer
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -55,8 +56,7 @@ class LinformerConfig(SequenceConfig):
     "linformer",
     family="efficient attention",
     paper="arXiv:2006.04768",
-    eats=("tokens", "series"),
-    gives=("one", "steps"),
+    forms=SEQUENCE,
     config=LinformerConfig,
     reference="linformer.LinformerLM",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, projected_len=4),

@@ -17,6 +17,7 @@ Checked against: torch.nn.LSTM, outputs and input gradients to 1e-5.
 
 from __future__ import annotations
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
@@ -26,8 +27,7 @@ from oliveira.registry import register
     "lstm",
     family="recurrent",
     paper="doi:10.1162/neco.1997.9.8.1735",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.LSTM",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_mamba import to_mamba
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.norm import RMSNorm
@@ -68,8 +69,8 @@ class Block(nn.Module):
     "mamba",
     family="state space",
     paper="arXiv:2312.00752",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
+    can=("keeps_state",),
     config=MambaConfig,
     causal=True,
     reference="transformers MambaForCausalLM, mambapy Mamba",

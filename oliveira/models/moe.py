@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_moe import to_moe
 from oliveira.models.gpt import GPT
 from oliveira.nn.attention import MultiHeadAttention
@@ -94,8 +95,8 @@ class Block(nn.Module):
     "moe",
     family="transformer",
     paper="arXiv:2401.04088",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
+    can=("auxiliary_loss",),
     config=MoEConfig,
     causal=True,
     reference="transformers MixtralForCausalLM",

@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_long import to_reformer
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -109,8 +110,7 @@ def _block(config: ReformerConfig, layer: int) -> ReversibleBlock:
     "reformer",
     family="efficient attention",
     paper="arXiv:2001.04451",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
     config=ReformerConfig,
     causal=True,
     reference="transformers ReformerModelWithLMHead",
@@ -119,6 +119,7 @@ def _block(config: ReformerConfig, layer: int) -> ReversibleBlock:
     xfail={
         "causal": "to rounding, not to the bit: later steps move the column of a product where an earlier one stands "
         "(equal in double precision, and to the bit where the sequence is one chunk: tests/unit/test_lsh.py)",
+        "int8_agrees": "not on every form: a rounded state may fall into another bucket and attend to other steps",
     },
 )
 class Reformer(nn.Module):

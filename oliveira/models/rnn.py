@@ -12,6 +12,7 @@ Checked against: torch.nn.RNN, outputs and input gradients to 1e-5.
 
 from __future__ import annotations
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
@@ -21,8 +22,7 @@ from oliveira.registry import register
     "rnn",
     family="recurrent",
     paper="doi:10.1207/s15516709cog1402_1",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.RNN",

@@ -21,6 +21,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.norm import LayerNorm
 from oliveira.nn.ssm import DiagonalSSM, DiagonalState
@@ -65,8 +66,8 @@ class Block(nn.Module):
     "s4d",
     family="state space",
     paper="arXiv:2206.11893",
-    eats=("tokens", "series"),
-    gives=("steps", "one"),
+    forms=CAUSAL_SEQUENCE,
+    can=("keeps_state",),
     config=S4DConfig,
     causal=True,
     reference="scipy.signal cont2discrete, dlsim",

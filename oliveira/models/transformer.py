@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_transformer import to_transformer
 from oliveira.nn.attention import MultiHeadAttention, causal_mask
 from oliveira.nn.encoder import EncoderBlock, residual
@@ -116,8 +117,7 @@ class DecoderBlock(nn.Module):
     "transformer",
     family="transformer",
     paper="arXiv:1706.03762",
-    eats=("pairs", "tokens", "series"),
-    gives=("next", "one", "steps"),
+    forms=(("pairs", "next"), ("tokens", "next"), *SEQUENCE),
     config=TransformerConfig,
     reference="torch.nn.Transformer, transformers MarianMTModel",
     tiny=dict(d_model=16, n_layers=2, n_decoder_layers=2, n_heads=2, d_ff=32, dropout=0.0, pre_norm=True),

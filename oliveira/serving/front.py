@@ -67,13 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--host", help="serve.host of the world if left out")
     parser.add_argument("--port", type=int, default=0, help="0 = a free one")
+    parser.add_argument("--listening", type=int, help="inherited descriptor of a socket that listens already")
     parser.add_argument("--die-with-parent", action="store_true")
     given = parser.parse_args(arguments)
     logs.set_up()
     try:
         world = read_world(given.home)
         host = given.host or world.serve.host
-        opened = listen(host, given.port)
+        opened = listen(host, given.port) if given.listening is None else socket.socket(fileno=given.listening)
         service = Service(given.home, world)
         if not is_loopback(host) and not any(found.revoked is None for found in list(service.ledger.keys())):
             raise UserError(f"serve.host = {host} is open to the network without a key. Make one with `oliveira keys`.")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import resource
-import signal
-import socket
 from collections.abc import Iterator
 
 import uvicorn
@@ -41,18 +38,6 @@ def make_server(app: ASGIApp, *, connections: int) -> Server:
         timeout_graceful_shutdown=1,
     )
     return Server(config)
-
-
-async def serve_until_stopped(app: ASGIApp, opened: socket.socket, *, connections: int) -> None:
-    """Until SIGTERM or SIGINT; answers in work get a second."""
-    server = make_server(app, connections=connections)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await server.serve(sockets=[opened])
 
 
 def _allowed_files() -> int:

@@ -3,7 +3,7 @@
 A `Task` is light (a line of `oliveira list`). `open` fetches its data and gives a `Data`, which knows the sizes that it
 sets in a model's config, the batches, the loss, the metrics, and how a person's request becomes arrays and an answer.
 
-    training       batch(number) → model(*inputs) → loss(output, targets)
+    training       batch(number) → objective(model, batch), which is loss(model(*inputs), targets) unless overridden
     scoring        evaluate(model, split) → {metric: value, …}
     serving        answer(state, run, request), `run` being any runner of the exported model: no torch in it
 """
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
+from oliveira.registry import can
+from oliveira.training.optim import Turn
+from oliveira.world import TrainSection
 
 Array = NDArray[Any]
 Run = Callable[..., Array]  # arrays in the order of the model's arguments → its output
@@ -30,8 +33,9 @@ Say = Callable[[str], None]
 
 
 class Batch(NamedTuple):
-    inputs: tuple[Tensor, ...]  # the model's arguments, in order
+    inputs: tuple[Tensor, ...]  # the model's arguments, in the order of the kind that it eats
     targets: Any  # a tensor, or a tuple of them
+    named: dict[str, Tensor] = {}  # noqa: RUF012  (further arguments, by name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +54,8 @@ class Task(ABC):
 
     name: str
     title: str  # one line for people
-    eats: Literal["tokens", "series", "image", "pairs"]
-    gives: Literal["one", "steps", "next", "mlm+nsp"]
+    eats: str  # kinds of `oliveira.kinds`
+    gives: str
     metric: Metric
     licence: str
     model: dict[str, Any] = field(default_factory=dict)  # config values that suit the task, where a model has them
@@ -70,6 +74,10 @@ class Task(ABC):
     def check(self) -> None:
         """Raises `UserError` for data of the user's that cannot be used, before anything is written."""
         return
+
+    def fingerprint(self) -> str:
+        """Of what a user may change between two starts; "" where the program pins it."""
+        return ""
 
     def answer(self, state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """A request through any runner of a trained model. No data are opened: `open`'s annotation names the class.
@@ -115,7 +123,27 @@ class Data(ABC):
 
     @abstractmethod
     def loss(self, output: Any, targets: Any) -> Tensor:
-        """Mean loss of a batch."""
+        """Mean loss of a batch, given what the model returned."""
+
+    def objective(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What training lowers: the loss, plus the model's own where it has one (a mixture of experts balances its
+        load). Overridden by a task that calls its model in another way.
+        """
+        if can(model, "auxiliary_loss"):
+            network: Any = model
+            output, auxiliary = network.forward_with_auxiliary(*batch.inputs, **batch.named)
+            return self.loss(output, batch.targets) + auxiliary
+        return self.loss(model(*batch.inputs, **batch.named), batch.targets)
+
+    def turns(self, model: nn.Module, section: TrainSection) -> list[Turn]:
+        """Several updates a step, each of an optimiser and a loss of its own (a generator and its critic). A group's
+        learning rate follows the schedule as a share of `section.lr`. Empty: one, of `objective`.
+        """
+        return []
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model."""
+        return
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
@@ -148,17 +176,17 @@ class Data(ABC):
         """How wrong an answer was, lower is better. `UserError` names the field "truth" where it does not fit."""
         raise UserError("this task takes no truth: its answers cannot be compared with one.")
 
-    @abstractmethod
-    def request(self) -> dict[str, Any]:
-        """A real request of the test split, for help texts and for the check of an exported file."""
-
     def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], Any]]:
-        """About `count` real requests of a split with their truth, in its order and from all of it."""
+        """At most `count` real requests of a split, evenly spaced, each with its truth; none where a task has none."""
         return []
 
     def learn(self, pairs: Sequence[tuple[dict[str, Any], Any]]) -> Batch:
-        """A batch of requests and their truth, to train on what came back. `UserError` for what does not fit."""
-        raise UserError("this task takes no truth: nothing can be learnt from its answers.")
+        """A training batch of requests and the truths that came back for them."""
+        raise UserError("this task does not learn from truths that come back.")
+
+    @abstractmethod
+    def request(self) -> dict[str, Any]:
+        """A real request of the test split, for help texts and for the check of an exported file."""
 
     def picture(self, model: nn.Module, png: Path) -> bool:
         """Draws what people would rather look at (a forecast, an attention map). False: there is nothing to draw."""

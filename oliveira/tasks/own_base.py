@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from oliveira.data.collection import Form
+from oliveira.files import digest_directory, sha256_file, sha256_json
 from oliveira.language import translate
 from oliveira.tasks.base import Say, Task
 
@@ -34,6 +35,10 @@ class OwnTask(Task):
     @property
     def label(self) -> str:
         return f"{self.KIND}{PATH}{self.path.name}"
+
+    def fingerprint(self) -> str:
+        self.check()  # says what is wrong with it
+        return sha256_json(digest_directory(self.path)) if self.path.is_dir() else sha256_file(self.path)
 
     def say_all(self, lines: tuple[str, ...], say: Say) -> None:
         for line in lines:

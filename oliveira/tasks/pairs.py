@@ -79,9 +79,9 @@ class PairData(Data):
         total = count = 0.0
         with judged(model):
             for part in chunks(len(rows), _ROWS):
-                inputs, targets = self._batch(rows[part])
-                tokens = int((targets != IGNORED).sum())
-                total += float(self.loss(model(*inputs), targets)) * tokens
+                batch = self._batch(rows[part])
+                tokens = int((batch.targets != IGNORED).sum())
+                total += float(self.loss(model(*batch.inputs), batch.targets)) * tokens
                 count += tokens
         return total / count
 

@@ -130,8 +130,9 @@ class PairData(Data):
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         nats, asked, hits, right, pairs = 0.0, 0, 0, 0, 0
         with judged(model):
-            for inputs, (labels, strange) in self._scored(split):
-                mlm, nsp = model(*inputs)
+            for batch in self._scored(split):
+                mlm, nsp = model(*batch.inputs)
+                labels, strange = batch.targets
                 wanted = labels != IGNORED
                 nats += float(cross_entropy(mlm[wanted], labels[wanted])) * int(wanted.sum())
                 hits += int((mlm[wanted].argmax(-1) == labels[wanted]).sum())

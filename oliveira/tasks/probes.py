@@ -78,7 +78,7 @@ class ProbeData(Data):
         return cross_entropy(output, targets)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        inputs, targets = _tensors(self.held_out(split))
+        inputs, targets, _ = _tensors(self.held_out(split))
         with judged(model):
             output = torch.cat([model(*(x[part] for x in inputs)) for part in self._parts(split)])
         loss = float(self.loss(output, targets))

@@ -31,6 +31,7 @@ from oliveira.data.text import nfc
 from oliveira.data.vocabulary import NOTHING, Symbols, codec_from
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
+from oliveira.registry import can
 from oliveira.tasks.base import Array, Data, Metric, Run, Task
 from oliveira.tasks.observing import of_tokens
 from oliveira.tasks.pairs import PairData, write
@@ -119,14 +120,14 @@ class PronunciationData(PairData):
         """(phonemes, letters): what `model.attention_map(source, target, mask)` gives for a word and its true phonemes;
         None for a model that has no such map.
         """
-        attention_map = getattr(model, "attention_map", None)
-        if attention_map is None:
+        if not can(model, "attention_map"):
             return None
+        network: Any = model
         source, target = self.source.encode(word), self.target.encode(phonemes)
-        inputs, _ = self._batch([([*source, NOTHING], target)])
+        inputs = self._batch([([*source, NOTHING], target)]).inputs
         try:
             with judged(model):
-                weights: torch.Tensor = attention_map(*inputs)
+                weights: torch.Tensor = network.attention_map(*inputs)
         except ValueError:  # of this config: seq2seq with attention = "none"
             return None
         return weights[0, : len(target), : len(source)].numpy()

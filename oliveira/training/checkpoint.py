@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from oliveira.errors import CorruptError
 from oliveira.files import write_atomic
@@ -21,15 +22,29 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: d
     tensors = {f"model/{key}": value.detach().clone() for key, value in model.state_dict().items()}
     tensors |= {f"optimizer/{key}": value for key, value in optimizer.state_tensors().items()}
     tensors["random"] = torch.get_rng_state()
-    write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}, {"state": json.dumps(state)}))
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    told = json.dumps(state)
+    write_atomic(path, save(tensors, {"state": told, "sha256": _digest(tensors, told)}))
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        raw: Any = tensors[key].reshape(-1).view(torch.uint8).numpy()
+        digest.update(raw)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Puts everything back and returns `state`. Raises CorruptError when the file is not one of ours."""
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
+            told = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if "sha256" in told and told["sha256"] != _digest(tensors, told["state"]):  # older ones have none
+            raise ValueError("its bytes are not those that were written")
+        state: dict[str, Any] = json.loads(told["state"])
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
         optimizer.load_state_tensors(
             {k.removeprefix("optimizer/"): v for k, v in tensors.items() if k.startswith("optimizer/")}
@@ -37,6 +52,6 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
         torch.set_rng_state(tensors["random"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise CorruptError(
-            f"checkpoint {path.name} cannot be read ({error}). Delete it to train from the start."
+            f"{path} is damaged ({str(error).rstrip('.')}). Remove it to train from the start."
         ) from None
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,15 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a torn last line of a killed writer is left out."""
+    """All complete lines; a torn last line of a killed writer is left out, and what is no row of a curve."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from oliveira.kernels.fast import fast_layers
 from oliveira.training import schedules
 from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
 from oliveira.training.curves import Curve
-from oliveira.training.optim import Optimizer, clip_gradients, make_optimizer
+from oliveira.training.optim import Optimizer, Turn, clip_gradients, make_optimizer
 from oliveira.training.seeds import seed_everything
 from oliveira.world import TrainSection
 
@@ -46,6 +46,8 @@ class Job(Generic[Batch]):
 
     batch: Callable[[int], Batch]  # micro-batch number → batch
     loss: Callable[[nn.Module, Batch], Tensor]  # mean loss of a batch
+    turns: Callable[[nn.Module, TrainSection], list[Turn]] = lambda model, section: []  # empty: one, of `loss`
+    after_step: Callable[[nn.Module, int], None] = lambda model, step: None  # what it changes is part of the model
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     sample: Callable[[nn.Module], str] | None = None
     tokens_per_batch: int = 0
@@ -59,13 +61,8 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
 
     Raises Interrupted (state saved, the next call goes on) and TrainingError (NaN; names the last good checkpoint).
     """
-    optimizer = make_optimizer(
-        model,
-        kind=config.optimizer,
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
+    turns = turns_of(model, job, config)
+    optimizer = Optimizer([part for turn in turns for part in turn.optimizer.parts])
     checkpoint = folder / CHECKPOINT
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "metrics": {}, "looked": 0}
     seed_everything(seed)
@@ -101,7 +98,7 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         if unseen:
             look(begun)
         for step in range(begun + 1, config.steps + 1):
-            loss, norm, lr = one_step(model, job, config, optimizer, step)
+            loss, norm, lr, apart = one_step(model, job, config, turns, step)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 where = (
                     f"The last good checkpoint is step {saved} in {folder}." if saved else "There is no checkpoint yet."
@@ -111,9 +108,11 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                     f"Lower the learning rate, {config.lr:g}: write lr={config.lr / 10:g} after the model of "
                     "`oliveira train`, or train.lr in a world."
                 )
+            job.after_step(model, step)
             seconds = time.monotonic() - started
             tokens = step * config.accumulate * job.tokens_per_batch
-            curve.add(dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens))
+            row = dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens)
+            curve.add(row | apart)
             job.on_progress(Progress(step, config.steps, loss, tokens / max(seconds, 1e-9), seconds))
             last = step == config.steps
             if step % config.checkpoint_every == 0 or last:
@@ -125,25 +124,55 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
     return state["metrics"]
 
 
-def one_step(
-    model: nn.Module, job: Job[Any], config: TrainSection, optimizer: Optimizer, step: int
-) -> tuple[float, float, float]:
-    """Forward, loss, backward, clipping, update. Returns loss, norm of the gradient and learning rate.
+def turns_of(model: nn.Module, job: Job[Any], config: TrainSection) -> list[Turn]:
+    """The job's own, or one of the optimiser that the configuration names."""
+    return job.turns(model, config) or [
+        Turn(
+            make_optimizer(
+                model,
+                kind=config.optimizer,
+                lr=config.lr,
+                betas=(config.beta1, config.beta2),
+                weight_decay=config.weight_decay,
+            ),
+            job.loss,
+        )
+    ]
 
-    A loss or a norm that is not finite leaves the weights as they were.
+
+class Step(NamedTuple):
+    loss: float  # of all turns together
+    norm: float  # of the gradient before clipping
+    lr: float
+    apart: dict[str, float]  # of each turn that has a name: "loss_NAME"
+
+
+def one_step(model: nn.Module, job: Job[Any], config: TrainSection, turns: list[Turn], step: int) -> Step:
+    """Each turn: forward, loss, backward, clipping, update of its own parameters.
+
+    A loss or a norm that is not finite leaves these weights as they were and ends the step.
     """
     lr = learning_rate(step, config, job.d_model)
-    loss = 0.0
-    for micro in range(config.accumulate):
-        part = job.loss(model, job.batch((step - 1) * config.accumulate + micro)) / config.accumulate
-        part.backward()
-        loss += part.item()
-    norm = clip_gradients(model.parameters(), config.clip)
-    if math.isfinite(loss) and math.isfinite(norm):
-        optimizer.set_lr(lr)
-        optimizer.step()
-    optimizer.zero_grad()
-    return loss, norm, lr
+    losses, norms = list[float](), list[float]()
+    for turn in turns:
+        loss = 0.0
+        for micro in range(config.accumulate):
+            part = turn.loss(model, job.batch((step - 1) * config.accumulate + micro)) / config.accumulate
+            part.backward()
+            loss += part.item()
+        mine = {id(parameter) for parameter in turn.optimizer.parameters()}
+        norm = clip_gradients([p for p in model.parameters() if id(p) in mine], config.clip)
+        losses.append(loss)
+        norms.append(norm)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            turn.optimizer.set_lr(lr, config.lr)
+            turn.optimizer.step()
+        model.zero_grad(set_to_none=True)  # of the other turns' parameters too
+        if not finite:
+            break
+    apart = {f"loss_{turn.name}": loss for turn, loss in zip(turns, losses, strict=False) if turn.name}
+    return Step(sum(losses), math.hypot(*norms), lr, apart)
 
 
 Result = TypeVar("Result")

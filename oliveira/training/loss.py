@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.kernels.products import add_product, pays, product
+from oliveira.registry import can
 
 IGNORED = -100
 ROWS = 512  # their logits are held at a time
@@ -126,13 +127,13 @@ def head_cross_entropy(
 def next_token(model: nn.Module, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean loss in nats of `targets` (B, T) after `tokens` (B, T).
 
-    A model that trains, with `hidden` and a plain `head` as `gpt` has, gives its hidden states to `head_cross_entropy`;
-    any other its logits to `cross_entropy`. The loss is the same to 1e-6.
+    A model that trains, can give its `hidden` states and has a plain `head`, as `gpt` has, gives those states to
+    `head_cross_entropy`; any other its logits to `cross_entropy`. The loss is the same to 1e-6.
     """
     parts: Any = model
-    head: Any = getattr(model, "head", None)
+    head: Any = parts.head if can(model, "hidden") else None
     plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32
-    if plain and hasattr(model, "hidden") and torch.is_grad_enabled():
+    if plain and torch.is_grad_enabled():
         hidden: Tensor = parts.hidden(tokens)
         if pays(hidden, len(head.weight)):
             return head_cross_entropy(hidden, head.weight, targets, label_smoothing=label_smoothing)

@@ -12,8 +12,8 @@ torch.optim.Muon) may take the matrices inside the blocks; everything else stays
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +55,19 @@ class Optimizer:
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
+        self.rates = [group["lr"] for group in self.groups]
 
-    def set_lr(self, lr: float) -> None:
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def set_lr(self, lr: float, peak: float) -> None:
+        """Each group's own learning rate, scaled as the schedule scales `peak` to `lr`."""
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = lr * (rate / peak)
+
+    def parameters(self) -> list[Tensor]:
+        return [parameter for group in self.groups for parameter in group["params"]]
 
     def step(self) -> None:
         for part in self.parts:
@@ -86,6 +94,14 @@ class Optimizer:
                 if int(owner) == i:
                     state.setdefault(int(number), {})[name] = value
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+class Turn(NamedTuple):
+    """One update within a step: these parameters follow this loss. Most runs have one turn, adversaries one each."""
+
+    optimizer: Optimizer
+    loss: Callable[[nn.Module, Any], Tensor]  # (model, batch) → mean loss
+    name: str = ""  # "discriminator": the curve then shows its loss apart
 
 
 def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import pytest
 import torch
-from checks import CHECKS, Form, build, forms
+from checks import CHECKS, build
 from torch import Tensor, nn
 
-from oliveira import registry
+from oliveira import kinds, registry
+from oliveira.errors import UserError
+from oliveira.kinds import Form
 from oliveira.models.gpt import GPT
 from oliveira.models.gru import GRU
-from oliveira.registry import Entry, entries, entry
+from oliveira.registry import Entry, can, entries, entry, entry_of
+from oliveira.tasks.catalogue import pair, tasks
 
 EXPORTS = "onnx_equals_torch"
 
@@ -34,9 +38,9 @@ def cases() -> list[Any]:
             marks=marks(found, name),
         )
         for found in entries()
-        for form in forms(found)
+        for form in found.forms
         for name, check in CHECKS.items()
-        if name != EXPORTS or form in (forms(found)[0], forms(found)[-1])
+        if name != EXPORTS or form in (found.forms[0], found.forms[-1])
     ]
 
 
@@ -47,6 +51,47 @@ def test_contract(found: Entry, form: Form, check: Any) -> None:
 
 def test_exceptions_name_a_check() -> None:
     assert not {name for found in entries() for name in found.xfail} - CHECKS.keys()
+
+
+METHODS = {"keeps_state": "step", "auxiliary_loss": "forward_with_auxiliary", "attention_map": "attention_map"}
+
+
+@pytest.mark.parametrize("found", entries(), ids=lambda found: found.name)
+def test_what_a_model_can_is_declared(found: Entry) -> None:
+    model = build(found, found.forms[0])
+    has = {capability for capability, method in METHODS.items() if hasattr(model, method)}
+    assert has == set(found.can) & METHODS.keys()
+    assert ("decodes" in found.can) == ("cache" in inspect.signature(model.forward).parameters)
+    assert can(model, "decodes") == ("decodes" in found.can) and entry_of(model) is found
+    assert entry_of(nn.Linear(1, 1)) is None and not can(nn.Linear(1, 1), "decodes")
+
+
+FORMS = [(eats, gives) for eats in kinds.EATS for gives in kinds.GIVES]
+
+
+@pytest.mark.parametrize("form", FORMS, ids="-".join)
+def test_a_form_that_is_not_declared_is_refused_by_name(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = dataclasses.replace(tasks()["probe/adding"], name="stub/form", eats=form[0], gives=form[1])
+    monkeypatch.setitem(tasks(), "stub/form", stub)
+    fit = [found.name for found in entries() if form in found.forms]
+    for found in entries():
+        if form in found.forms:
+            assert pair("stub/form", found.name) == (stub, found)
+            continue
+        words = f"{found.name} does not fit stub/form, which eats {form[0]} and gives {form[1]}. Models that do: "
+        with pytest.raises(UserError) as refused:
+            pair("stub/form", found.name)
+        assert str(refused.value) == words + f"{', '.join(fit) or 'none yet'}."
+
+
+def test_forms_that_used_to_be_accepted_are_not() -> None:
+    assert not entry("transformer").fits("pairs", "one") and not entry("lstm").fits("series", "next")
+    assert entry("lstm").fits("tokens", "next") and entry("transformer").fits("tokens", "next")
+
+
+def test_every_form_and_every_task_is_of_known_kinds() -> None:
+    assert {form for found in entries() for form in found.forms} <= set(FORMS)
+    assert {(found.eats, found.gives) for found in tasks().values()} <= set(FORMS)
 
 
 class SeesTheFuture(GPT):
@@ -126,7 +171,7 @@ def test_broken_sequence_models_are_caught(model: type, check: str, monkeypatch:
 def test_broken_models_are_caught(model: type, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = dataclasses.replace(entry("gpt"), model=model)
     monkeypatch.setitem(registry._ENTRIES, "gpt", broken)
-    form = forms(broken)[0]
+    form = broken.forms[0]
     assert type(build(broken, form)) is model
     with pytest.raises(AssertionError):
         CHECKS[check](broken, form)

@@ -30,7 +30,7 @@ def copied_after_training(name: str, optimizer: str) -> float:
     model = create(name, vocab_size=KINDS + 2, d_out=KINDS, d_model=64, n_layers=2, d_state=8, max_len=STEPS + LETTERS)
     optimiser = make_optimizer(model, kind=optimizer, lr=LR, betas=(0.9, 0.98), weight_decay=0.0)
     for number in range(UPDATES):
-        optimiser.set_lr(LR * min(1, (number + 1) / 20, 2 - 2 * number / UPDATES))
+        optimiser.set_lr(LR * min(1, (number + 1) / 20, 2 - 2 * number / UPDATES), LR)
         tokens, letters = scattered(number, ROWS)
         loss = F.cross_entropy(model(tokens)[:, STEPS:].flatten(0, 1), letters.flatten())
         optimiser.zero_grad()

@@ -22,8 +22,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from oliveira.console.curve import CurveTail, thin
 from oliveira.console.figures import RequestFigures
 from oliveira.console.routes import STATIC, make_router
-from oliveira.console.state import STAGES, state_snapshot
+from oliveira.console.state import state_snapshot
 from oliveira.lifecycle import gate
+from oliveira.lifecycle.flow import FLOW
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 
@@ -56,7 +57,7 @@ SEED = [
 def test_an_empty_home_waits_for_everything(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         state = state_snapshot(ledger, tmp_path, dict)
-    assert [(stage["name"], stage["state"]) for stage in state["stages"]] == [(n, "waiting") for n in STAGES]
+    assert [(stage["name"], stage["state"]) for stage in state["stages"]] == [(n, "waiting") for n in (*FLOW, "update")]
     assert state["world"] is None and state["decisions"] == [] and state["paused"] is False
 
 
@@ -68,7 +69,7 @@ def test_snapshot_tells_the_latest_of_each_stage_in_order(tmp_path: Path) -> Non
     life.present_a_challenger()
     life.ledger.set_setting("paused", True)
     state = state_snapshot(life.ledger, tmp_path, lambda: {"ttft_p50": float("nan")})
-    assert tuple(stage["name"] for stage in state["stages"]) == STAGES
+    assert tuple(stage["name"] for stage in state["stages"]) == (*FLOW, "update")
     states = {stage["name"]: stage["state"] for stage in state["stages"]}
     assert states.pop("train") == states.pop("update") == "running"
     assert set(states.values()) == {"done"}

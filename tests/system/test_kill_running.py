@@ -21,6 +21,7 @@ from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import RETRAINING, Ledger
 from oliveira.lifecycle.process import is_held
 from oliveira.lifecycle.traffic_load import Load
+from oliveira.lifecycle.visitors import complete
 from oliveira.world import load_world
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def test_killed_in_a_swap_under_traffic(make_home: Callable[..., Home], victim: 
         server.ready(old.digest)
         [serving] = server.engines()
         port = server.url.rpartition(":")[2]
-        with Load(server.url, home.use, ["No princípio"], workers=2) as load:
+        with Load(server.url, home.use, complete, ["No princípio"], workers=2) as load:
             wait_for(lambda: len(load.answers) >= 5)
             home.promote(new)
             [loading] = wait_for(lambda: [pid for pid in server.engines() if pid != serving])

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import life_helpers as life
+import numpy as np
 import pytest
 import readme_lines
+from PIL import Image
 from serving_helpers import TEXTS, wait_for
 
 from oliveira import recipes
 from oliveira.cli import main
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.traffic_load import Client
+from oliveira.lifecycle.visitors import complete
 from oliveira.tasks import forecasting
 
 pytestmark = pytest.mark.slow
@@ -38,6 +41,7 @@ class Rule(NamedTuple):
     code: int = 0
 
 
+LIVES = "tests/system/test_task_lives.py"
 RULES = {
     "make up": Rule(run="stays up"),
     "make test": Rule(".venv/bin/python -m pytest --version", "pytest", run="make"),
@@ -68,11 +72,24 @@ RULES = {
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
         "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"
     ),
+    "oliveira train classify/path:fotos cnn": Rule(
+        "oliveira train classify/path:fotos mlp d_model=8 --budget steps=2", "nearest centroid"
+    ),
+    "oliveira train translate/path:pares.tsv transformer": Rule(
+        "oliveira train translate/path:pares.tsv transformer d_model=8 n_heads=2 n_layers=1 d_ff=16 --budget steps=2",
+        "next: oliveira export translate/path:pares.tsv/transformer",
+    ),
+    "oliveira up --task forecast --data consumo.csv --target kwh --home consumo": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify --data avaliacoes.csv --home avaliacoes": Rule(LIVES, run="elsewhere"),
+    "oliveira up --task classify/digits --home digits": Rule(LIVES, run="elsewhere"),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),
     "oliveira swap DIGEST": Rule("oliveira swap {digest}", '"champion"'),
     "oliveira rollback": Rule(says='"champion"'),
+    "oliveira chat": Rule("tests/system/test_chat.py", run="elsewhere"),
+    "oliveira backup home.zip": Rule(says="home.zip"),
+    "oliveira restore home.zip --home NEW": Rule(says="NEW"),
     "oliveira retrain": Rule(says="awaiting approval"),
     "oliveira approve": Rule(says='"champion"'),
     "oliveira reject": Rule(says='"rejected"', waiting=True),
@@ -84,6 +101,7 @@ RULES = {
     "oliveira adapters remove NAME": Rule("oliveira adapters remove ana", "removed"),
     "oliveira compile champion": Rule("oliveira compile champion --streams 1 --rounds 1", "serves from"),
     "oliveira keys create NAME": Rule("oliveira keys create ana", r"sk-|-"),
+    "oliveira forget --key ana": Rule(says="ana|0"),
     "oliveira prometheus-config": Rule(says="prometheus --config.file="),
     "oliveira formulas list": Rule(says="chinchilla"),
     "oliveira reproduce machado-gpt": Rule(says="bits per byte", code=1),
@@ -140,6 +158,13 @@ class House:
         (root / "consumo.csv").write_text("\n".join(["data;kwh", *hours]))
         reviews = (f"produto {n} {('bom', 'ruim')[n % 2]},{('pos', 'neg')[n % 2]}" for n in range(60))
         (root / "avaliacoes.csv").write_text("\n".join(["text,label", *reviews]))
+        pairs = (f"o gato {n} dorme\tthe cat {n} sleeps" for n in range(150))
+        (root / "pares.tsv").write_text("\n".join(["pt\ten", *pairs]))
+        for number in range(40):
+            folder = root / "fotos" / ("claro", "escuro")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 100, (12, 12)) + 150 * (number % 2 == 0)
+            Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.png")
 
     def start(self, line: str, home: Path, **changes: object) -> subprocess.Popen[str]:
         """What `make up …` or `oliveira up …` starts, in a tiny world."""
@@ -176,7 +201,7 @@ class House:
         client = Client(self.address, self.key, traffic=True)
         for text in dict.fromkeys(TEXTS):
             for words in (text, text[::-1], text.upper(), text.swapcase()):
-                assert client.complete(words, 1).status == 200
+                assert complete(client, words, 1).status == 200
         client.connection.close()
 
     def fill(self, typed: str) -> list[str]:

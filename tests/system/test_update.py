@@ -16,6 +16,7 @@ from oliveira import artifact
 from oliveira.adaptation.lora import merge
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
+from oliveira.lifecycle import text_lesson
 from oliveira.lifecycle import update as room
 from oliveira.lifecycle.latency import Latency
 from oliveira.lifecycle.ledger import Ledger
@@ -79,13 +80,14 @@ def test_a_worse_challenger_is_never_promoted(home: Path, monkeypatch: pytest.Mo
     before = champion(home)
     match sabotage:
         case "shuffled labels":
-            monkeypatch.setattr(room, "next_token_loss", shuffled_labels())
+            monkeypatch.setattr(text_lesson, "next_token_loss", shuffled_labels())
         case "NaN":
-            monkeypatch.setattr(room, "next_token_loss", nan_loss())
+            monkeypatch.setattr(text_lesson, "next_token_loss", nan_loss())
         case "truncated data":
-            whole = room.live_text
+            whole = text_lesson.live_text
+            cut = ["a a a a " * 200]
             monkeypatch.setattr(
-                room, "live_text", lambda folder: room.LiveText(["a a a a " * 200], whole(folder).held_out)
+                text_lesson, "live_text", lambda folder: text_lesson.LiveText(cut, whole(folder).held_out)
             )
         case "too high a rate":
             set_world(home, **{"adapt.lr": "30.0"})
@@ -123,8 +125,8 @@ def test_the_same_text_judged_again_overwrites_nothing(home: Path, monkeypatch: 
     with Ledger(home) as ledger:
         first = room.update(home, ledger, "test")
         ledger.rollback(actor="test", reason="test")
-        monkeypatch.setattr(room, "measure", lambda *_: Latency(0.01, 1.0, 100.0, 90.0, 110.0))
-        monkeypatch.setattr(room, "merge", merge_otherwise)
+        monkeypatch.setattr(text_lesson, "measure", lambda *_: Latency(0.01, 1.0, 100.0, 90.0, 110.0))
+        monkeypatch.setattr(text_lesson, "merge", merge_otherwise)
         again = room.update(home, ledger, "test")
         assert (first["verdict"], again["verdict"]) == ("promoted", "rejected")
         assert first["digest"] != again["digest"]

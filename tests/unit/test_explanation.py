@@ -52,7 +52,7 @@ def test_adamw_is_torchs_first_step(tmp_path: Path) -> None:
     import torch
 
     from oliveira.explanation import _chosen
-    from oliveira.runs import batch_loss, build
+    from oliveira.runs import build
     from oliveira.tasks.catalogue import pair
 
     task, found = pair("probe/adding", "lstm")
@@ -60,12 +60,12 @@ def test_adamw_is_torchs_first_step(tmp_path: Path) -> None:
     network = build(task, data, found, SMALL, seed=0).eval()
     batch = data.batch(0, seed=0, size=4)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=DECAY)
-    batch_loss(network, batch, data).backward()
+    data.objective(network, batch).backward()
     name, place = _chosen(network, "")
     optimizer.step()
     shown = explain("lstm", "probe/adding", home=tmp_path, lr=1e-3, **SMALL)
     assert shown.steps[1].weight == pytest.approx(network.get_parameter(name)[place].item(), abs=1e-6)
-    assert shown.steps[1].loss == pytest.approx(batch_loss(network, batch, data).item(), abs=1e-6)
+    assert shown.steps[1].loss == pytest.approx(data.objective(network, batch).item(), abs=1e-6)
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {

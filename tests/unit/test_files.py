@@ -54,18 +54,28 @@ def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text() == "1\n" and leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"no space left at .*file \(\d+ MiB free\)\. Free some space"),
+        (errno.EDQUOT, r"no space left at .*file \(\d+ MiB free\)\. Free some space"),
+        (errno.EFBIG, r"cannot write to .*file: the file would be larger .*ulimit -f unlimited"),
+        (errno.EROFS, r"cannot write to .*file: read-only file system\. Choose a folder"),
+        (errno.EIO, r"the disk under .*file fails \(input/output error\)\. Mend it"),
+    ],
+)
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int, said: str
 ) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
 
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)
-    with pytest.raises(DiskError, match=r"no space left at .*file \(\d+ MiB free\)\. Free some space"):
+    with pytest.raises(DiskError, match=said):
         write_atomic(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and leftovers(tmp_path) == []

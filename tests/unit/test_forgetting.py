@@ -14,7 +14,7 @@ from oliveira.errors import UserError
 from oliveira.lifecycle.forgetting import forget
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.process import holder
-from oliveira.lifecycle.update import live_text
+from oliveira.lifecycle.text_lesson import live_text
 from oliveira.monitoring import traffic
 from oliveira.monitoring.traffic import TrafficLog, TrafficReader, read_all
 

@@ -10,16 +10,14 @@ from collections.abc import Callable
 
 import pytest
 
-from oliveira.lifecycle.gate import Measured, judge
+from oliveira.lifecycle.gate import Measured, Scores, judge
 from oliveira.lifecycle.latency import Latency, compare
 from oliveira.world import GateSection
 
 GATE = GateSection(min_gain=0.05, max_forgetting=0.02, max_latency=1.25)
 GOOD = Measured(
-    base_before=2.0,
-    base_after=2.01,
-    new_before=3.0,
-    new_after=2.5,
+    base=Scores(2.0, 2.01),
+    new=Scores(3.0, 2.5),
     latency=Latency(champion=0.01, challenger=0.011, ratio=1.1, low=1.05, high=1.15),
     smoke=True,
 )
@@ -86,13 +84,13 @@ def test_a_better_challenger_passes() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"new_after": 2.99}, "gain"),
-        ({"new_after": 3.5}, "gain"),
-        ({"base_after": 2.1}, "forgetting"),
+        ({"new": Scores(3.0, 2.99)}, "gain"),
+        ({"new": Scores(3.0, 3.5)}, "gain"),
+        ({"base": Scores(2.0, 2.1)}, "forgetting"),
         ({"latency": Latency(0.01, 0.02, 2.0, 1.9, 2.1)}, "latency 2.00 × the champion's (1.90 to 2.10)"),
         ({"smoke": False}, "smoke"),
-        ({"new_after": math.nan}, "finite"),
-        ({"base_after": math.inf}, "finite"),
+        ({"new": Scores(3.0, math.nan)}, "finite"),
+        ({"base": Scores(2.0, math.inf)}, "finite"),
     ],
 )
 def test_each_number_alone_refuses(change: dict[str, float], reason: str) -> None:
@@ -102,7 +100,7 @@ def test_each_number_alone_refuses(change: dict[str, float], reason: str) -> Non
 
 
 def test_exactly_at_a_threshold_passes() -> None:
-    at = dataclasses.replace(GOOD, base_after=GOOD.base_before * 1.01)
-    exact = at.base_after / at.base_before - 1
+    at = dataclasses.replace(GOOD, base=Scores(2.0, 2.02))
+    exact = (2.02 - 2.0) / 2.0
     assert judge(at, GATE.model_copy(update={"max_forgetting": exact}))[0]
     assert not judge(at, GATE.model_copy(update={"max_forgetting": exact * 0.999}))[0]

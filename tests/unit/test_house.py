@@ -15,6 +15,7 @@ from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.process import end
 from oliveira.lifecycle.traffic_load import Answer, Load
 from oliveira.lifecycle.up import Child, House
+from oliveira.lifecycle.visitors import TextVisitors
 from oliveira.world import World
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -37,6 +38,9 @@ def test_a_front_that_returns_keeps_its_port(monkeypatch: pytest.MonkeyPatch) ->
     front.check()
     assert started[0][started[0].index("--port") + 1] == "0"
     assert started[1][started[1].index("--port") + 1] == "8421"
+
+
+VISITORS: Any = None  # nobody is asked
 
 
 def house(home: Path, ledger: Ledger) -> House:
@@ -97,14 +101,16 @@ def test_after_a_rejection_the_witness_swaps_and_rolls_back_nothing(tmp_path: Pa
         mine = house(tmp_path, ledger)
         witness, said = once._Witness(mine, up.Stop()), []
         decision = {"verdict": "rejected", "digest": "new", "numbers": {}}
-        swap = once._swap_under_load(mine, witness, ["text"], "old", decision, said.append)
+        swap = once._swap_under_load(mine, witness, VISITORS, "old", decision, said.append)
         assert swap == {"requests": 0, "failed": 0, "reason": "nothing was promoted"}
-        assert once._roll_back(mine, witness, "old", decision, said.append)["reason"] == "nothing was promoted"
+        assert (
+            once._roll_back(mine, witness, VISITORS, "old", decision, said.append)["reason"] == "nothing was promoted"
+        )
         assert said == [] and ledger.pending_wishes() == []
 
 
 def test_a_quantile_is_of_the_slow_side() -> None:
-    load = Load("http://127.0.0.1:1", "key", ["text"], workers=1)
+    load = Load("http://127.0.0.1:1", "key", lambda client, text: client.get("/"), ["text"], workers=1)
     load.answers = [Answer(200, seconds / 100, "m") for seconds in range(100)] + [Answer(503, 99.0, "")]
     assert load.quantile(0.95) == 0.95 and load.quantile(1.0) == 0.99 and load.failed == 1
 
@@ -114,4 +120,6 @@ def test_a_quantile_is_of_the_slow_side() -> None:
 )
 def test_a_life_without_drift_says_why(tmp_path: Path, detected: bool, says: str) -> None:
     with Ledger(tmp_path) as ledger:
-        assert once._no_drift(house(tmp_path, ledger), detected, 5000, 100).startswith(says)
+        visitors = TextVisitors.__new__(TextVisitors)
+        visitors.house, visitors.needed = house(tmp_path, ledger), 1000
+        assert visitors.no_drift(detected, 5000, 100).startswith(says)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from oliveira import inspection
 from oliveira.errors import UserError
-from oliveira.inspection import describe, flop_counter, inspect
+from oliveira.flops import flop_counter
+from oliveira.inspection import describe, inspect
 from oliveira.registry import create, entries, entry
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oliveira.lifecycle import update
-from oliveira.lifecycle.update import HELD_OUT_SHARE, live_text
+from oliveira.lifecycle import text_lesson
+from oliveira.lifecycle.text_lesson import HELD_OUT_SHARE, live_text
 from oliveira.monitoring.traffic import TrafficLog
 
 
@@ -41,7 +41,7 @@ def test_a_text_keeps_its_side_whatever_comes_with_it(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update, "MAX_CHARS", 100)
+    monkeypatch.setattr(text_lesson, "MAX_CHARS", 100)
     send(tmp_path, *(f"{number:03d} pedido" for number in range(90)))
     found = live_text(tmp_path)
     assert sorted(found.train + found.held_out) == [f"{number:03d} pedido" for number in range(79, 90)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 import torch
@@ -130,3 +131,41 @@ def test_an_empty_ledger_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "ledger.sqlite").touch()
     code, out, err = said(capsys, "status", "--home", str(tmp_path))
     assert code == 2 and not out and "holds no ledger" in err
+
+
+@pytest.mark.parametrize("content", [b"", None])
+@pytest.mark.parametrize(
+    "words", [("status",), ("history",), ("keys", "list"), ("keys", "create", "ana"), ("up", "--world", "tiny")]
+)
+@pytest.mark.parametrize("left", ["artifacts", "stages"])
+def test_a_life_without_its_ledger_is_damaged_and_no_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, words: tuple[str, ...], left: str
+) -> None:
+    (tmp_path / left / "one").mkdir(parents=True)
+    if content is not None:
+        (tmp_path / "ledger.sqlite").write_bytes(content)
+    code, out, err = said(capsys, *words, "--home", str(tmp_path))
+    assert code == 3 and not out and "ledger.sqlite is damaged" in err and "`oliveira restore`" in err
+    assert [path.name for path in tmp_path.glob("ledger*") if path.stat().st_size] == []
+
+
+def test_a_ledger_without_its_tables_is_damaged_beside_a_life(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apsw.Connection(str(tmp_path / "ledger.sqlite")).pragma("journal_mode", "wal")
+    assert "holds no ledger" in said(capsys, "status", "--home", str(tmp_path))[2]
+    (tmp_path / "artifacts" / "one").mkdir(parents=True)
+    for words in (("status",), ("keys", "create", "ana")):
+        code, _, err = said(capsys, *words, "--home", str(tmp_path))
+        assert code == 3 and "ledger.sqlite is damaged" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b'{"host": "127.0.0.1", "port": "x"}'])
+def test_a_damaged_address_of_the_server_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    Ledger(tmp_path).close()
+    (tmp_path / "front.json").write_bytes(content)
+    for words in (("chat",), ("prometheus-config", str(tmp_path / "made"))):
+        code, _, err = said(capsys, *words, "--home", str(tmp_path))
+        assert code == 2 and "has no running server" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from oliveira import artifact
+from oliveira.cli import main
 from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import UserError
 from oliveira.lifecycle.backup import back_up
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.overview import overview, overview_lines
@@ -82,3 +85,41 @@ def test_it_is_backed_up_and_restored(old: tuple[Path, dict[str, Any]], tmp_path
         back_up(ledger, tmp_path / "home.zip", Reporter(quiet=True), with_traffic=False)
     restore(tmp_path / "home.zip", tmp_path / "new", Reporter(quiet=True))
     check(tmp_path / "new", old[1], restored=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("status", "--json"),
+        ("status", "--mermaid"),
+        ("history",),
+        ("keys", "list"),
+        ("adapters", "list"),
+        ("backup", "FILE"),
+        ("keys", "create", "bea"),
+        ("pause",),
+    ],
+    ids=" ".join,
+)
+def test_who_only_looks_leaves_it_to_the_version_that_wrote_it(
+    old: tuple[Path, dict[str, Any]], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = old[0]
+    words = tuple(str(home.parent / "home.zip") if word == "FILE" else word for word in words)
+    with apsw.Connection(str(home / "ledger.sqlite")) as file:
+        before = file.pragma("user_version")
+    monkeypatch.setattr(sys, "argv", ["oliveira", *words, "--home", str(home)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    writes = words[:2] == ("keys", "create") or words == ("pause",)
+    assert apsw.Connection(str(home / "ledger.sqlite")).pragma("user_version") == (SCHEMA_VERSION if writes else before)
+
+
+def test_what_it_has_not_is_told(old: tuple[Path, dict[str, Any]]) -> None:
+    choose(old[0], Asked(environment={}))
+    with Ledger(old[0], reads=True) as ledger:
+        if ledger._schema() < 2:
+            with pytest.raises(UserError, match=r"of an older version.*`oliveira up` brings it up to date"):
+                ledger.answers()

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_app import predict_app
 from starlette.testclient import TestClient
 
 from oliveira.errors import CorruptError, UserError
 from oliveira.predict import Predictor, export, find_run
 from oliveira.runs import Run, fit
-from oliveira.serving.predict_app import predict_app
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_same_seed_and_number_same_batch(data: PairData) -> None:
 def test_pairs_are_what_their_labels_say(data: PairData, wordpiece: WordPiece) -> None:
     strangers, firsts, lengths = 0, set(), {0: [], 1: []}
     for number in range(60):
-        (seen, mask, segments), (labels, strange) = data.batch(number, seed=0, size=8)
+        (seen, mask, segments), (labels, strange), _ = data.batch(number, seed=0, size=8)
         tokens = torch.where(labels == IGNORED, seen, labels)  # what stood there
         assert tokens.shape[1] <= 19 and tokens.shape == mask.shape == segments.shape
         for row, real, segment, label in zip(tokens, mask, segments, strange.tolist(), strict=True):
@@ -201,7 +201,9 @@ def test_an_exported_bert_gives_the_same_answer(data: PairData, wordpiece: WordP
         with judged(model):
             return tuple(part.numpy() for part in model(*map(torch.from_numpy, arrays)))
 
-    export_forward(model, data.batch(0, seed=0, size=2).inputs, tmp_path / "bert.onnx", max_len=19)
+    export_forward(
+        model, data.batch(0, seed=0, size=2).inputs, tmp_path / "bert.onnx", ("tokens", "mlm+nsp"), max_len=19
+    )
     request = {"text": "d1 [MASK] fim", "next": "d1 l4"}
     expected = data.answer(data.state(), run, request)
     got = data.answer(data.state(), ForwardRunner(tmp_path / "bert.onnx"), request)

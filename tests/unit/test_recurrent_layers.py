@@ -147,7 +147,7 @@ def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
     model = BiLSTM(RecurrentConfig(d_in=3, d_out=5, gives="one", d_model=6, n_layers=2)).eval()
     path = tmp_path / "bilstm.onnx"
     masked = (torch.randn(2, 9, 3), torch.ones(2, 9, dtype=torch.bool))
-    assert export_forward(model, masked, path) == {"x": "free", "mask": "free"}
+    assert export_forward(model, masked, path, ("series", "one")) == {"x": "free", "mask": "free"}
     with torch.no_grad():
         for batch, steps in ((1, 1), (3, 12), (2, 9)):
             mask = torch.arange(steps) < torch.randint(steps + 1, (batch, 1))
@@ -161,7 +161,7 @@ def test_onnx_of_the_attentive_decoder_is_a_loop(tmp_path: Path) -> None:
     quantise_int8(model)
     path = tmp_path / "seq2seq.onnx"
     example = (torch.randint(11, (2, 7)), torch.randint(9, (2, 5)), torch.ones(2, 7, dtype=torch.bool))
-    lengths = export_forward(model, example, path)
+    lengths = export_forward(model, example, path, ("pairs", "next"))
     assert set(lengths.values()) == {"free"}
     with torch.no_grad():
         for batch, n_source, n_target in ((1, 1, 1), (3, 12, 2), (2, 4, 20)):

@@ -137,7 +137,10 @@ def test_a_home_of_an_older_version_is_known_by_what_was_in_force(tmp_path: Path
         choose(home, asked())
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"{", b"", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff\xfe\x00", b"{", b"", b"[" * 100_000, b"[]", b"{}", b"null", b'{"name": "tiny", "world": []}'],
+)
 def test_a_damaged_memory_of_the_world_says_how_to_go_on(home: Path, damage: bytes) -> None:
     (home / MEMORY).write_bytes(damage)
     with pytest.raises(CorruptError, match=r"is damaged\. Remove it and name the world again"):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,11 @@ import torch
 
 import oliveira
 from oliveira import artifact
-from oliveira.errors import Interrupted, TrainingError, UserError
-from oliveira.runs import build, fit, open_run, parse_budget
-from oliveira.tasks.base import shuffled
+from oliveira.errors import CorruptError, Interrupted, TrainingError, UserError
+from oliveira.predict import find_run
+from oliveira.registry import create
+from oliveira.runs import RECORD, build, fit, forward_flops, open_run, parse_budget, run_held
+from oliveira.tasks.base import Batch, shuffled
 from oliveira.tasks.catalogue import fitting, pair, task, tasks
 
 SMALL: dict[str, Any] = dict(model="gru", d_model=8, batch_size=4, evaluate_every=6, checkpoint_every=3)
@@ -98,6 +105,28 @@ def test_nan_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> None:
         fit("probe/adding", budget="steps=40", home=tmp_path, **{**SMALL, "lr": 1e30, "clip": 1e30, "warmup_steps": 1})
 
 
+class Calls:
+    """A task that only calls its model."""
+
+    @staticmethod
+    def objective(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model(*batch.inputs).mean()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["flash", "math"])
+@pytest.mark.parametrize("name", ["gpt", "transformer"])
+def test_flops_of_attention_are_counted_in_whichever_kernel(name: str, dropout: float) -> None:
+    """Two a multiply-add: the matrices of each layer, and q·k and p·v of every pair of positions."""
+    b, t, d, d_ff, vocab, layers = 2, 24, 16, 40, 50, 3
+    sizes = dict(vocab_size=vocab, d_model=d, n_layers=layers, n_heads=2, d_ff=d_ff, max_len=t, dropout=dropout)
+    more = {"gpt": {"n_kv_heads": 1}, "transformer": {"d_out": vocab}}
+    of_layer = {"gpt": 2 * d * d + 2 * d * d // 2 + 3 * d * d_ff, "transformer": 4 * d * d + 2 * d * d_ff}
+    model = create(name, **sizes, **more[name]).train()
+    batch = Batch((torch.randint(vocab, (b, t)),), None)
+    expected = 2 * b * t * (layers * of_layer[name] + d * vocab) + layers * 2 * 2 * b * t * t * d
+    assert forward_flops(model, Calls(), batch) == expected  # type: ignore[arg-type]
+
+
 def test_shuffled_sees_every_example_once_an_epoch() -> None:
     seen = [i for number in range(10) for i in shuffled(number, seed=3, size=4, count=20)]
     assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and seen[:20] != seen[20:]
@@ -138,3 +167,85 @@ def test_the_library_by_name(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         _ = oliveira.nothing
     assert task("probe/adding").metric.beats(0.1, 0.2)
+
+
+def test_two_at_once_train_it_once(tmp_path: Path) -> None:
+    """The second waits, says so, and finds what the first one has made."""
+    made = fit("probe/adding", budget="steps=2", home=tmp_path / "first", **SMALL)
+    folder = tmp_path / "second" / made.folder.relative_to(tmp_path / "first")
+    with contextlib.ExitStack() as first:
+        first.enter_context(run_held(folder))
+        with pytest.raises(Interrupted, match="trains the same run"):
+            fit("probe/adding", budget="steps=2", home=tmp_path / "second", should_stop=lambda: True, **SMALL)
+        assert not folder.exists()
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            if "waiting for it" in text:
+                shutil.copytree(made.folder, folder)
+                first.close()
+
+        assert fit("probe/adding", budget="steps=2", home=tmp_path / "second", say=say, **SMALL).result == made.result
+    assert [text for text in said if f"process {os.getpid()} trains the same run" in text] and "found again" in said[-1]
+    with run_held(folder), pytest.raises(Interrupted, match="trains the same run"):
+        fit("probe/adding", budget="steps=2", home=tmp_path / "second", fresh=True, should_stop=lambda: True, **SMALL)
+
+
+def test_what_a_killed_process_left_in_a_run_is_swept(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(budget="steps=2", home=tmp_path, **SMALL)
+    made = fit("probe/adding", **settings)
+    (made.folder / ".artifact.0123abcd.tmp").mkdir()
+    (made.folder / "artifact").rename(made.folder / ".artifact.aside")  # killed between the two renames
+    written = (made.folder / "run.json").stat().st_mtime_ns
+    assert fit("probe/adding", **settings).load() and (made.folder / "run.json").stat().st_mtime_ns == written
+    assert [path.name for path in made.folder.glob(".*")] == []
+
+
+def without(name: str) -> Callable[[dict[str, Any]], bytes]:
+    return lambda made: json.dumps({key: value for key, value in made.items() if key != name}).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda made, text=text: text for text in (b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b"[" * 100_000)),
+        *map(without, RECORD),
+        lambda made: json.dumps(made | {"metric": {"name": "error"}}).encode(),
+        lambda made: json.dumps(made | {"baselines": {"mean": "x"}}).encode(),
+    ],
+)
+def test_a_damaged_record_is_told_with_the_remedy(tmp_path: Path, damage: Callable[[dict[str, Any]], bytes]) -> None:
+    settings: dict[str, Any] = dict(budget="steps=2", home=tmp_path, package=False, **SMALL)
+    made = fit("probe/adding", **settings)
+    (made.folder / "run.json").write_bytes(damage(made.result))
+    with pytest.raises(CorruptError, match=r"run\.json is damaged.*--fresh"):
+        fit("probe/adding", **settings)
+    with pytest.raises(CorruptError, match=r"run\.json is damaged.*--fresh"):
+        find_run(tmp_path, str(made.folder))
+    with pytest.raises((CorruptError, UserError)):
+        find_run(tmp_path, "probe/adding/gru")
+    assert fit("probe/adding", fresh=True, **settings).metric == made.metric
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "settings.json", "curve.jsonl"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other"])
+def test_damage_in_the_middle_of_a_run_is_told_or_does_no_harm(tmp_path: Path, name: str, damage: str) -> None:
+    settings: dict[str, Any] = dict(budget="steps=6", package=False, **SMALL)
+    whole = fit("probe/adding", home=tmp_path / "whole", **settings)
+    stops = iter([False] * 3 + [True])
+    with pytest.raises(Interrupted):
+        fit("probe/adding", home=tmp_path, should_stop=lambda: next(stops), **settings)
+    (path,) = tmp_path.glob(f"runs/*/*/*/{name}")
+    held = path.read_bytes()
+    middle = len(held) * 3 // 4
+    flipped = held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :]
+    path.write_bytes({"empty": b"", "cut": held[:middle], "flipped": flipped, "other": b"[]\n"}[damage])
+    if name == "curve.jsonl":
+        assert fit("probe/adding", home=tmp_path, **settings).metric == whole.metric
+        return
+    if name == "settings.json" and damage == "flipped":
+        return  # another number, or no JSON
+    with pytest.raises(CorruptError, match=r"is damaged.*(--fresh|Remove it)"):
+        fit("probe/adding", home=tmp_path, **settings)
+    assert fit("probe/adding", home=tmp_path, fresh=True, **settings).metric == whole.metric

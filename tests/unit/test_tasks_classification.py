@@ -60,7 +60,7 @@ def test_no_text_is_on_two_sides(data: TextClassData) -> None:
 
 
 def test_a_batch_is_masked_padded_and_depends_on_seed_and_number_alone(data: TextClassData) -> None:
-    (tokens, mask), targets = data.batch(4, seed=1, size=16)
+    (tokens, mask), targets, _ = data.batch(4, seed=1, size=16)
     assert tokens.shape == mask.shape and tokens.shape[0] == 16 and mask.dtype == torch.bool
     assert bool((tokens[~mask] == 0).all()) and bool((tokens[mask] != 0).all()) and bool(mask[:, 0].all())
     assert int(mask.sum(1).max()) == tokens.shape[1], "no longer than the longest"

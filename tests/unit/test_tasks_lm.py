@@ -51,7 +51,7 @@ def test_sizes_and_the_three_splits(data: TextData) -> None:
 
 
 def test_targets_are_the_next_tokens_and_a_batch_depends_on_seed_and_number_alone(data: TextData, home: Path) -> None:
-    (tokens,), targets = data.batch(7, seed=1, size=4)
+    (tokens,), targets, _ = data.batch(7, seed=1, size=4)
     assert tokens.shape == targets.shape == (4, 128) and torch.equal(tokens[:, 1:], targets[:, :-1])
     text = np.asarray(data.tokens["train"]).astype(np.int64)
     windows = {tuple(text[start : start + 129]) for start in range(len(text) - 128)}

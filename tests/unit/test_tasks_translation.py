@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oliveira import registry
 from oliveira.data.pairs import BOOKS, pronunciations, verses
 from oliveira.data.sources import content_digest
 from oliveira.data.vocabulary import Symbols
 from oliveira.errors import UserError
+from oliveira.registry import entry
 from oliveira.tasks.base import Array
 from oliveira.tasks.catalogue import task
 from oliveira.tasks.pairs import GROUP, IGNORED, PairData, write
@@ -85,7 +87,7 @@ def data() -> Letters:
 
 
 def test_the_target_is_shifted_and_padding_is_masked_and_free(data: Letters) -> None:
-    (source, target, mask), out = data.batch(3, seed=1, size=8)
+    (source, target, mask), out, _ = data.batch(3, seed=1, size=8)
     assert source.shape == mask.shape and target.shape == out.shape and mask.dtype == torch.bool
     by_source = {tuple(x): y for x, y in data.tokens}
     for x, y, real, wanted in zip(source, target, mask, out, strict=True):
@@ -98,7 +100,7 @@ def test_the_target_is_shifted_and_padding_is_masked_and_free(data: Letters) -> 
 
 
 def test_the_loss_ignores_padding_and_sees_the_end(data: Letters) -> None:
-    inputs, targets = data.batch(0, seed=0, size=16)
+    inputs, targets, _ = data.batch(0, seed=0, size=16)
     assert float(data.loss(Copier(8)(*inputs), targets)) < 1e-3
     assert float(data.loss(torch.zeros(*targets.shape, 8), targets)) == pytest.approx(np.log(8), rel=1e-5)
 
@@ -313,8 +315,12 @@ class Backwards(Copier):
         return torch.eye(letters).flip(0)[None, : target.shape[1]]
 
 
-def test_attention_is_judged_by_the_alignments_and_drawn(lexicon: PronunciationTask, tmp_path: Path) -> None:
+def test_attention_is_judged_by_the_alignments_and_drawn(
+    lexicon: PronunciationTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = lexicon.open(tmp_path / "home", lambda text: None)
+    looks = dataclasses.replace(entry("seq2seq"), name="copier", model=Copier)
+    monkeypatch.setitem(registry._ENTRIES, "copier", looks)
     good, bad = alignment_score(Copier(11), data), alignment_score(Backwards(11), data)
     assert good["attention"] == good["diagonal"] == 1 and bad["attention"] == pytest.approx(1 / 3)
     assert data.picture(Copier(11), tmp_path / "map.png")

@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(CorruptError, match="Delete it"):
+    with pytest.raises(CorruptError, match="Remove it"):
         train(fresh(), job(), CONFIG, tmp_path, seed=0)
 
 

@@ -109,7 +109,7 @@ def test_what_another_model_answered_is_not_this_ones_drift(home: Path, other: s
         watch = Watch(home, WORLD, ledger)
         send(home, samples(2, 60, 400, 6.0), digest=other)
         assert not watch.look() and drifts(ledger) == 0
-        assert watch.monitor is not None and watch.monitor.samples == 0 and watch.characters == 6000
+        assert watch.monitor is not None and watch.monitor.samples == 0 and watch.stream.characters == 6000
         send(home, samples(2, 60, 400, 6.0))
         assert watch.look(), "the same traffic of its own is drift"
 

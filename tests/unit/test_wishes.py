@@ -171,6 +171,20 @@ def test_rollback_twice_goes_back_twice_or_says_so(ledger: Ledger) -> None:
     assert ledger.aliases() == {"champion": "a", "challenger": "c"}
 
 
+def test_a_rollback_goes_to_the_model_that_was_verified_or_nowhere(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process promotes while `a` is read: now `previous` is b, which nobody has verified."""
+    monkeypatch.setattr(verbs, "whole", lambda ledger, digest: ledger.promote("c", actor="other", numbers={}))
+    number = ledger.wish("rollback", {}, "test")
+    (wish,) = ledger.pending_wishes()
+    grant(ledger, wish)
+    done = ledger.get_wish(number)
+    assert done is not None and done.state == "failed"
+    assert done.result == {"error": "the previous model changed while it was verified. Ask again."}
+    assert ledger.aliases() == {"champion": "c", "previous": "b"}
+
+
 def test_two_at_once_without_a_loop(ledger: Ledger) -> None:
     """Each is done once, none of them does the other's."""
     ledger.promote("c", actor="me", numbers={})

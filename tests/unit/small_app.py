@@ -1,6 +1,4 @@
-"""One trained run behind HTTP: POST /v1/predict, GET /v1/task, GET /health. For language models with many users and
-streaming there is `oliveira up`; this is the same life for every other model.
-"""
+"""The smallest application with the house's guards: what the tests of connections and odd bodies talk to."""
 
 from __future__ import annotations
 
