@@ -34,6 +34,7 @@ _EXPONENT = r"([eE][-+]?\d+)?%?"
 _POINT = re.compile(rf"[-+]?(\d+|[1-9]\d{{0,2}}(,\d{{3}})+)?(\.\d+)?(?<=\d)\.?{_EXPONENT}")
 _COMMA = re.compile(rf"[-+]?(\d+|[1-9]\d{{0,2}}(\.\d{{3}})+)?(,\d+)?(?<=\d),?{_EXPONENT}")
 _CURRENCY = r"^(R\$|US\$|\$|€|£)\s*|\s+"
+_NEGATIVE = r"^(?:\((\d[\d.,]*)\)|(\d[\d.,]*)-)$"
 _MARK, _FOUR, _FEW = r"[.,]", r"[-+]?[1-9]\d{3,}", r"[-+]?[1-9]\d{0,2}"
 
 
@@ -48,17 +49,18 @@ class Numbers:
 class Marks:
     """What a file says of the marks that its columns leave open."""
 
-    sure: frozenset[Style]
+    styles: dict[str, Style]  # of its columns by their names
     delimiter: str
 
     @classmethod
     def of(cls, columns: list[pd.Series], delimiter: str) -> Marks:
-        return cls(frozenset(filter(None, map(_sure, columns))), delimiter)
+        return cls({str(column.name): _sure(column) for column in columns}, delimiter)
 
     def decide(self, cells: pd.Series) -> tuple[Style, bool]:
         """Of a column that is open: which mark is decimal, and whether that is no more than a guess."""
-        if len(self.sure) == 1:
-            return next(iter(self.sure)), False
+        sure = set(self.styles.values()) - {""}
+        if len(sure) == 1:
+            return sure.pop(), False
         marked = cells.str.contains(_MARK, regex=True)
         if self.delimiter == ";" and cells[~marked].str.fullmatch(_FEW).any():
             return "comma", False
@@ -84,7 +86,8 @@ def numbers_of(name: str, cells: pd.Series, marks: Marks) -> Numbers | None:
         return None
     bare = _bare(cells).str.removesuffix("%")
     marked = bare[bare.str.contains(_MARK, regex=True)]
-    style, guess = (_sure(cells), False) if len(marked) else ("point", False)
+    style: Style = marks.styles[name] if len(marked) else "point"
+    guess = False
     is_open = not style
     if is_open:
         style, guess = marks.decide(bare[there.index])
@@ -133,7 +136,9 @@ def _sure(cells: pd.Series) -> Style:
 
 
 def _bare(cells: pd.Series) -> pd.Series:
-    return cells.str.replace(_CURRENCY, "", regex=True).str.replace("\N{MINUS SIGN}", "-")
+    """Without currency and blanks; -12 for what accounts write as (12) and 12-."""
+    bare = cells.str.replace(_CURRENCY, "", regex=True).str.replace("\N{MINUS SIGN}", "-")
+    return bare.str.replace(_NEGATIVE, r"-\1\2", regex=True)
 
 
 def _fits(cells: pd.Series, pattern: re.Pattern[str]) -> float:

@@ -54,13 +54,8 @@ def times_of(cells: pd.Series, there: pd.Series) -> tuple[NDArray[Any], list[str
 
     if not there.head(20).str.contains(_FIRST, regex=True).any():
         return None
-    plain = cells.str.replace(_OFFSET, "", regex=True)
-    plain = plain.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
-    if named := there.head(20).str.contains(_NAMED, regex=True).any():
-        plain = plain.map(_numbered)
-    plain = plain.str.replace(r"(?<=\d), ?", " ", regex=True)
-    plain = plain.str.replace(_MERIDIEM, r" \1\2", regex=True)
-    sample = plain[there.index[:_SAMPLE]]
+    named = bool(there.head(20).str.contains(_NAMED, regex=True).any())
+    sample = _plain(there.head(_SAMPLE), named)
     best, chosen = 0.0, ""
     for form in (*_FORMATS, *(("%m/%y",) if named else ())):
         share = float(pd.to_datetime(sample, format=form, errors="coerce").notna().mean())
@@ -68,6 +63,7 @@ def times_of(cells: pd.Series, there: pd.Series) -> tuple[NDArray[Any], list[str
             best, chosen = share, form
     if not chosen:
         return None
+    plain = _plain(cells, named)
     parsed = pd.to_datetime(plain, format=chosen, errors="coerce")
     if chosen.startswith("%d/%m/") and parsed[there.index].notna().mean() < ENOUGH:
         chosen = chosen.replace("%d/%m", "%m/%d")
@@ -78,6 +74,16 @@ def times_of(cells: pd.Series, there: pd.Series) -> tuple[NDArray[Any], list[str
     if there.str.contains(_OFFSET, regex=True).any():
         said.append(f"'{cells.name}': offsets from UTC are left out, times are as the clock showed them")
     return parsed.to_numpy().astype("datetime64[s]"), said
+
+
+def _plain(cells: pd.Series, named: bool) -> pd.Series:
+    """One way to write what has several: blanks, am and pm, months as numbers; no offset."""
+    plain = cells.str.replace(_OFFSET, "", regex=True)
+    plain = plain.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
+    if named:
+        plain = plain.map(_numbered)
+    plain = plain.str.replace(r"(?<=\d), ?", " ", regex=True)
+    return plain.str.replace(_MERIDIEM, r" \1\2", regex=True)
 
 
 def looks_like_times(there: pd.Series) -> bool:

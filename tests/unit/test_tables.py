@@ -121,6 +121,7 @@ def test_an_absent_library_is_one_sentence(
         (["1.5", "-2e3"], [1.5, -2000]),
         (["R$ 1.000,50", "R$ 2,00"], [1000.5, 2]),
         (["50%", "7%"], [50, 7]),
+        (["(1.234,50)", "2,00-"], [-1234.5, -2]),
     ],
 )
 def test_numbers(cells: list[str], values: list[float], tmp_path: Path) -> None:
