@@ -16,13 +16,14 @@ import numpy as np
 
 from oliveira.data.collection import form_of
 from oliveira.data.columns import Column, read_columns
+from oliveira.data.roles import Unnamed
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
 from oliveira.own_data_looks import Look, look
 from oliveira.tasks.catalogue import fitting
 from oliveira.tasks.own import fitting_kinds
-from oliveira.tasks.own_base import PATH, OwnTask, short_name
+from oliveira.tasks.own_base import PATH, OwnTask, quoted, short_name
 
 _LEARNERS = {  # of a kind and what it eats: one to train, several to compare
     ("forecast", "series"): ("gru", "mlp lstm gru"),
@@ -31,6 +32,7 @@ _LEARNERS = {  # of a kind and what it eats: one to train, several to compare
     ("translate", "pairs"): ("transformer", "transformer seq2seq"),
 }
 _MANY_MISSING = 0.2
+_TRIED = 5  # columns that may be the target
 _HEIGHT = 3.5  # inches of what one task draws
 
 
@@ -51,6 +53,7 @@ class TaskFacts:
     why: str  # why not
     said: list[str]  # what was guessed
     commands: list[str]
+    needs: str  # the option that says which column, where no more than that is missing
     models: list[str]
 
 
@@ -77,7 +80,8 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
     path = expand(file).absolute()
     made, form = fitting_kinds(path, **options), form_of(path)
     tasks = {kind: task for kind, task in made.items() if isinstance(task, OwnTask)}
-    if not tasks and (form or any(options.values())):
+    nearly = _nearly(made, path, options)
+    if not tasks and not nearly and (form or any(options.values())):
         raise next(error for error in made.values() if isinstance(error, UserError))
     looks = {kind: look(task) for kind, task in tasks.items()}
     png = home / "data" / f"{short_name(path)}.png"
@@ -91,7 +95,7 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
         read=[] if table is None else list(table.said),
         columns=[_facts(column) for column in columns.values()],
         classes=classes,
-        tasks=[_task(kind, task, looks.get(kind), file, doubts) for kind, task in made.items()],
+        tasks=[_task(kind, nearly.get(kind, task), looks.get(kind), file, doubts, task) for kind, task in made.items()],
         wrong=[*_wrong(columns), *doubts, *(line for found in looks.values() for line in found.wrong), *not_drawn],
         picture=str(png) if looks and not not_drawn else "",
     )
@@ -123,16 +127,33 @@ def _clock(time: np.datetime64) -> str:
     return str(time.astype("datetime64[m]")).replace("T00:00", "").replace("T", " ")
 
 
-def _task(kind: str, task: OwnTask | UserError, found: Look | None, file: str, doubts: list[str]) -> TaskFacts:
-    if isinstance(task, UserError) or found is None:
-        return TaskFacts(kind, False, str(task), [], [], [])
-    words = shlex.join([f"{kind}{PATH}{file}"])
-    named = {**found.options, **task.options}
+def _nearly(made: dict[str, OwnTask | UserError], path: Path, options: dict[str, Any]) -> dict[str, OwnTask]:
+    """The tasks that fit once one of several columns is named: with the first that they fit with."""
+    found: dict[str, OwnTask] = {}
+    for kind, error in made.items():
+        for name in error.columns[:_TRIED] if isinstance(error, Unnamed) else ():
+            task = fitting_kinds(path, **{**options, "target": name})[kind]
+            if isinstance(task, OwnTask):
+                found[kind] = task
+                break
+    return found
+
+
+def _task(
+    kind: str, task: OwnTask | UserError, found: Look | None, file: str, doubts: list[str], made: OwnTask | UserError
+) -> TaskFacts:
+    if isinstance(task, UserError):
+        return TaskFacts(kind, False, str(task), [], [], "", [])
+    words = shlex.join([f"{kind}{PATH}{quoted(file)}"])
+    named = {**(found.options if found else {}), **task.options}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
     one, several = _LEARNERS[kind, task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
     models = [model.name for model in fitting(task)]
-    return TaskFacts(kind, True, "", [line for line in found.said if line not in doubts], commands, models)
+    if isinstance(made, UserError):
+        return TaskFacts(kind, False, str(made), [], commands, "--target", models)
+    said = [line for line in found.said if line not in doubts] if found else []
+    return TaskFacts(kind, True, "", said, commands, "", models)
 
 
 def _wrong(columns: dict[str, Column]) -> list[str]:

@@ -125,6 +125,7 @@ TABLE_SENTENCES = {
 }
 
 TABLE_LINES = {
+    "fits, once {} says which column": "serve, quando {} disser qual coluna",
     "Did you mean {}?": "Seria {}?",
     "There are: {}.": "Há: {}.",
     "{}, columns divided by {}": "{}, colunas separadas por {}",

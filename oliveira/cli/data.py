@@ -81,9 +81,10 @@ def data(
     console.print(table)
     for task in found.tasks:
         if not task.fits:
-            console.print(printable(f"{task.kind}: {translate('does not fit')}: {translate(task.why)}"), markup=False)
-            continue
-        console.print(f"{task.kind}: {', '.join(task.models)}", markup=False)
+            verdict = f"fits, once {task.needs} says which column" if task.needs else "does not fit"
+            console.print(printable(f"{task.kind}: {translate(verdict)}: {translate(task.why)}"), markup=False)
+        else:
+            console.print(f"{task.kind}: {', '.join(task.models)}", markup=False)
         for line in task.said:
             console.print(printable(f"    {translate(line)}"), markup=False)
         for command in task.commands:

@@ -178,7 +178,7 @@ def compare(
 
     oliveira compare forecast/power lstm mamba --seeds 5 --budget seconds=60 --set mamba.d_model=48
 
-    oliveira compare forecast/path:consumo.csv mlp lstm gru
+    oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh
     """
     from oliveira.comparison import compare as run
     from oliveira.tasks.catalogue import with_options

@@ -33,6 +33,14 @@ _UNIT = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
 Columns = Mapping[str, Column]
 
 
+class Unnamed(UserError):
+    """Several columns could be the target; all else may be right."""
+
+    def __init__(self, said: str, columns: list[str]) -> None:
+        super().__init__(said)
+        self.columns = columns
+
+
 @dataclass(frozen=True)
 class SeriesRoles:
     groups: tuple[Series, ...]  # of the same step; one unless a column tells several apart
@@ -208,7 +216,7 @@ def _target(columns: Columns, beside: list[str]) -> Column:
     numbers = [c for c in columns.values() if c.kind == "number" and c.name not in beside]
     chosen = [column for column in numbers if not column.counts_rows] or numbers
     if len(chosen) != 1:
-        raise UserError(_candidates(columns))
+        raise Unnamed(_candidates(columns), [column.name for column in chosen])
     return chosen[0]
 
 
@@ -230,7 +238,7 @@ def _label(columns: Columns, text: str) -> Column:
         raise UserError("no column holds labels (few values that come again). Name it with --target.")
     if len(chosen) > 1:
         names = [column.name for column in chosen]
-        raise UserError(f"the label may be any of {listed(names)}. Name it with --target.")
+        raise Unnamed(f"the label may be any of {listed(names)}. Name it with --target.", names)
     return chosen[0]
 
 

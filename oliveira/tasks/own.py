@@ -1,6 +1,7 @@
 """Tasks of a user's own data: `forecast/path:kwh.csv?target=kwh`, `classify/path:fotos`, `translate/path:pares.tsv`.
 
-    name      kind/path:FILE?option=value&…       the file's name absolute, options in a fixed order: one name a task
+    name      kind/path:FILE?option=value&…       the file's name absolute, options in a fixed order: one name a task;
+                                                  a ? in the file's name is %3F
               kind/path:FOLDER?of=pictures&…      of a folder or a .zip also what is in it: pictures or texts
     content   sha256 of the data, in the settings of a run: changed data make another run
 
@@ -27,7 +28,7 @@ from oliveira.files import expand
 from oliveira.tasks.base import Metric, Say
 from oliveira.tasks.classification import TextClassData, opened
 from oliveira.tasks.forecasting import ForecastData, fewest
-from oliveira.tasks.own_base import PATH, OwnTask
+from oliveira.tasks.own_base import PATH, OwnTask, quoted, unquoted
 from oliveira.tasks.own_pairs import PAIRS
 from oliveira.tasks.own_pictures import PICTURES
 
@@ -35,7 +36,9 @@ _LONGEST = 336  # steps of a history that nobody chose
 _FARTHEST = 96  # of a horizon
 _LARGEST = 100_000  # steps of one that somebody did
 _NUMBERS = ("history", "horizon", "size")
-_OPTIONS = re.compile(r"\?((?:of|target|time|text|source|features|known_future|group|history|horizon|size)=[^?]*)$")
+_OPTIONS = re.compile(
+    r"\?((?:of|target|time|text|source|features|known_future|group|history|horizon|size)=[^?]*)\Z", re.DOTALL
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,7 @@ def resolve(name: str, **given: Any) -> OwnTask:
         options = {key: unquote(value) for key, _, value in pairs}
     if not rest:
         raise UserError(f"{name} names no file. Write {kind}{PATH}FILE.")
-    path = expand(rest).absolute()
+    path = expand(unquoted(rest)).absolute()
     form = options.pop("of", "") or form_of(path)
     if (pattern := _PATTERNS.get((kind, form))) is None:
         raise UserError(f"{path} is a folder or .zip of {form}, not a table. {kind} needs a table.")
@@ -197,7 +200,7 @@ def resolve(name: str, **given: Any) -> OwnTask:
         f"{key}={quote(str(value), safe='')}"
         for key, value in {**({"of": form} if form else {}), **task.options}.items()
     )
-    return replace(task, name=f"{kind}{PATH}{path}" + (f"?{said}" if said else ""))
+    return replace(task, name=f"{kind}{PATH}{quoted(str(path))}" + (f"?{said}" if said else ""))
 
 
 def _size(name: str, value: Any) -> int:
@@ -228,7 +231,7 @@ def fitting_kinds(path: Path, **given: Any) -> dict[str, OwnTask | UserError]:
     for (kind, of), pattern in _PATTERNS.items():
         if of != form:
             continue
-        task = resolve(f"{kind}{PATH}{path}", **{key: given.get(key) for key in pattern.OPTIONS})
+        task = resolve(f"{kind}{PATH}{quoted(str(path))}", **{key: given.get(key) for key in pattern.OPTIONS})
         try:
             task.check()
             found[kind] = task

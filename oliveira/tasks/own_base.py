@@ -45,6 +45,15 @@ class OwnTask(Task):
             say(f"{self.path.name}: {translate(line)}")
 
 
+def quoted(path: str) -> str:
+    """A file's name as it stands in a task's: a ? would begin the options. `unquoted` takes it back, whatever it is."""
+    return re.sub(r"%(?=25|3[Ff])", "%25", path).replace("?", "%3F")
+
+
+def unquoted(name: str) -> str:
+    return re.sub(r"%25|%3[Ff]", lambda found: "%" if found[0] == "%25" else "?", name)
+
+
 def folder_of(kind: str, path: Path) -> str:
     """A short safe name: `forecast-consumo-1a2b3c4d`."""
     return f"{kind}-{short_name(path)}"

@@ -49,6 +49,7 @@ OWN = (
     "lifecycle/deploy.py",
     "lifecycle/wishes.py",
 )
+ERRORS = ("UserError", "Unnamed", "OliveiraError", "Interrupted")
 EXAMPLE = ("oliveira ", "curl ", "prometheus ")
 FROM_CLICK = 9  # sentences at the head of SENTENCES that are not ours
 
@@ -100,7 +101,11 @@ def templates(file: Path) -> Iterator[tuple[str, bool]]:
         if (text := template(node)) is not None:
             yield text, False
         name = getattr(getattr(node, "func", None), "id", "")
-        if name in ("UserError", "OliveiraError", "Interrupted") and node.args and (text := template(node.args[0])):  # type: ignore[attr-defined]
+        if (
+            name in ("UserError", "Unnamed", "OliveiraError", "Interrupted")
+            and node.args
+            and (text := template(node.args[0]))
+        ):  # type: ignore[attr-defined]
             yield text, True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -28,6 +29,7 @@ from oliveira.runs import fit
 from oliveira.tasks.catalogue import pair, place_of, task, with_options
 from oliveira.tasks.forecasting import ForecastData
 from oliveira.tasks.own import OwnSeries, OwnTexts, fitting_kinds, resolve, suggested
+from oliveira.tasks.own_base import quoted
 from oliveira.training.diagnosis import diagnose
 
 SECRET = "zqxsegredo"
@@ -107,6 +109,23 @@ def test_months_are_steps_though_they_differ_in_length(day: int) -> None:
     series, said = regular(when, np.arange(48.0))
     assert series.step == Step(months=1) and series.measured.all() and len(series.values) == 48, said
     assert regular(when[::3], np.arange(16.0))[0].step == Step(months=3)
+
+
+@pytest.mark.parametrize(
+    ("days", "months"),
+    [
+        (["2023-01-31", "2023-02-28", "2023-03-31", "2023-04-30", "2023-05-31", "2023-06-30"], 1),
+        (["2023-11-30", "2023-12-31", "2024-01-31", "2024-02-29", "2024-03-31"], 1),
+        (["2023-03-31", "2023-06-30", "2023-09-30", "2023-12-31"], 3),
+        (["2023-01-31", "2023-02-28", "2023-03-30", "2023-04-30", "2023-05-31"], 0),  # one is no end
+    ],
+)
+def test_ends_of_months_are_steps(days: list[str], months: int) -> None:
+    series, said = regular(np.array(days, dtype="datetime64[s]"), np.arange(len(days), dtype=float))
+    assert series.step.months == months
+    if months:
+        assert series.measured.all() and series.values.tolist() == list(range(len(days)))
+        assert said == [f"one value every {series.step.name}"]
 
 
 def test_times_that_jitter_go_to_the_nearest_step() -> None:
@@ -214,6 +233,42 @@ def test_one_name_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     put_hours(tmp_path / "a.csv")
     with pytest.raises(UserError, match="does not fit forecast/path"):
         pair("forecast/path:a.csv", "bert")
+
+
+@given(
+    name=st.text(st.characters(exclude_characters="/\0", exclude_categories=()) | st.sampled_from("?%=&25F3f\n~"))
+    | st.lists(st.sampled_from(["?", "%", "25", "3F", "target=", "of=texts", "&"])).map("".join)
+)
+@example("a?target=b.csv")
+@example("a?target=b\n")
+@example("50%25 a?.csv")
+def test_any_name_of_a_file_is_the_same_there_and_back(name: str) -> None:
+    path = Path("/nowhere") / f"a{name}"
+    for options in ({}, {"target": "k?w%3F"}):
+        made = resolve(f"forecast/path:{quoted(str(path))}", **options)
+        assert made.path == path and task(made.name) == made and made.options == options
+        assert with_options(made.name, horizon=3).endswith("horizon=3")
+
+
+def test_a_file_whose_name_looks_like_options_is_trained_as_it_is_printed(tmp_path: Path) -> None:
+    path = put_hours(tmp_path / "a?target=b.csv")
+    command = describe_data(str(path), home=tmp_path / "home").tasks[0].commands[0]
+    name = shlex.split(command)[2]
+    opened = task(name).open(tmp_path / "home", lambda text: None)
+    assert opened.counts["train"] and task(name) == resolve(name)
+
+
+def test_what_fits_once_a_column_is_named_is_said(tmp_path: Path) -> None:
+    days = "".join(f"2024-{1 + n // 28:02d}-{1 + n % 28:02d},{n % 7},{n % 5}\n" for n in range(300))
+    (tmp_path / "t.csv").write_text("dia,kwh,kvar\n" + days)
+    series, texts, _ = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home").tasks
+    assert (series.fits, series.needs) == (False, "--target") and "columns of numbers: 'kwh', 'kvar'" in series.why
+    assert series.commands[0] == f"oliveira train forecast/path:{tmp_path}/t.csv gru --target kwh"
+    assert describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home", time="dia").tasks[0].needs == "--target"
+    assert (texts.fits, texts.needs, texts.commands) == (False, "", [])
+    (tmp_path / "t.csv").write_text("dia,kwh,kvar\n" + days[:200])
+    short = describe_data(str(tmp_path / "t.csv"), home=tmp_path / "home").tasks[0]
+    assert short.needs == "" and not short.commands, "more is missing than the name of a column"
 
 
 @pytest.mark.parametrize(

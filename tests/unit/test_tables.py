@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from oliveira.data import tables
 from oliveira.data.columns import Column, as_times, columns_of, labels_of
@@ -336,6 +337,21 @@ def test_a_sheet_that_is_none_or_unpacks_to_too_much(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tables, "MAX_FILE", 1)
     with pytest.raises(UserError, match="more than 0"):
         read_table(tmp_path / "b.parquet")
+
+
+def test_what_a_parquet_file_unpacks_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, and the bytes of its row groups: either may be too much alone."""
+    pd.DataFrame({"a": ["x" * 100_000, "y"]}).to_parquet(tmp_path / "long.parquet")
+    pd.DataFrame({name: [1] * 50_000 for name in "abcd"}).to_parquet(tmp_path / "many.parquet")
+    about = parquet.read_metadata(tmp_path / "long.parquet")
+    held = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    for name, most in (("long", held), ("many", 200_000)):
+        assert 5 * (tmp_path / f"{name}.parquet").stat().st_size < most
+        monkeypatch.setattr(tables, "MAX_FILE", most - 1)
+        with pytest.raises(UserError, match="unpacks to"):
+            read_table(tmp_path / f"{name}.parquet")
+        monkeypatch.setattr(tables, "MAX_FILE", most)
+        assert len(read_table(tmp_path / f"{name}.parquet").cells)
 
 
 def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:
