@@ -66,8 +66,9 @@ RULES = {
         "oliveira train forecast/path:consumo.csv gru --target kwh d_model=8 --budget steps=2",
         "next: oliveira export forecast/path:consumo.csv/gru",
     ),
-    "oliveira compare forecast/path:consumo.csv mlp lstm gru": Rule(
-        "oliveira compare forecast/path:consumo.csv mlp lstm gru --set d_model=8 --budget steps=2 --seeds 2", "Verdict"
+    "oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh": Rule(
+        "oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh --set d_model=8 --budget steps=2 --seeds 2",
+        "Verdict",
     ),
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
         "oliveira train classify/path:avaliacoes.csv bilstm d_model=8 --budget steps=2", "naive Bayes on words"

@@ -42,12 +42,12 @@ def folder(tmp_path: Path) -> Path:
 def test_a_home_inside_the_folder_is_never_read(folder: Path, tmp_path: Path) -> None:
     """By resolved path: also through a link, also a home that is not the one in use, also before it has a ledger."""
     before = digest_folder(folder, folder / "mine")
+    with Ledger(folder / "sub" / "other"):
+        pass
     for home in ("mine", "sub/other"):
         (folder / home / "stages").mkdir(parents=True)
         (folder / home / "stages" / "report.md").write_text("our own output")
         (folder / home / "prompts.jsonl").write_text('{"text": "a live prompt"}')
-    with Ledger(folder / "sub" / "other"):
-        pass
     (folder / "trained" / "cache" / "tasks").mkdir(parents=True)
     (folder / "trained" / "runs").mkdir()
     (folder / "trained" / "report.md").write_text("our own output")
