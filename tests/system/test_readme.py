@@ -67,7 +67,8 @@ RULES = {
         "next: oliveira export forecast/path:consumo.csv/gru",
     ),
     "oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh": Rule(
-        "oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh --set d_model=8 --budget steps=2 --seeds 2",
+        "oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh --set d_model=8 --budget steps=2 "
+        "--seeds 2",
         "Verdict",
     ),
     "oliveira train classify/path:avaliacoes.csv bilstm": Rule(
