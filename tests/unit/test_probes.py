@@ -242,7 +242,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "listops": ({"tokens": [0] * 12}, "list of 10 to 100 whole numbers of 1 … 15"),
     "reverse": ({"tokens": [2] * 12}, "list of 10 to 20 whole numbers of 3 … 28"),
     "duplication": ({"tokens": [True] * 64}, "tokens must"),
-    "needle": ({"text": "hay"}, "list of 1000"),
+    "needle": ({"tokens": "hay"}, "list of 1000"),
     "selective-copying": ({"tokens": [16] * 72}, "tokens must"),
     "adding": ({"series": [[1.0]] * 100}, "100 steps, each a list of 2 numbers"),
     "functions": ({"series": [[1.0, float("nan"), 0.0]]}, "list of 1 steps"),
