@@ -22,7 +22,7 @@ from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
 from oliveira.own_data_looks import Look, look
 from oliveira.tasks.catalogue import fitting
-from oliveira.tasks.own import fitting_kinds
+from oliveira.tasks.own import fitting_kinds, resolve
 from oliveira.tasks.own_base import PATH, OwnTask, quoted, short_name
 
 _LEARNERS = {  # of a kind and what it eats: one to train, several to compare
@@ -149,6 +149,10 @@ def _task(
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
     one, several = _LEARNERS[kind, task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
+    if named.keys() <= {"target"}:
+        commands.append(f"oliveira up --task {kind} --data {shlex.quote(file)}{options}")
+    else:  # which `up` takes in the task's name
+        commands.append(f"oliveira up --task {shlex.quote(resolve(f'{kind}{PATH}{quoted(file)}', **named).name)}")
     models = [model.name for model in fitting(task)]
     if isinstance(made, UserError):
         return TaskFacts(kind, False, str(made), [], commands, "--target", models)

@@ -126,11 +126,11 @@ def _task_name(task: str, data: str, target: str) -> str:
         return ""
     from oliveira.tasks.catalogue import task as known
     from oliveira.tasks.catalogue import with_options
-    from oliveira.tasks.own import PATH
+    from oliveira.tasks.own_base import PATH, quoted
 
     if not data and "/" not in task:
         raise UserError(f"--task {task} needs --data FILE, or the name of a task, for example forecast/power.")
-    name = f"{task}{PATH}{data}" if data else task
+    name = f"{task}{PATH}{quoted(data)}" if data else task
     return known(with_options(name, target=target)).name
 
 

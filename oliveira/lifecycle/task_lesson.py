@@ -120,7 +120,8 @@ class TaskLesson:
         metric = self.task.metric
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             made = self._as_served(challenger, Path(scratch))
-            runs = Answerer(self.opened).run, Answerer(made).run
+            threads = self.world.serve.threads  # as the engine answers
+            runs = Answerer(self.opened, threads=threads).run, Answerer(made, threads=threads).run
             known = [self.data.evaluate(model, "validation")[metric.name] for model in (champion, challenger)]
             measured = Measured(
                 base=Scores(*known),

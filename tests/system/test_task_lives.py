@@ -15,6 +15,7 @@ from pathlib import Path
 import life_helpers as life
 import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,43 @@ def digits(folder: Path) -> list[str]:
     return ["--task", "classify/digits", "--model", "mlp", "--set", 'task.budget="steps=150"']
 
 
-KINDS: dict[str, Callable[[Path], list[str]]] = {"series": series, "reviews": reviews, "digits": digits}
+def pictures(folder: Path) -> list[str]:
+    """Dark and bright ones, a folder a class."""
+    for number in range(300):
+        place = folder / "fotos" / ("escuro", "claro")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 90, (12, 12)) + 90 * (number % 2)
+        Image.fromarray(noise.astype(np.uint8)).save(place / f"{number}.png")
+    own = ["--task", "classify", "--data", str(folder / "fotos"), "--model", "mlp"]
+    return [*own, "--set", 'task.budget="steps=60"', "--set", "task.values.d_model=16"]
+
+
+def pairs(folder: Path) -> list[str]:
+    """A language of twelve words into another."""
+    words = dict(
+        zip(
+            ["um", "dois", "três", "sol", "lua", "mar", "rio", "pão", "sal", "luz", "cor", "voz"],
+            "ABCDEFGHIJKL",
+            strict=True,
+        )
+    )
+    rng, rows = np.random.default_rng(0), set()
+    while len(rows) < 500:
+        rows.add(" ".join(rng.choice(list(words), 4)))
+    lines = [f"{row}\t{' '.join(words[word] for word in row.split())}" for row in sorted(rows)]
+    (folder / "pares.tsv").write_text("pt\tcodigo\n" + "\n".join(lines), encoding="utf-8")
+    sizes = {"d_model": 32, "n_layers": 1, "n_heads": 2, "d_ff": 64, "lr": 0.005}
+    own = ["--task", "translate", "--data", str(folder / "pares.tsv"), "--set", 'task.budget="steps=150"']
+    return [*own, *(item for key, value in sizes.items() for item in ("--set", f"task.values.{key}={value}"))]
+
+
+KINDS: dict[str, Callable[[Path], list[str]]] = {
+    "series": series,
+    "reviews": reviews,
+    "digits": digits,
+    "pictures": pictures,
+    "pairs": pairs,
+}
 QUICK = {
     "update.steps": 120,
     "gate.max_forgetting": 0.6,
