@@ -8,6 +8,11 @@ const PORTUGUESE: [RegExp, string][] = [
   [/^the smoke prompts failed$/, "as frases de teste falharam"],
   [/^gain (\S+) bits per byte on the new domain is below (\S+)$/, "o ganho de $1 bits por byte no domínio novo fica abaixo de $2"],
   [/^forgetting (\S+) of the base domain is above (\S+)$/, "o esquecimento de $1 do domínio base passa de $2"],
+  [
+    /^the error of the answers whose truth came back fell by (\S+), less than (\S+)$/,
+    "o erro das respostas cuja verdade voltou caiu $1, menos que $2",
+  ],
+  [/^(.+) on the known data is (\S+) worse, more than (\S+)$/, "$1 nos dados conhecidos ficou $2 pior, mais que $3"],
   [/^latency (\S+) × the champion's is above (\S+)$/, "a latência de $1 × a do campeão passa de $2"],
   [
     /^latency (\S+) × the champion's \((\S+) to (\S+)\) is above (\S+)$/,

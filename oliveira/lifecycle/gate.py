@@ -64,17 +64,19 @@ def judge(measured: Measured, gate: GateSection) -> tuple[bool, dict[str, Any]]:
     if not measured.smoke:
         reasons.append("the smoke prompts failed")
     if gain is not None and gain < gate.min_gain:
-        reasons.append(
-            f"gain {gain:.4f} bits per byte on the new domain is below {gate.min_gain}"
-            if of_text
-            else f"the error of the answers whose truth came back fell by {gain:.2%}, less than {gate.min_gain:.2%}"
-        )
+        if of_text:
+            reasons.append(f"gain {gain:.4f} bits per byte on the new domain is below {gate.min_gain}")
+        else:
+            reasons.append(
+                f"the error of the answers whose truth came back fell by {gain:.2%}, less than {gate.min_gain:.2%}"
+            )
     if forgetting is not None and forgetting > gate.max_forgetting:
-        reasons.append(
-            f"forgetting {forgetting:.2%} of the base domain is above {gate.max_forgetting:.0%}"
-            if of_text
-            else f"{measured.metric} on the known data is {forgetting:.2%} worse, more than {gate.max_forgetting:.0%}"
-        )
+        if of_text:
+            reasons.append(f"forgetting {forgetting:.2%} of the base domain is above {gate.max_forgetting:.0%}")
+        else:
+            reasons.append(
+                f"{measured.metric} on the known data is {forgetting:.2%} worse, more than {gate.max_forgetting:.0%}"
+            )
     if latency.low > gate.max_latency:
         reasons.append(
             f"latency {latency.ratio:.2f} × the champion's ({latency.low:.2f} to {latency.high:.2f}) "

@@ -27,12 +27,12 @@ def set_up(home: Path, run: Path, host: str) -> tuple[Path, str, str]:
         raise CorruptError(f"{opened.path}: task.json cannot be read ({type(error).__name__})") from None
     stall = home / "served" / opened.digest[:16]
     place = stall / "artifacts" / "run"
-    if not place.exists():
-        with atomic_directory(place) as folder:
-            shutil.copytree(opened.path, folder, dirs_exist_ok=True)
     task = TaskSection(name=name, model=opened.name)
     write_json_atomic(stall / "world.json", World(name="served", task=task, serve=ServeSection(host=host)).model_dump())
     with Ledger(stall) as ledger:
+        if not place.exists():
+            with atomic_directory(place) as folder:
+                shutil.copytree(opened.path, folder, dirs_exist_ok=True)
         ledger.add_artifact(opened.digest, "base", place, opened.lineage, opened.metrics)
         if ledger.alias("champion") != opened.digest:
             ledger.promote(opened.digest, actor="serve", numbers={"reasons": ["a run is served"]}, kind="deploy")

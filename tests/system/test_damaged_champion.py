@@ -20,6 +20,7 @@ from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.returning import PUT_BACK
 from oliveira.lifecycle.stages import STAGES
 from oliveira.lifecycle.traffic_load import Load
+from oliveira.lifecycle.visitors import complete
 from oliveira.world import load_world
 
 
@@ -97,7 +98,9 @@ def test_the_loop_puts_a_damaged_champion_back(updatable: Path, tmp_path: Path, 
             load = None
             if not bad:
                 place = json.loads((home / "front.json").read_text())
-                load = stack.enter_context(Load(f"http://{place['host']}:{place['port']}", key, ["No"], workers=1))
+                load = stack.enter_context(
+                    Load(f"http://{place['host']}:{place['port']}", key, complete, ["No"], workers=1)
+                )
                 wait_for(lambda: len(load.answers) >= 3)
                 bad = crown_damaged(home)
             wait_for(lambda: ledger.alias("champion") == good or process.poll() is not None)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,6 @@ def test_killed_at_three_moments_it_goes_on(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused_before_any_work(flags: list[str], word: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    done = life.run([*life.command(home, "up"), "--port", "0", *flags])
+    done = life.run([sys.executable, "-m", "oliveira", "up", "--home", str(home), "--port", "0", *flags])
     assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (home / "ledger.sqlite").exists()

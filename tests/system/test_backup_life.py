@@ -16,6 +16,7 @@ from serving_helpers import wait_for
 
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.traffic_load import Load
+from oliveira.lifecycle.visitors import complete
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def test_a_home_is_backed_up_while_it_serves_and_lives_on_elsewhere(updatable: P
     home, file, new = Path(shutil.copytree(updatable, tmp_path / "home")), tmp_path / "home.zip", tmp_path / "new"
     with Ledger(home) as ledger:
         key, champion = ledger.add_key("ana", ("use", "admin")), ledger.alias("champion")
-    with up(home) as address, Load(address, key, ["No princípio"], workers=2) as load:
+    with up(home) as address, Load(address, key, complete, ["No princípio"], workers=2) as load:
         wait_for(lambda: len(load.answers) >= 5)
         saved = life.run([*life.command(home, "backup", str(file)), "--json"])
         assert saved.returncode == 0, saved.stderr
