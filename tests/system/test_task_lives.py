@@ -52,12 +52,13 @@ def digits(folder: Path) -> list[str]:
 
 
 def pictures(folder: Path) -> list[str]:
-    """Dark and bright ones, a folder a class."""
+    """Bright rows and bright columns, a folder a class."""
     for number in range(300):
-        place = folder / "fotos" / ("escuro", "claro")[number % 2]
+        place = folder / "fotos" / ("linhas", "colunas")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(number).integers(0, 90, (12, 12)) + 90 * (number % 2)
-        Image.fromarray(noise.astype(np.uint8)).save(place / f"{number}.png")
+        bright = np.indices((12, 12))[number % 2] % 4 == 0
+        grey = np.random.default_rng(number).integers(0, 60, (12, 12)) + 180 * bright
+        Image.fromarray(grey.astype(np.uint8)).save(place / f"{number}.png")
     own = ["--task", "classify", "--data", str(folder / "fotos"), "--model", "mlp"]
     return [*own, "--set", 'task.budget="steps=60"', "--set", "task.values.d_model=16"]
 
