@@ -242,6 +242,7 @@ class ForecastData(Data):
         """Mean absolute error in the unit of the series."""
         forecast = np.array(answer["forecast"], dtype=np.float64)
         right = _numbers("truth", truth, len(forecast), f"the {len(forecast)} values that came")
+        _refuse_far("truth", right, state["mean"], state["std"])
         with np.errstate(over="ignore"):
             return float(np.nan_to_num(np.abs(forecast - right).mean()))
 

@@ -240,7 +240,8 @@ def test_absurd_numbers_are_observed_and_learnt_all_the_same(opened: dict[str, O
     seen = wanted.observe(data.state(), asked, {"forecast": [math.nan, math.inf] * 12})
     assert max(map(abs, seen.values())) <= 2 * LIMIT
     json.dumps(seen, allow_nan=False)
-    assert wanted.error(data.state(), asked, {"forecast": [1e308] * 24}, [-1e308] * 24) > 1e300
+    with pytest.raises(UserError, match=r"truth\[0\] is more than"):
+        wanted.error(data.state(), asked, {"forecast": [1.0] * 24}, [-1e308] * 24)
     batch = data.learn([(asked, [1e308] * 24)])
     assert bool(batch.inputs[0].isfinite().all()) and bool(batch.targets.isfinite().all())
 
