@@ -21,15 +21,15 @@ from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
 from oliveira.own_data_looks import Look, look
-from oliveira.tasks.catalogue import fitting
+from oliveira.tasks.catalogue import fitting, suits
 from oliveira.tasks.own import fitting_kinds, resolve
 from oliveira.tasks.own_base import PATH, OwnTask, quoted, short_name
 
-_LEARNERS = {  # of a kind and what it eats: one to train, several to compare
-    ("forecast", "series"): ("gru", "mlp lstm gru"),
-    ("classify", "tokens"): ("bilstm", "mlp bilstm"),
-    ("classify", "image"): ("cnn", "mlp cnn vit"),
-    ("translate", "pairs"): ("transformer", "transformer seq2seq"),
+_COMPARED = {  # by what a task eats
+    "series": "mlp lstm gru",
+    "tokens": "mlp bilstm",
+    "image": "mlp cnn vit",
+    "pairs": "transformer seq2seq",
 }
 _MANY_MISSING = 0.2
 _TRIED = 5  # columns that may be the target
@@ -147,7 +147,7 @@ def _task(
     words = shlex.join([f"{kind}{PATH}{quoted(file)}"])
     named = {**(found.options if found else {}), **task.options}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
-    one, several = _LEARNERS[kind, task.eats]
+    one, several = suits(task), _COMPARED[task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
     if named.keys() <= {"target"}:
         commands.append(f"oliveira up --task {kind} --data {shlex.quote(file)}{options}")

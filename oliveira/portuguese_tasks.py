@@ -45,8 +45,14 @@ TASK_SENTENCES = {
     "{} shows no requests of its own. Use `oliveira up` without --once.": (
         "{} não mostra pedidos próprios. Use `oliveira up` sem --once."
     ),
-    "no drift was seen after {} requests unlike those that were learnt; see `drift` in `oliveira status`.": (
-        "nenhuma deriva foi vista em {} pedidos diferentes dos aprendidos; veja `drift` em `oliveira status`."
+    "no drift was seen after {} requests unlike those that were learnt. Make monitor.requests smaller, or "
+    "give more data: too few held-out requests make no reference.": (
+        "nenhuma deriva foi vista em {} pedidos diferentes dos aprendidos. Diminua monitor.requests, ou dê mais dados: "
+        "pedidos separados de menos não fazem uma referência."
+    ),
+    "artifact {} answers {}, the champion of this home {}. Start `oliveira up` with that task in another --home.": (
+        "o artefato {} responde a {raw[1]}, o campeão desta pasta a {raw[2]}. "
+        "Comece `oliveira up` com essa tarefa em outro --home."
     ),
 }
 
@@ -56,6 +62,8 @@ TASK_LINES = {
         "esta tarefa nada diz dos pedidos por que se veja deriva"
     ),
     "false alarms are not counted: {}": "os alarmes falsos não são contados: {}",
+    "drift is watched, false alarms are not counted": "a deriva é vigiada, os alarmes falsos não são contados",
+    "no drift is watched": "nenhuma deriva é vigiada",
     "{} examples to learn from": "{} exemplos para aprender",
     "the error of the answers whose truth came back fell by {}, less than {}": (
         "o erro das respostas cuja verdade voltou caiu {}, menos que {}"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from oliveira.errors import CorruptError
+from oliveira.errors import CorruptError, UserError
 from oliveira.lifecycle.ledger import Decision, Ledger
-from oliveira.lifecycle.verbs import CROWNED, whole
+from oliveira.lifecycle.verbs import CROWNED, of_this_task, whole
 
 LOOP = "loop"
 FIRST_MINUTE = 60.0  # seconds from the moment it took requests
@@ -85,8 +85,8 @@ class Returning:
         previous = self.ledger.alias("previous")
         assert previous is not None
         try:
-            whole(self.ledger, previous)  # and says so in the history when it is not
-        except CorruptError:
+            whole(self.ledger, of_this_task(self.ledger, previous))  # and says so in the history when it is not
+        except (CorruptError, UserError):
             return False
         with self.ledger.transaction():
             if (self.ledger.alias("champion"), self.ledger.alias("previous")) != (digest, previous):

@@ -5,16 +5,8 @@ from __future__ import annotations
 from oliveira.errors import UserError
 from oliveira.registry import entry
 from oliveira.runs import parse_budget, section_for, split_values
-from oliveira.tasks.catalogue import fitting, pair, task
+from oliveira.tasks.catalogue import fitting, pair, suits, task
 from oliveira.world import TaskSection, World
-
-# Of what a task eats and gives: small, quick to train, and good on most data.
-SUITS = {
-    ("series", "one"): "gru",
-    ("tokens", "one"): "bilstm",
-    ("image", "one"): "cnn",
-    ("pairs", "next"): "transformer",
-}
 
 
 def chosen_model(section: TaskSection) -> str:
@@ -24,10 +16,9 @@ def chosen_model(section: TaskSection) -> str:
         return section.model
     wanted = task(section.name)
     names = [fit.name for fit in fitting(wanted)]
-    suits = SUITS.get((wanted.eats, wanted.gives), "")
     if not names:
         raise UserError(f"no model of the catalogue fits {section.name}. `oliveira list` shows what fits what.")
-    return suits if suits in names else names[0]
+    return suits(wanted) if suits(wanted) in names else names[0]
 
 
 def check_task(world: World) -> None:

@@ -36,7 +36,7 @@ def task_reference(samples: list[dict[str, float]], world: World) -> tuple[dict[
             found = build_feature_reference(
                 samples, window=window, alpha=section.alpha, confirm=section.confirm, seed=world.seed
             )
-            return found | {"window": window}, ""
+            return found, ""
         except UserError as error:
             why, window = str(error), window // 2
     return None, why

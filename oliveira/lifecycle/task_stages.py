@@ -41,8 +41,9 @@ def _collect(context: Context) -> dict[str, Any]:
 def _train(context: Context) -> dict[str, Any]:
     section = context.world.task
     values = dict(section.values)
-    run = context.home / "runs" / f"train-{context.key[:16]}"
-    context.ledger.begin_run(run.name, "train", section.model_dump(), f"runs/{run.name}", context.key)
+    run = f"train-{context.key[:16]}"
+    folder = f"stages/train/{context.key[:16]}"  # where its curve will stand
+    context.ledger.begin_run(run, "train", section.model_dump(), folder, context.key)
     done = fit(
         section.name,
         model=chosen_model(section),
@@ -70,7 +71,7 @@ def _train(context: Context) -> dict[str, Any]:
         "steps": result["steps"],
         **({"baseline": baseline[0], "baseline_test": baseline[1]} if baseline else {}),
     }
-    context.ledger.finish_run(run.name, "done", outputs)
+    context.ledger.finish_run(run, "done", outputs)
     return outputs
 
 
@@ -150,6 +151,14 @@ def _monitor(context: Context) -> dict[str, Any]:
     return {name: measured[name] for name in ("windows", "alarms", "rate", "upper95")}
 
 
+def _monitored(outputs: dict[str, Any]) -> str:
+    if not outputs["windows"]:  # too few held-out requests: nothing was counted, or nothing is watched
+        return (
+            "drift is watched, false alarms are not counted" if outputs["watched"] == "yes" else "no drift is watched"
+        )
+    return f"{outputs['alarms']} false alarms in {outputs['windows']} windows"
+
+
 def _part(*names: str) -> Any:
     return lambda world: {"seed": world.seed} | {name: getattr(world, name).model_dump() for name in names}
 
@@ -186,6 +195,6 @@ STAGES = (
         ("package", "serve"),
         _part("monitor"),
         _monitor,
-        summary=lambda o: f"{o['alarms']} false alarms in {o['windows']} windows",
+        summary=_monitored,
     ),
 )

@@ -6,11 +6,12 @@ finds no loop running.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from oliveira.errors import CorruptError, OliveiraError, UserError
-from oliveira.lifecycle.ledger import PAUSED, Ledger, Wish
+from oliveira.lifecycle.ledger import PAUSED, ArtifactRow, Ledger, Wish
 
 Effect = Callable[[], dict[str, Any]]
 
@@ -31,10 +32,11 @@ def _prepared(ledger: Ledger, wish: Wish) -> Effect:
     named = str(wish.args.get("digest") or "")
     match wish.kind:
         case "swap":
-            return _promotion(ledger, wish, whole(ledger, named), {})
+            return _promotion(ledger, wish, whole(ledger, of_this_task(ledger, find(ledger, named))), {})
         case "approve":
             challenger = _challenger(ledger, named, "approval")
-            return _promotion(ledger, wish, whole(ledger, challenger), _override(ledger, wish, challenger))
+            digest = whole(ledger, of_this_task(ledger, challenger))
+            return _promotion(ledger, wish, digest, _override(ledger, wish, challenger))
         case "reject":
             return _rejection(ledger, wish, _challenger(ledger, named, "rejection"))
         case "rollback":
@@ -96,7 +98,7 @@ def _rejection(ledger: Ledger, wish: Wish, digest: str) -> Effect:
 def _rollback(ledger: Ledger, wish: Wish) -> Effect:
     previous = ledger.alias("previous")
     if previous is not None:
-        whole(ledger, previous)
+        whole(ledger, of_this_task(ledger, previous))
 
     def effect() -> dict[str, Any]:
         if ledger.alias("previous") != previous:
@@ -136,6 +138,29 @@ def find(ledger: Ledger, digest: str) -> str:
         how = f"fits {len(found)} artifacts" if found else "is not in the ledger"
         raise UserError(f"artifact {digest or '(none)'} {how}. `oliveira history` lists those that are.")
     return found[0]
+
+
+def of_this_task(ledger: Ledger, digest: str) -> str:
+    """`digest`, when it answers what the champion answers. After a change of task in one home nobody's requests fit
+    the older artifacts, and the next start would take such a swap back."""
+    champion = ledger.alias("champion")
+    mine, other = (_answered(ledger.artifact(each)) if each else "" for each in (champion, digest))
+    if mine and other and mine != other:
+        raise UserError(
+            f"artifact {digest[:12]} answers {other}, the champion of this home {mine}. "
+            "Start `oliveira up` with that task in another --home."
+        )
+    return digest
+
+
+def _answered(row: ArtifactRow | None) -> str:
+    """The task of an artifact, or "text"; "" = it is too damaged to say, and must not stand in the way of another."""
+    if row is None:
+        return ""
+    try:
+        return str(json.loads((row.path / "task.json").read_bytes())["task"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "text" if (row.path / "tokenizer.json").exists() else ""
 
 
 def whole(ledger: Ledger, digest: str) -> str:

@@ -118,7 +118,8 @@ class TaskVisitors:
 
     def no_drift(self, detected: bool, sent: int, amount: int) -> str:
         return (
-            f"no drift was seen after {sent} requests unlike those that were learnt; see `drift` in `oliveira status`."
+            f"no drift was seen after {sent} requests unlike those that were learnt. Make monitor.requests smaller, or "
+            "give more data: too few held-out requests make no reference."
         )
 
 

@@ -58,6 +58,20 @@ def fitting(wanted: Task) -> list[Entry]:
     return [found for found in entries() if found.fits(wanted.eats, wanted.gives)]
 
 
+# Of what a task eats and gives: small, quick to train, and good on most data.
+SUITS = {
+    ("series", "one"): "gru",
+    ("tokens", "one"): "bilstm",
+    ("image", "one"): "cnn",
+    ("pairs", "next"): "transformer",
+}
+
+
+def suits(wanted: Task) -> str:
+    """The model to begin with; "" where none is known."""
+    return SUITS.get((wanted.eats, wanted.gives), "")
+
+
 def pair(task_name: str, model_name: str) -> tuple[Task, Entry]:
     """Both by name. Raises `UserError` with the models that fit when these two do not."""
     wanted, found = task(task_name), entry(model_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def test_what_was_interrupted_is_never_done(ledger: Ledger, kind: str, number: i
     timer.join()
     later(ledger)
     assert state(ledger) == before and ledger.pending_wishes() == []
+
+
+@pytest.mark.parametrize("kind", ["swap", "rollback", "approve"])
+def test_an_artifact_of_another_task_is_never_crowned(ledger: Ledger, kind: str) -> None:
+    """The next start would take it back, and nobody's requests fit it."""
+    for digest, task in (("a", "classify/digits"), ("b", "forecast/power"), ("c", "classify/digits")):
+        folder = ledger.home / "artifacts" / digest
+        folder.mkdir(parents=True)
+        (folder / "task.json").write_text(json.dumps({"task": task}))
+    before = state(ledger)
+    number = ledger.wish(kind, {"digest": "a"} if kind == "swap" else {}, "test")
+    grant(ledger, ledger.pending_wishes()[0])
+    found = ledger.get_wish(number)
+    assert found is not None and found.state == "failed" and state(ledger) == before
+    assert "answers classify/digits, the champion of this home forecast/power" in found.result["error"]
+    (ledger.home / "artifacts" / "b" / "task.json").write_text("{")  # a damaged champion is nobody's obstacle
+    ledger.wish(kind, {"digest": "a"} if kind == "swap" else {}, "test")
+    grant(ledger, ledger.pending_wishes()[0])
+    assert state(ledger) != before
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
