@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from oliveira import artifact, kinds
 from oliveira.artifact import TASK, Artifact, open_artifact
+from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
@@ -149,18 +150,24 @@ def _bounded(run: Run, made: Artifact, eats: str) -> Run:
     return bounded
 
 
-def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def export(folder: Path, say: Callable[[str], None] = lambda text: None, *, weights: str = "") -> dict[str, Any]:
     """Writes RUN/export: the artifact with its ONNX graph, after every output of the run's own request agreed.
 
-    Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
+    `weights`: "int8" rounds those of the linear layers, which the graph then holds as bytes and their scales; "" leaves
+    them. Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
     """
     with run_held(folder, say):
-        return _export(folder, say)
+        return _export(folder, say, weights)
 
 
-def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _export(folder: Path, say: Callable[[str], None], weights: str) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
+    whole = _torch(made.load_model())
+    if weights not in ("", made.weights):
+        quantise_model(model, weights)
+    else:
+        weights = made.weights
     described = json.loads((made.path / "task.json").read_bytes())
     wanted = task(described["task"])
     calls: list[tuple[Array, ...]] = []
@@ -178,6 +185,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
+        rounding = max(_error(whole(*arrays), plain(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:
             raise OliveiraError(f"{GRAPH}: outputs differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
         answer = wanted.answer(described["state"], runner, described["request"])
@@ -187,6 +195,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
             folder / "export",
             model=model,
             name=made.name,
+            weights=weights,
             files=files,
             lineage=made.lineage,
             metrics={**made.metrics, "onnx_error": error},
@@ -198,8 +207,14 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "inputs": runner.described,
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
+        "weights": weights,
+        "rounding": rounding,
     }
     say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
+    if weights != "fp32":
+        say(
+            translate(f"{weights} weights change the outputs of the run's own request by {rounding:.1e} of the largest")
+        )
     for name, told in runner.described.items():
         say(f"  {name}: {told}; steps {steps[name]}")
     return figures
