@@ -141,6 +141,17 @@ def can(model: nn.Module, capability: Capability) -> bool:
     return found is not None and capability in found.can
 
 
+def decoding(model: nn.Module, where: str = "") -> Any:
+    """The model, which continues a text (`Entry.can`: "decodes"). `UserError` for one that does not."""
+    if not can(model, "decodes"):
+        found = entry_of(model)
+        names = ", ".join(other.name for other in entries() if "decodes" in other.can)
+        raise UserError(
+            f"{where}a {found.name if found else type(model).__name__} does not continue a text. Give one of: {names}."
+        )
+    return model
+
+
 def create(name: str, **config: Any) -> nn.Module:
     """A fresh model by name: `create("gpt", vocab_size=4096, d_model=192)`."""
     found = entry(name)

@@ -356,7 +356,6 @@ def _run(
         evaluate=evaluate,
         on_progress=on_progress,
         tokens_per_batch=size,
-        d_model=getattr(network.config, "d_model", 1),
         should_stop=should_stop,
     )
     if (folder / CHECKPOINT).exists():

@@ -27,6 +27,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, Interrupted, UserError
 from oliveira.files import atomic_directory, check_writable, sha256_json, write_json_atomic
 from oliveira.models.gpt import GPT
+from oliveira.registry import decoding
 from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
@@ -58,9 +59,7 @@ def make_adapter(
     """
     check_writable(home)
     check_name(home, name, replace=replace)
-    model = artifact.load_model()
-    if not isinstance(model, GPT):
-        raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
+    model: GPT = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
         dequantise_model(model)
     window = max_len or model.config.max_len
@@ -87,7 +86,6 @@ def make_adapter(
         job = Job(
             batch=TokenBatches(tokens, window, section.batch_size, seed),
             loss=next_token_loss(),
-            d_model=model.config.d_model,
             tokens_per_batch=section.batch_size * window,
             on_progress=on_progress,
             should_stop=should_stop,

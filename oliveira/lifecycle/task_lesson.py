@@ -109,7 +109,6 @@ class TaskLesson:
             batch=batch,
             loss=loss,
             tokens_per_batch=size,
-            d_model=getattr(model.config, "d_model", 1),
             on_progress=on_progress,
             should_stop=should_stop,
         )

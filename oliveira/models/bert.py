@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.models.convert_bert import bert_file, to_bert
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import mean_step
 from oliveira.nn.feedforward import FeedForward
@@ -51,11 +51,7 @@ class BERTConfig:
     norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
-            fits = [str(heads) for heads in range(1, self.d_model + 1) if self.d_model % heads == 0]
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. Use {', '.join(fits)} heads."
-            )
+        check_heads(self.d_model, self.n_heads)
         if self.gives != "mlm+nsp" and not self.d_out:
             raise ValueError(
                 f"d_out = 0 with gives = {self.gives!r}. Give the number of classes, for example d_out = 2."

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_long import to_linformer
+from oliveira.nn.attention import check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -45,11 +46,7 @@ class LinformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
 
 
 @register(

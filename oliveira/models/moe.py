@@ -28,7 +28,7 @@ from oliveira.errors import UserError
 from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_moe import to_moe
 from oliveira.models.gpt import GPT
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.masking import causal_keys
@@ -57,15 +57,7 @@ class MoEConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads or self.d_model // self.n_heads % 2:
-            raise ValueError(
-                f"d_model = {self.d_model} does not split into n_heads = {self.n_heads} heads of even width. "
-                f"Use d_model = {2 * self.n_heads * max(1, self.d_model // (2 * self.n_heads))}."
-            )
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_heads = {self.n_heads} is not divisible by n_kv_heads = {self.n_kv_heads}. Use n_kv_heads = 1."
-            )
+        check_heads(self.d_model, self.n_heads, self.n_kv_heads, rotated=True)
         if not 1 <= self.top_k <= self.n_experts:
             raise ValueError(f"top_k = {self.top_k} does not fit n_experts = {self.n_experts}. Use top_k = 1 or 2.")
 

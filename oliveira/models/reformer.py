@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_long import to_reformer
+from oliveira.nn.attention import check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
 from oliveira.nn.lsh import LocalAttention, LSHAttention
@@ -57,11 +58,7 @@ class ReformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
         if self.n_buckets % 2 or self.n_buckets < 0:
             raise ValueError(
                 f"n_buckets = {self.n_buckets} is not even. Use {abs(self.n_buckets) + 1}, or 0 to have it set."

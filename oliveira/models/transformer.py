@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_transformer import to_transformer
-from oliveira.nn.attention import MultiHeadAttention, causal_mask
+from oliveira.nn.attention import MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.encoder import EncoderBlock, residual
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -60,11 +60,7 @@ class TransformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            fits = [str(heads) for heads in range(1, self.d_model + 1) if self.d_model % heads == 0]
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. Use {', '.join(fits)} heads."
-            )
+        check_heads(self.d_model, self.n_heads)
         if not (self.target_vocab_size or self.d_out):
             raise ValueError(
                 "target_vocab_size = 0 and d_out = 0. Give target_vocab_size to write a second sequence, "

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.models.convert_vision import to_vit
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.feedforward import FeedForward
 from oliveira.nn.norm import LayerNorm
@@ -50,11 +50,7 @@ class ViTConfig:
                 f"patch_size = {self.patch_size} does not divide an image of {self.height} × {self.width}. "
                 "Use a common divisor of both sides."
             )
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {self.d_model // self.n_heads * self.n_heads or self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
 
 
 @register(

@@ -23,9 +23,9 @@ from oliveira.errors import UserError
 from oliveira.nn.beam import beam_search
 from oliveira.tasks import probe_makers as makers
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task
-from oliveira.tasks.probe_makers import BEGIN, END, IGNORED, LISTOPS, LISTOPS_LENGTHS, PADDING, Examples, Make
+from oliveira.tasks.probe_makers import BEGIN, END, LISTOPS, LISTOPS_LENGTHS, PADDING, Examples, Make
 from oliveira.tasks.scoring import chunks, judged, runner
-from oliveira.training.loss import cross_entropy
+from oliveira.training.loss import IGNORED, cross_entropy
 from oliveira.training.seeds import stream
 
 HELD_OUT: dict[str, int] = {"validation": 500, "test": 1000}

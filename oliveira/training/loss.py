@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from oliveira.kernels.products import add_product, pays, product
 from oliveira.registry import can
 
-IGNORED = -100
+IGNORED = -100  # a target that asks nothing: padding, or a word that is not hidden
 ROWS = 512  # their logits are held at a time
 
 

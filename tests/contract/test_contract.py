@@ -16,7 +16,7 @@ from oliveira.errors import UserError
 from oliveira.kinds import Form
 from oliveira.models.gpt import GPT
 from oliveira.models.gru import GRU
-from oliveira.registry import Entry, can, entries, entry, entry_of
+from oliveira.registry import Entry, can, decoding, entries, entry, entry_of
 from oliveira.tasks.catalogue import pair, tasks
 
 EXPORTS = "onnx_equals_torch"
@@ -64,6 +64,23 @@ def test_what_a_model_can_is_declared(found: Entry) -> None:
     assert ("decodes" in found.can) == ("cache" in inspect.signature(model.forward).parameters)
     assert can(model, "decodes") == ("decodes" in found.can) and entry_of(model) is found
     assert entry_of(nn.Linear(1, 1)) is None and not can(nn.Linear(1, 1), "decodes")
+
+
+def test_what_does_not_continue_a_text_is_refused() -> None:
+    gpt = build(entry("gpt"), entry("gpt").forms[0])
+    assert decoding(gpt) is gpt
+    with pytest.raises(UserError, match=r"^serve.draft = x: a gru does not continue a text. Give one of: gpt.$"):
+        decoding(build(entry("gru"), ("tokens", "next")), "serve.draft = x: ")
+
+
+HEADS = [found.name for found in entries() if "n_heads" in found.tiny]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_do_not_fit_are_refused_alike(name: str) -> None:
+    form, wrong = entry(name).forms[0], {"d_model": 16, "n_heads": 3}
+    with pytest.raises(UserError, match=rf"{name}: d_model = 16 does not split into n_heads = 3 heads.*Use .*2, 4"):
+        registry.create(name, **{**entry(name).tiny, **entry(name).sizes(form), **wrong})
 
 
 FORMS = [(eats, gives) for eats in kinds.EATS for gives in kinds.GIVES]
