@@ -97,7 +97,8 @@ class Block(nn.Module):
     family="transformer",
     paper="arXiv:2302.13971",
     forms=(("tokens", "next"),),
-    can=("decodes", "hidden"),
+    can=("decodes", "features", "matrix_head"),
+    head=("head",),
     config=GPTConfig,
     causal=True,
     reference="transformers GPT2LMHeadModel, LlamaForCausalLM",
@@ -138,7 +139,7 @@ class GPT(nn.Module):
         """
         return to_gpt(module).build(cls, GPTConfig)
 
-    def hidden(
+    def features(
         self,
         tokens_BT: Tensor,
         *,
@@ -175,4 +176,4 @@ class GPT(nn.Module):
         `positions` (T,) or (B, T) and `mask` (T, S), (B, 1, T, S), True = may attend, override the default of both: an
         engine that decodes several streams of different length in one batch passes them.
         """
-        return self.head(self.hidden(tokens_BT, cache=cache, positions=positions, mask=mask))
+        return self.head(self.features(tokens_BT, cache=cache, positions=positions, mask=mask))

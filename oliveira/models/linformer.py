@@ -54,15 +54,16 @@ class LinformerConfig(SequenceConfig):
     family="efficient attention",
     paper="arXiv:2006.04768",
     forms=SEQUENCE,
+    can=("features",),
     config=LinformerConfig,
     reference="linformer.LinformerLM",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, projected_len=4),
     train=dict(lr=1e-3),
 )
 class Linformer(nn.Module):
-    def __init__(self, config: LinformerConfig) -> None:
+    def __init__(self, config: LinformerConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.positions = Learned(config.max_len, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -81,7 +82,7 @@ class Linformer(nn.Module):
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
-        self.output = Output(config, config.d_model, pool="mean")
+        self.output = Output(config, gives, config.d_model, pool="mean")
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
@@ -93,8 +94,12 @@ class Linformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out). Raises ValueError when there are more steps than `max_len`."""
+        return self.output(self.features(x, mask), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the last layer: (B, T, d_model)."""
         h_BTD = self.input(x) + self.positions(torch.arange(x.shape[1], device=x.device))
         h_BTD = self.dropout(h_BTD)
         for block in self.blocks:
             h_BTD = block(h_BTD, mask)
-        return self.output(h_BTD, mask)
+        return h_BTD

@@ -58,6 +58,7 @@ class ViTConfig:
     family="transformer",
     paper="arXiv:2010.11929",
     forms=(("image", "one"),),
+    can=("features",),
     config=ViTConfig,
     reference="transformers ViTForImageClassification",
     tiny=dict(patch_size=4, d_model=8, n_layers=2, n_heads=2, d_ff=16),
@@ -99,7 +100,14 @@ class ViT(nn.Module):
         return to_vit(module).build(cls, ViTConfig)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, d_out). Raises ValueError for images of other sides, which might have as many patches."""
+        """(B, d_out)."""
+        return self.output(self.features(x_BCHW))
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """The class token's normalised state, (B, d_model).
+
+        Raises ValueError for images of other sides, which might have as many patches.
+        """
         sides = self.config.height, self.config.width
         if tuple(x_BCHW.shape[2:]) != sides:
             raise ValueError(f"images of {tuple(x_BCHW.shape[2:])} do not fit height, width = {sides}")
@@ -108,4 +116,4 @@ class ViT(nn.Module):
         z = self.dropout(torch.cat([first_B1D, patches_BND], dim=1) + self.positions)
         for block in self.blocks:
             z = block(z)
-        return self.output(self.norm(z[:, 0]))
+        return self.norm(z[:, 0])

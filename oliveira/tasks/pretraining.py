@@ -68,7 +68,7 @@ class SentencePairs(Data):
             if len({place.document for place in places}) < 2:
                 raise UserError(f"{split} has fewer than two documents of two lines. Give more text.")
         self.counts = {split: len(places) for split, places in self.places.items()}
-        self.sizes = {"vocab_size": wordpiece.vocab_size, "gives": "mlm+nsp", "max_len": max_len}
+        self.sizes = {"vocab_size": wordpiece.vocab_size, "max_len": max_len}
 
     def _lines(self, text: str) -> list[list[int]]:
         return [tokens for tokens in self.wordpiece.encode_many(text.split("\n")) if tokens]

@@ -112,14 +112,14 @@ def test_every_form_and_every_task_is_of_known_kinds() -> None:
 
 
 class SeesTheFuture(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * x.mean(dim=1, keepdim=True)
 
 
 class MixesTheBatch(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * x.mean(dim=0, keepdim=True)
 
 
@@ -135,18 +135,18 @@ class HasADeadParameter(GPT):
 
 
 class DrawsAtRandom(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * torch.randn_like(x)
 
 
 class CannotLearn(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        return super().hidden(tokens_BT, **arguments).detach()
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        return super().features(tokens_BT, **arguments).detach()
 
 
 class IgnoresPosition(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
         return self.norm(self.embedding(tokens_BT))
 
 
