@@ -20,7 +20,7 @@ from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
-from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.folder import list_folder, place_of, read_folder
 from oliveira.data.held_out import hold_out
 from oliveira.data.shards import token_row
 from oliveira.data.text import clean
@@ -48,6 +48,7 @@ def make_adapter(
     max_len: int = 0,
     replace: bool = False,
     keep: bool = False,
+    say: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -55,8 +56,8 @@ def make_adapter(
 
     Returns bits per byte of held-out documents before and after, sizes, and whether it is `active`: a worse one is only
     with `keep` (asked again with it, nothing is trained twice). `max_len`: tokens of a training window, 0 = the
-    model's. `replace`: a name that is taken is given to the new one. Interrupted, the same call goes on.
-    Raises `UserError` for a name, a text or a model that will not do.
+    model's. `replace`: a name that is taken is given to the new one. `say` hears which texts cannot be
+    read. Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
     """
     check_writable(home)
     check_name(home, name, replace=replace)
@@ -67,7 +68,10 @@ def make_adapter(
     if not 2 <= window <= model.config.max_len:
         raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts, home).files)]
+    folder_of_texts, column = place_of(str(texts))
+    listing = list_folder(folder_of_texts, home)
+    read = read_folder(folder_of_texts, listing.files, say, column)
+    documents = [Document(document.name, clean(document.text)) for document in read]
     split = hold_out([d for d in documents if d.text], seed, texts)
     tokens = token_row((d.text for d in split.learned), tokenizer)
     if len(tokens) < window + 2:
