@@ -9,6 +9,7 @@ from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 from oliveira.portuguese_tasks import TASK_SENTENCES
+from oliveira.portuguese_texts import TEXT_SENTENCES
 
 SENTENCES = {
     # Of the command line itself
@@ -237,7 +238,7 @@ SENTENCES = {
     "adapter {} is not in {}. There are: {}.": "o adaptador {} não está em {}. Há: {}.",
     "adapter {} is removed": "o adaptador {} foi removido",
     "--lr {} and --alpha {} must be above 0.": "--lr {} e --alpha {} precisam ser maiores que 0.",
-    "artifact {} holds a {}: only a gpt is adapted to text.": "o artefato {} é um {}: só um gpt se adapta a texto.",
+    "{}a {} does not continue a text. Give one of: {}.": "{}um {} não continua um texto. Dê um destes: {}.",
     "--max-len {} is not between 2 and the model's {} tokens.": "--max-len {} não está entre 2 e {}, os do modelo.",
     "{} gives {} tokens to learn from, one window needs {}. Add text, or give --max-len {} or less.": (
         "{} dá {} tokens para aprender, uma janela precisa de {}. Acrescente texto, ou dê --max-len {} ou menos."
@@ -261,17 +262,6 @@ SENTENCES = {
         "o mesmo comando com --keep o aceita mesmo assim."
     ),
     # Texts of one's own
-    "folder {} does not exist. Give the folder that holds your {} files.": (
-        "a pasta {} não existe. Dê a pasta que tem seus arquivos {}."
-    ),
-    "{} is a file, not a folder. Give the folder it lies in: {}.": (
-        "{} é um arquivo, não uma pasta. Dê a pasta em que está: {}."
-    ),
-    "folder {} holds no {} file{}. Put some there.": "a pasta {} não tem arquivo {}{}. Ponha algum nela.",
-    "{} is {}, not UTF-8. Convert it: iconv -f {} -t UTF-8.": ("{} é {}, não UTF-8. Converta: iconv -f {} -t UTF-8."),
-    "folder {} is a home of oliveira, not a folder of your files. Give another one.": (
-        "a pasta {} é uma casa do oliveira, não uma pasta de textos. Dê outra."
-    ),
     # What commands say when all went well
     "{} parameters, {} steps in {} s": "{} parâmetros, {} passos em {} s",
     "{} serves from the engine's next start on": "{} serve a partir do próximo início do motor",
@@ -323,5 +313,6 @@ SENTENCES = {
     **TABLE_SENTENCES,
     **TASK_SENTENCES,
     **FOLDER_SENTENCES,
+    **TEXT_SENTENCES,
     **HOME_SENTENCES,
 }

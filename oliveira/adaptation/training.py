@@ -37,7 +37,6 @@ def train_adapter(
         batch=batch,
         loss=loss,
         tokens_per_batch=tokens_per_batch,
-        d_model=getattr(model.config, "d_model", 1),
         on_progress=on_progress,
         should_stop=should_stop,
     )

@@ -20,7 +20,7 @@ from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
-from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.folder import list_folder, place_of, read_folder
 from oliveira.data.held_out import hold_out
 from oliveira.data.shards import token_row
 from oliveira.data.text import clean
@@ -28,6 +28,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, Interrupted, UserError
 from oliveira.files import atomic_directory, check_writable, sha256_json, write_json_atomic
 from oliveira.models.gpt import GPT
+from oliveira.registry import decoding
 from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import CHECKPOINT, Progress
@@ -47,6 +48,7 @@ def make_adapter(
     max_len: int = 0,
     replace: bool = False,
     keep: bool = False,
+    say: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -54,21 +56,22 @@ def make_adapter(
 
     Returns bits per byte of held-out documents before and after, sizes, and whether it is `active`: a worse one is only
     with `keep` (asked again with it, nothing is trained twice). `max_len`: tokens of a training window, 0 = the
-    model's. `replace`: a name that is taken is given to the new one. Interrupted, the same call goes on.
-    Raises `UserError` for a name, a text or a model that will not do.
+    model's. `replace`: a name that is taken is given to the new one. `say` hears which texts cannot be
+    read. Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
     """
     check_writable(home)
     check_name(home, name, replace=replace)
-    model = artifact.load_model()
-    if not isinstance(model, GPT):
-        raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
+    model: GPT = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
         dequantise_model(model)
     window = max_len or model.config.max_len
     if not 2 <= window <= model.config.max_len:
         raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts, home).files)]
+    folder_of_texts, column = place_of(str(texts))
+    listing = list_folder(folder_of_texts, home)
+    read = read_folder(folder_of_texts, listing.files, say, column)
+    documents = [Document(document.name, clean(document.text)) for document in read]
     split = hold_out([d for d in documents if d.text], seed, texts)
     tokens = token_row((d.text for d in split.learned), tokenizer)
     if len(tokens) < window + 2:

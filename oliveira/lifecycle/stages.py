@@ -27,9 +27,8 @@ from oliveira.files import sha256_file
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
-from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import measure_false_alarms
-from oliveira.registry import create
+from oliveira.registry import create, decoding
 from oliveira.tasks import baselines
 from oliveira.tasks.language_modelling import (
     MixedBatches,
@@ -155,7 +154,6 @@ def _train(context: Context) -> dict[str, Any]:
         job = Job(
             batch=batches,
             loss=next_token_loss(world.train.label_smoothing),
-            d_model=world.model.d_model,
             evaluate=lambda m: {
                 "validation_bits_per_byte": score(m, data, "validation", tokenizer, world.train.evaluate_tokens)
             },
@@ -260,10 +258,9 @@ def _batches(world: World, data: Path) -> TokenBatches:
 
 def _compress(context: Context) -> dict[str, Any]:
     model, _ = _trained(context)
-    assert isinstance(model, GPT)  # `model.name` allows nothing else
     shard = TokenShard.open(context.results["preprocess"] / "base", "validation")
     tokens = torch.from_numpy(shard.tokens[: context.world.train.evaluate_tokens].astype("int64"))
-    rows = compare(model, context.world.compress.methods, tokens)
+    rows = compare(decoding(model), context.world.compress.methods, tokens)
     (context.out / "report.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     outputs: dict[str, Any] = {}
     for row in rows:

@@ -127,8 +127,7 @@ class TaskLesson:
             self.amount["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             merge(model)
             return
-        width = getattr(model.config, "d_model", 1)
-        job: Job[Batch] = Job(batch=batch, loss=data.objective, d_model=width, **shown)
+        job: Job[Batch] = Job(batch=batch, loss=data.objective, **shown)
         train(model, job, section, folder, seed=world.seed)
         model.eval()
 

@@ -28,9 +28,9 @@ from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.reference import held_out_samples, score_texts
 from oliveira.lifecycle.stages import score
-from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import build_reference
 from oliveira.monitoring.traffic import read_all
+from oliveira.registry import decoding
 from oliveira.tasks.language_modelling import (
     MixedBatches,
     TokenBatches,
@@ -147,13 +147,12 @@ class TextLesson:
             return bits_per_byte(model, held_out, n_bytes, end_of_text=tokenizer.end_of_text, max_len=max_len)
 
         with torch.no_grad():
-            assert isinstance(champion, GPT) and isinstance(challenger, GPT)  # `model.name` allows nothing else
             # As it would be served: not compiled yet, at the place where it will stand.
             unmade = dataclasses.replace(self.opened, path=folder, digest=name)
             measured = Measured(
                 base=Scores(*(score(model, self.data, "validation", tokenizer) for model in (champion, challenger))),
                 new=Scores(new(champion), new(challenger)),
-                latency=measure((self.opened, champion), (unmade, challenger), world.serve),
+                latency=measure((self.opened, decoding(champion)), (unmade, decoding(challenger)), world.serve),
                 smoke=smoke(challenger, tokenizer, max_len),
             )
             passed, numbers = judge(measured, world.gate)
