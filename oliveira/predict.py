@@ -13,7 +13,7 @@ import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from oliveira.runs import open_run, run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import place_of, task
+from oliveira.together import answer_together
 
 GRAPH = "model.onnx"
 MAX_ERROR = 1e-4  # of an exported output, relative to the largest
@@ -101,16 +102,34 @@ class Answerer:
             self.inputs = graph.described
         else:
             run = torch_runner(made)
-        self.run = _bounded(run, made, self.task.eats)
+        self._plain = run
+        self.run = self._bounded(run)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
+        return self._answer(self.run, request)
+
+    def all(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Several at once, in one run where shapes allow. `UserError` says the place of the one that is refused."""
+
+        def answer(place: int, run: Run) -> dict[str, Any]:
+            try:
+                return self._answer(self._bounded(run), requests[place])
+            except UserError as error:
+                raise UserError(f"requests[{place}]: {error}") from None
+
+        return answer_together(answer, self._plain, len(requests), (self.task.eats, self.task.gives))
+
+    def _bounded(self, run: Run) -> Run:
+        return _bounded(run, self.artifact, self.task.eats)
+
+    def _answer(self, run: Run, request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(request, dict):
             raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
         if not all_finite(request):
             raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
         with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
-            answer = self.task.answer(self.state, self.run, request)
+            answer = self.task.answer(self.state, run, request)
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer

@@ -263,8 +263,8 @@ class GateSection(Section):
 class UpdateSection(Section):
     method: Literal["auto", "lora", "full"] = Field(
         "auto",
-        description="what a retraining changes: lora = a product of thin matrices, with rank, alpha, lr, batch_size "
-        "and targets of adapt; full = all weights; auto = lora of text, full of a task's model",
+        description="what a retraining changes: lora = products of thin matrices, by rank, alpha, lr and targets of "
+        "adapt; full = all weights; auto = lora of text, full of a task's model",
     )
     steps: int = Field(80, ge=1)
     cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")

@@ -90,17 +90,15 @@ class TaskLesson:
         _, values = split_values(found, world.task.values)
         section = section_for(self.task, found, values, steps=world.update.steps)
         by_lora, steps = world.update.method == "lora", world.update.steps
-        if by_lora:
-            section = world.adapt.training(section, steps=steps, n_threads=world.update.threads)
-        else:
-            section = section.model_copy(
-                update={
-                    "warmup_steps": max(1, steps // 10),
-                    "evaluate_every": steps,
-                    "checkpoint_every": max(1, min(50, steps)),
-                    "threads": world.update.threads,
-                }
-            )
+        section = section.model_copy(
+            update={
+                "warmup_steps": max(1, steps // 10),
+                "evaluate_every": steps,
+                "checkpoint_every": max(1, min(50, steps)),
+                "threads": world.update.threads,
+                **({"lr": world.adapt.lr, "weight_decay": 0.0} if by_lora else {}),
+            }
+        )
         size = section.batch_size
 
         def batch(number: int) -> Batch:
