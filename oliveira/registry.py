@@ -77,6 +77,10 @@ class Entry:
             raise UserError(f"{self.name}: gives = {gives!r} is refused. It gives {', '.join(self.heads)}.")
         return self.model(config, gives=gives) if gives and len(self.heads) > 1 else self.model(config)
 
+    def head_has(self, name: str) -> bool:
+        """Whether a weight or part of the module belongs to the head."""
+        return name.split(".")[0] in self.head
+
     def given_by(self, model: nn.Module) -> str:
         """What a built model gives."""
         network: Any = model

@@ -103,6 +103,8 @@ def train(
     oliveira train forecast/path:consumo.csv gru --target kwh
 
     oliveira train classify/path:fotos cnn
+
+    oliveira train classify/told-br bert start=minilm features=frozen
     """
     from oliveira.runs import fit
     from oliveira.tasks.catalogue import with_options
@@ -227,7 +229,7 @@ def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> 
     oliveira export forecast/power/lstm --json
     """
     from oliveira.predict import export as write
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
 
     figures = write(find_run(home.absolute(), run), lambda text: None if as_json else print(text))
     if as_json:
@@ -245,7 +247,8 @@ def predict(
 
     oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
     """
-    from oliveira.predict import Predictor, find_run
+    from oliveira.predict import Predictor
+    from oliveira.records import find_run
     from oliveira.strict_json import parse
 
     predictor = Predictor(find_run(home.absolute(), run))
@@ -276,7 +279,7 @@ def serve(
     import sys
 
     from oliveira.lifecycle.stall import set_up
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
     from oliveira.serving.address import authority, listen
 
     folder = find_run(home.absolute(), run)

@@ -32,6 +32,7 @@ from oliveira.registry import entry
 from oliveira.runs import section_for, split_values
 from oliveira.tasks.base import Batch, Run
 from oliveira.tasks.catalogue import task
+from oliveira.training.features import frozen
 from oliveira.training.loop import Job, Progress, train
 from oliveira.world import World
 
@@ -108,6 +109,7 @@ class TaskLesson:
         job: Job[Batch] = Job(
             batch=batch,
             loss=loss,
+            learn=frozen(model) if world.task.values.get("features") == "frozen" else nn.Module.train,
             tokens_per_batch=size,
             on_progress=on_progress,
             should_stop=should_stop,

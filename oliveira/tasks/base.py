@@ -11,6 +11,7 @@ sets in a model's config, the batches, the loss, the metrics, and how a person's
 from __future__ import annotations
 
 import difflib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,13 @@ class Data(ABC):
             output, auxiliary = network.forward_with_auxiliary(*batch.inputs, **batch.named)
             return self.loss(output, batch.targets) + auxiliary
         return self.loss(model(*batch.inputs, **batch.named), batch.targets)
+
+    def read_as(self, task: str, state: dict[str, Any]) -> None:
+        """Reads its inputs as `task` does, whose state this is and whose model is started from. `UserError` where that
+        cannot be: tokens mean what their vocabulary says; numbers and pictures need nothing.
+        """
+        if "vocab_size" in self.sizes and state != json.loads(json.dumps(self.state())):
+            raise UserError(f"start: the tokens of {task or 'that model'} are not those of this task. Leave out start.")
 
     def turns(self, model: nn.Module, section: TrainSection) -> list[Turn]:
         """Several updates a step, each of an optimiser and a loss of its own (a generator and its critic). A group's

@@ -48,6 +48,7 @@ class Job(Generic[Batch]):
     loss: Callable[[nn.Module, Batch], Tensor]  # mean loss of a batch
     turns: Callable[[nn.Module, TrainSection], list[Turn]] = lambda model, section: []  # empty: one, of `loss`
     after_step: Callable[[nn.Module, int], None] = lambda model, step: None  # what it changes is part of the model
+    learn: Callable[[nn.Module], object] = nn.Module.train  # puts the model, or the part that learns, into training
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     sample: Callable[[nn.Module], str] | None = None
     tokens_per_batch: int = 0
@@ -86,14 +87,14 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         """What is due after this step: the metrics, a sample."""
         last, at = step == config.steps, dict(step=step, seconds=round(time.monotonic() - started, 3))
         if job.evaluate and (step % config.evaluate_every == 0 or last):
-            state["metrics"] = _evaluating(model, job.evaluate)
+            state["metrics"] = _evaluating(model, job, job.evaluate)
             curve.add({**at, **state["metrics"]})
         if job.sample and (step % config.sample_every == 0 or last):
-            curve.add({**at, "sample": _evaluating(model, job.sample)})
+            curve.add({**at, "sample": _evaluating(model, job, job.sample)})
         state["looked"] = step
 
     with fast_layers(model), contextlib.closing(curve):
-        model.train()
+        job.learn(model)
         if unseen:
             look(begun)
         for step in range(begun + 1, config.steps + 1):
@@ -177,11 +178,11 @@ def one_step(model: nn.Module, job: Job[Any], config: TrainSection, turns: list[
 Result = TypeVar("Result")
 
 
-def _evaluating(model: nn.Module, look: Callable[[nn.Module], Result]) -> Result:
+def _evaluating(model: nn.Module, job: Job[Any], look: Callable[[nn.Module], Result]) -> Result:
     model.eval()
     with torch.no_grad():
         result = look(model)
-    model.train()
+    job.learn(model)
     return result
 
 

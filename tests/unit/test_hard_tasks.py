@@ -21,7 +21,8 @@ from oliveira import artifact, kinds, registry
 from oliveira.errors import Interrupted
 from oliveira.explanation import explain
 from oliveira.kinds import BATCH, Argument, Axis, Kind
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.training.curves import read_curve

@@ -25,6 +25,7 @@ ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "records.py",
     "conversation.py",
     "world.py",
     "data/held_out.py",
