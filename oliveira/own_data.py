@@ -21,6 +21,7 @@ from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import expand, write_atomic
 from oliveira.own_data_looks import Look, look
+from oliveira.own_data_texts import Texts, is_text, texts_in
 from oliveira.tasks.catalogue import fitting, suits
 from oliveira.tasks.own import fitting_kinds, resolve
 from oliveira.tasks.own_base import PATH, OwnTask, quoted, short_name
@@ -64,6 +65,8 @@ class DataFacts:
     read: list[str]
     columns: list[ColumnFacts]  # of a table
     classes: dict[str, int]  # of a folder
+    documents: int  # of texts
+    characters: int
     tasks: list[TaskFacts]
     wrong: list[str]
     picture: str  # "" where there is nothing to draw
@@ -78,27 +81,38 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
     Raises `UserError` for a file without a table, and when options were given, or a folder, with which no task fits.
     """
     path = expand(file).absolute()
-    made, form = fitting_kinds(path, **options), form_of(path)
+    form = form_of(path)
+    texts = texts_in(path, options.get("text") or "", file, home) if form == "texts" or is_text(path) else None
+    made = fitting_kinds(path, **options) if form or not texts else {}
     tasks = {kind: task for kind, task in made.items() if isinstance(task, OwnTask)}
     nearly = _nearly(made, path, options)
-    if not tasks and not nearly and (form or any(options.values())):
+    if not texts and not tasks and not nearly and (form or any(options.values())):
         raise next(error for error in made.values() if isinstance(error, UserError))
     looks = {kind: look(task) for kind, task in tasks.items()}
     png = home / "data" / f"{short_name(path)}.png"
     not_drawn = _draw(list(looks.values()), path.name, png) if looks else []
-    classes = next(iter(looks.values())).classes if form else {}
-    table, columns = (None, {}) if form else read_columns(path)
+    classes = next(iter(looks.values())).classes if form and looks else {}
+    table, columns = (None, {}) if form or texts else read_columns(path)
     doubts = [line for column in columns.values() for line in column.doubts]
     return DataFacts(
         file=str(path),
         rows=sum(classes.values()) if table is None else len(table.cells),
-        read=[] if table is None else list(table.said),
+        read=list(table.said) if table else list(texts.said) if texts else [],
         columns=[_facts(column) for column in columns.values()],
         classes=classes,
-        tasks=[_task(kind, nearly.get(kind, task), looks.get(kind), file, doubts, task) for kind, task in made.items()],
+        documents=texts.documents if texts else 0,
+        characters=texts.characters if texts else 0,
+        tasks=[
+            *([_text_life(texts)] if texts else []),
+            *(_task(kind, nearly.get(kind, task), looks.get(kind), file, doubts, task) for kind, task in made.items()),
+        ],
         wrong=[*_wrong(columns), *doubts, *(line for found in looks.values() for line in found.wrong), *not_drawn],
         picture=str(png) if looks and not not_drawn else "",
     )
+
+
+def _text_life(texts: Texts) -> TaskFacts:
+    return TaskFacts("text", not texts.why, texts.why, [], [] if texts.why else texts.commands, "", ["gpt"])
 
 
 def _facts(column: Column) -> ColumnFacts:

@@ -10,6 +10,7 @@ from oliveira.portuguese_folders import FOLDER_WORDS
 from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 from oliveira.portuguese_tasks import TASK_HELP
+from oliveira.portuguese_texts import TEXT_HELP, TEXT_WORDS
 
 HELP = {
     "A model's whole life in one program: collect, train, adapt, shrink, export, serve, watch, retrain.": (
@@ -39,7 +40,6 @@ HELP = {
     "Name of a world, or path of a .toml file; left out: the home's own, else default.": (
         "Nome de um mundo, ou caminho de um arquivo .toml; sem ele: o da própria pasta, ou default."
     ),
-    "Your own folder of .txt, .md or .jsonl as the base domain.": "Sua pasta de .txt, .md ou .jsonl como domínio base.",
     "Port of the server; 0 = a free one.": "Porta do servidor; 0 = uma livre.",
     "section.field=value over the world; may be repeated.": "seção.campo=valor sobre o mundo; pode ser repetido.",
     "Live the whole loop once, with a witness, and stop.": "Vive o ciclo inteiro uma vez, com testemunha, e para.",
@@ -159,12 +159,6 @@ HELP = {
     "Side of your own pictures, pixels; 0: what suits them, up to 64.": (
         "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."
     ),
-    "Says what a table or folder of yours is, which tasks fit it and what is wrong with it, and draws it.": (
-        "Diz o que é uma tabela sua, que tarefas servem a ela e o que há de errado, e a desenha."
-    ),
-    "A table (.csv, .tsv, .xlsx, .parquet), or a folder or .zip with a folder a class.": (
-        "Uma tabela (.csv, .tsv, .xlsx, .parquet), ou uma pasta ou .zip com uma pasta por classe."
-    ),
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
     "Model or training fields.": "Campos do modelo ou do treino.",
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
@@ -193,9 +187,6 @@ HELP = {
         "continuam 4 bits."
     ),
     "What clients will send as `model`.": "O que os clientes enviarão como `model`.",
-    "Folder of .txt, .md and .jsonl files; a tenth of them is held out.": (
-        "Pasta de arquivos .txt, .md e .jsonl; um décimo deles é separado para medir."
-    ),
     "Folder of an artifact or run, champion, or TASK/MODEL.": (
         "Pasta de um artefato ou treino, champion, ou TAREFA/MODELO."
     ),
@@ -278,6 +269,7 @@ HELP = {
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
     **TASK_HELP,
     **HOME_HELP,
+    **TEXT_HELP,
 }
 
 WORDS = {
@@ -359,5 +351,6 @@ WORDS = {
     "stopped": "parado",
     **TABLE_WORDS,
     **FOLDER_WORDS,
+    **TEXT_WORDS,
     **HOME_WORDS,
 }

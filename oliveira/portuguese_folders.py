@@ -53,7 +53,6 @@ FOLDER_SENTENCES = {
     "fewer than two classes of {} hold {} different texts. Add texts.": (
         "menos de duas classes de {} têm {} textos diferentes. Acrescente textos."
     ),
-    "{} is no text. Mend it, or move it out.": "{} não é texto. Conserte, ou tire de lá.",
     "there is one column, {}; a source and its target need two. Add the other.": (
         "há uma só coluna, {}; uma origem e seu alvo precisam de duas. Acrescente a outra."
     ),
@@ -92,7 +91,6 @@ FOLDER_LINES = {
     "left out: {}": "ficam fora: {}",
     "{} file(s) beside the class folders are left out": "{} arquivo(s) ao lado das pastas de classe ficam fora",
     "{} texts in {} classes": "{} textos em {} classes",
-    "{} empty files are left out": "{} arquivos vazios ficam fora",
     "{} texts are left out: their class has fewer than {} different ones": (
         "{} textos ficam fora: sua classe tem menos de {} diferentes"
     ),

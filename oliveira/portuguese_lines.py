@@ -6,6 +6,7 @@ from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 from oliveira.portuguese_tasks import TASK_LINES
+from oliveira.portuguese_texts import TEXT_LINES
 
 LINES = {
     # oliveira up
@@ -116,6 +117,7 @@ LINES = {
     **TABLE_LINES,
     **TASK_LINES,
     **FOLDER_LINES,
+    **TEXT_LINES,
     **HOME_LINES,
 }
 

@@ -9,6 +9,7 @@ from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 from oliveira.portuguese_tasks import TASK_SENTENCES
+from oliveira.portuguese_texts import TEXT_SENTENCES
 
 SENTENCES = {
     # Of the command line itself
@@ -261,17 +262,6 @@ SENTENCES = {
         "o mesmo comando com --keep o aceita mesmo assim."
     ),
     # Texts of one's own
-    "folder {} does not exist. Give the folder that holds your {} files.": (
-        "a pasta {} não existe. Dê a pasta que tem seus arquivos {}."
-    ),
-    "{} is a file, not a folder. Give the folder it lies in: {}.": (
-        "{} é um arquivo, não uma pasta. Dê a pasta em que está: {}."
-    ),
-    "folder {} holds no {} file{}. Put some there.": "a pasta {} não tem arquivo {}{}. Ponha algum nela.",
-    "{} is {}, not UTF-8. Convert it: iconv -f {} -t UTF-8.": ("{} é {}, não UTF-8. Converta: iconv -f {} -t UTF-8."),
-    "folder {} is a home of oliveira, not a folder of your files. Give another one.": (
-        "a pasta {} é uma casa do oliveira, não uma pasta de textos. Dê outra."
-    ),
     # What commands say when all went well
     "{} parameters, {} steps in {} s": "{} parâmetros, {} passos em {} s",
     "{} serves from the engine's next start on": "{} serve a partir do próximo início do motor",
@@ -323,5 +313,6 @@ SENTENCES = {
     **TABLE_SENTENCES,
     **TASK_SENTENCES,
     **FOLDER_SENTENCES,
+    **TEXT_SENTENCES,
     **HOME_SENTENCES,
 }

@@ -15,18 +15,12 @@ TASK_HELP = {
     "What is learnt instead of a text: a task of `oliveira list`, or a kind and --data.": (
         "O que se aprende em vez de um texto: uma tarefa de `oliveira list`, ou um tipo e --data."
     ),
-    "With --task forecast, classify or translate: your own file.": (
-        "Com --task forecast, classify ou translate: o seu arquivo."
-    ),
     "Of the task; left out: one that suits it.": "Da tarefa; se faltar: um que sirva para ela.",
 }
 
 TASK_SENTENCES = {
     "--model {} goes with --task. Of a text life the model is set by --set model.d_model=….": (
         "--model {} vai com --task. Numa vida de texto o modelo se dá por --set model.d_model=…."
-    ),
-    "--data and --target go with --task forecast, classify or translate. Add it.": (
-        "--data e --target vão com --task forecast, classify ou translate. Acrescente-o."
     ),
     "--task {} needs --data FILE, or the name of a task, for example forecast/power.": (
         "--task {} precisa de --data ARQUIVO, ou do nome de uma tarefa, por exemplo forecast/power."

@@ -18,7 +18,7 @@ from oliveira.lifecycle.progress import Reporter
 
 def adapt(
     name: Annotated[str, typer.Argument(help="What clients will send as `model`.")],
-    texts: Annotated[Path, typer.Argument(help="Folder of .txt, .md and .jsonl files; a tenth of them is held out.")],
+    texts: Annotated[Path, typer.Argument(help="Folder, .zip or file of your texts; a tenth of them is held out.")],
     artifact: Annotated[str, typer.Option(help="Folder of an artifact or run, champion, or TASK/MODEL.")] = "champion",
     rank: Annotated[int, typer.Option(help="Of the thin matrices; at most the model's narrowest side.", min=1)] = 16,
     alpha: Annotated[float, typer.Option(help="Their product counts alpha / rank.", min=0.0)] = 32.0,
@@ -66,6 +66,7 @@ def adapt(
             max_len=max_len,
             replace=replace,
             keep=keep,
+            say=lambda line: report.say(translate(line)),
             on_progress=show,
             should_stop=Stop(within=1.0),
         )

@@ -29,7 +29,8 @@ from oliveira.language import translate
 
 def data(
     file: Annotated[
-        str, typer.Argument(help="A table (.csv, .tsv, .xlsx, .parquet), or a folder or .zip with a folder a class.")
+        str,
+        typer.Argument(help="A table (.csv, .tsv, .xlsx, .parquet), or texts or pictures: a folder, a .zip or a file."),
     ],
     target: Target = "",
     time: Time = "",
@@ -44,11 +45,13 @@ def data(
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Says what a table or folder of yours is, which tasks fit it and what is wrong with it, and draws it.
+    """Says what a table, folder or document of yours is, which tasks fit it and what is wrong with it, and draws it.
 
     oliveira data consumo.csv
 
     oliveira data fotos
+
+    oliveira data livro.pdf
 
     oliveira data consumo.csv --target kwh --json
     """
@@ -66,19 +69,28 @@ def data(
     def say(text: str) -> None:
         console.print(printable(translate(text)), markup=False)
 
-    of_classes = bool(found.classes)
-    say(f"{found.file}: {found.rows} files in class folders" if of_classes else f"{found.file}: {found.rows} rows")
+    if found.documents:
+        say(f"{found.file}: {found.documents} documents, {found.characters} characters")
+    else:
+        say(
+            f"{found.file}: {found.rows} files in class folders"
+            if found.classes
+            else f"{found.file}: {found.rows} rows"
+        )
     for line in found.read:
         say(line)
-    table = (
-        Table("class", "files") if of_classes else Table("column", "type", "missing", "distinct", "smallest", "largest")
-    )
-    for name, count in found.classes.items():
-        table.add_row(name, f"{count:,}")
-    for column in found.columns:
-        counts = (f"{column.missing:,}", f"{column.distinct:,}")
-        table.add_row(column.name, translate(column.kind), *counts, *map(translate, (column.smallest, column.largest)))
-    console.print(table)
+    if found.classes:
+        classes = Table("class", "files")
+        for name, count in found.classes.items():
+            classes.add_row(name, f"{count:,}")
+        console.print(classes)
+    if found.columns:
+        table = Table("column", "type", "missing", "distinct", "smallest", "largest")
+        for column in found.columns:
+            counts = (f"{column.missing:,}", f"{column.distinct:,}")
+            ends = map(translate, (column.smallest, column.largest))
+            table.add_row(column.name, translate(column.kind), *counts, *ends)
+        console.print(table)
     for task in found.tasks:
         if not task.fits:
             verdict = f"fits, once {task.needs} says which column" if task.needs else "does not fit"

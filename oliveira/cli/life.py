@@ -40,12 +40,12 @@ def up(
             envvar="OLIVEIRA_WORLD",
         ),
     ] = "",
-    text: Annotated[str, typer.Option(help="Your own folder of .txt, .md or .jsonl as the base domain.")] = "",
+    text: Annotated[str, typer.Option(help="Your own texts as the base domain: a folder, a .zip or a file.")] = "",
     task: Annotated[
         str,
         typer.Option(help="What is learnt instead of a text: a task of `oliveira list`, or a kind and --data."),
     ] = "",
-    data: Annotated[str, typer.Option(help="With --task forecast, classify or translate: your own file.")] = "",
+    data: Annotated[str, typer.Option(help="Your own file or folder: of a --task, else texts as --text.")] = "",
     target: Target = "",
     model: Annotated[str, typer.Option(help="Of the task; left out: one that suits it.")] = "",
     port: Annotated[
@@ -77,6 +77,8 @@ def up(
         raise UserError(f"--json {json_} goes with --once. Add --once, or use `oliveira status --json`.")
     home = check_home(home)
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
+    if data and not task:
+        text, data = _texts(text, data, target), ""
     asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model)
     chosen = choose(home, asked, _confirm if asks else None)
     if model and not chosen.world.task.name:
@@ -118,11 +120,22 @@ def up(
         console.print(translate("draining …"))
 
 
+def _texts(text: str, data: str, target: str) -> str:
+    """`data` without a task: texts to continue."""
+    table = Path(data).suffix.lower() in (".csv", ".tsv", ".xlsx", ".parquet")
+    if text or target or table:
+        what = "a table" if table else "with --text or --target"
+        raise UserError(
+            f"--data {data}, {what}, needs --task forecast, classify or translate. Add it (`oliveira data`)."
+        )
+    return data
+
+
 def _task_name(task: str, data: str, target: str) -> str:
     """The whole name of what --task, --data and --target say; "" without them."""
     if not task:
-        if data or target:
-            raise UserError("--data and --target go with --task forecast, classify or translate. Add it.")
+        if target:
+            raise UserError("--target goes with --task forecast, classify or translate. Add it.")
         return ""
     from oliveira.tasks.catalogue import task as known
     from oliveira.tasks.catalogue import with_options

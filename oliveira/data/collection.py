@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,15 +25,13 @@ from oliveira.data.columns import MOST_LABELS
 from oliveira.data.folder import list_folder, shown
 from oliveira.data.pictures import SUFFIXES as PICTURES
 from oliveira.data.tables import check_regular, unreadable
+from oliveira.data.text_files import SUFFIXES as TEXTS
+from oliveira.data.zips import DAMAGE, MOST_FILES, entries, is_link, open_zip, unpacked
 from oliveira.errors import UserError
 
 Form = Literal["", "pictures", "texts"]
 
-TEXTS = (".txt", ".md")
 SUFFIXES: dict[Form, tuple[str, ...]] = {"pictures": PICTURES, "texts": TEXTS}
-MOST_FILES = 500_000
-MAX_ZIP, MAX_UNPACKED = 4 << 30, 8 << 30  # bytes, of the archive and of all that is in it
-MAX_RATIO, SMALL = 200, 1 << 20  # of unpacked to packed, of a file that unpacks to more than SMALL
 _LOOKED_AT = 1000  # files by which a folder is known
 _SETS = {"train", "training", "treino", "test", "teste", "val", "valid", "validation", "validacao", "validação"}
 
@@ -77,7 +73,7 @@ class Collection:
             return member.read()
         except OSError as error:
             raise unreadable(self.path / member.name, error) from None
-        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
+        except DAMAGE as error:
             raise UserError(
                 f"{self.path}: {member.name} in it is damaged ({type(error).__name__}). Pack it again."
             ) from None
@@ -107,14 +103,7 @@ def collection(path: Path, form: Form) -> Iterator[Collection]:
     if path.is_dir():
         yield _sorted(path, form, *_of_folder(path, form))
         return
-    check_regular(path)
-    if path.stat().st_size > MAX_ZIP:
-        raise UserError(f"{path} has {path.stat().st_size >> 20} MiB, more than {MAX_ZIP >> 20}. Give a part of it.")
-    try:
-        packed = zipfile.ZipFile(path)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole .zip file ({type(error).__name__}). Pack it again.") from None
-    with packed:
+    with open_zip(path) as packed:
         yield _sorted(path, form, *_of_zip(path, packed, form))
 
 
@@ -141,40 +130,19 @@ def _of_folder(path: Path, form: Form) -> _Listed:
 def _of_zip(path: Path, packed: zipfile.ZipFile, form: Form) -> _Listed:
     files: list[_File] = []
     folders: set[PurePosixPath] = set()
-    others = total = 0
-    for entry in packed.infolist():
-        inside = PurePosixPath(entry.filename)
-        if inside.is_absolute() or ".." in inside.parts or "\\" in entry.filename or ":" in str(inside)[:3]:
-            raise UserError(f"{path} names a file outside of itself. Do not trust it; pack your own files again.")
-        if not inside.parts or any(part.startswith(".") or part == "__MACOSX" for part in inside.parts):
-            continue
+    others = 0
+    for inside, entry in entries(path, packed):
         if entry.is_dir():
             folders.add(inside)
-            continue
-        if stat.S_ISLNK(entry.external_attr >> 16) or inside.suffix.lower() not in SUFFIXES[form]:
+        elif is_link(entry) or inside.suffix.lower() not in SUFFIXES[form]:
             others += 1
-            continue
-        if entry.flag_bits & 1:
-            raise UserError(f"{path} is encrypted. Pack your files without a password.")
-        total += entry.file_size
-        if entry.file_size > max(SMALL, MAX_RATIO * entry.compress_size):
-            raise UserError(
-                f"{path}: {inside} in it unpacks to {entry.file_size >> 20} MiB, more than {MAX_RATIO} times its size. "
-                "Leave it out."
-            )
-        if total > MAX_UNPACKED:
-            raise UserError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB. Give a part of it.")
-        files.append((inside, entry.file_size, entry.CRC, partial(_unpacked, packed, entry)))
+        else:
+            files.append((inside, entry.file_size, entry.CRC, partial(unpacked, packed, entry)))
     folders |= {folder for inside, *_ in files for folder in inside.parents if folder.parts}
     said = [f"left out: {others} file(s) that are not {', '.join(SUFFIXES[form])}"] if others else []
     if not files:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES[form])} file. Put some there.")
     return files, folders, said
-
-
-def _unpacked(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    with packed.open(entry) as file:
-        return file.read(entry.file_size)
 
 
 def _sorted(

@@ -11,6 +11,7 @@ Where 19 cells of 20 are times or numbers the column is; the others count as mis
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["time", "number", "category", "text"]
+_TEXTS = (  # what a column of texts is called, the surest first
+    *("text", "texto", "avaliacao", "avaliação", "comentario", "comentário", "review", "frase", "sentence"),
+    *("content", "conteudo", "conteúdo", "body", "corpo"),
+)
 LABEL_LENGTH, LABEL_SHARE, MOST_LABELS = 60, 0.5, 1000  # characters, distinct values a row
 
 
@@ -66,6 +71,21 @@ def columns_of(table: Table) -> dict[str, Column]:
     cells = {name: table.cells[name] for name in table.names}
     marks = Marks.of([column for name, column in cells.items() if name not in table.typed], table.delimiter)
     return {name: _column(name, column, None if name in table.typed else marks) for name, column in cells.items()}
+
+
+def text_named(names: Sequence[str]) -> str:
+    """The one that is called as texts are; "" where none is."""
+    return next((name for word in _TEXTS for name in names if name.lower() == word), "")
+
+
+def mean_length(values: Iterable[str]) -> float:
+    """Of those that are there."""
+    lengths = [len(value) for value in values if value]
+    return sum(lengths) / max(1, len(lengths))
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def as_times(column: Column) -> Column | None:

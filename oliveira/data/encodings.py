@@ -1,14 +1,17 @@
-"""Texts that are not UTF-8: what they are instead, as far as their bytes tell, and the command that mends them."""
+"""What a text is written in, as far as its bytes tell: a byte-order mark, UTF-16, UTF-8, else Windows-1252."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 _SAMPLE = 4096  # bytes
 _C1 = re.compile("[\x80-\x9f]")
-_MULTIBYTE = re.compile("[^\x00-\x7f\ufffd]")
-_LETTERS = re.compile("[^\x00-\x7f]+")
+_ASCII = re.compile("[\x00-\x7f]+")
+_DAMAGED = re.compile("[\ud800-\udfff]")
 _BOMS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -30,34 +33,40 @@ def wide_encoding(start: bytes) -> str:
     return {"0111": "UTF-32LE", "1110": "UTF-32BE", "0101": "UTF-16LE", "1010": "UTF-16BE"}.get(zeros, "")
 
 
+@dataclass(frozen=True)
+class Encoding:
+    codec: str  # as Python calls it
+    said: str  # for a person
+
+
+UTF_8 = Encoding("utf-8-sig", "UTF-8")
+
+
+def encoding_of(chunks: Iterable[bytes]) -> Encoding | None:
+    """What a text in pieces is written in, in one pass; None where there are NUL bytes that no encoding explains."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a damaged byte is a lone surrogate
+    letters = damaged = 0
+    for number, chunk in enumerate(itertools.chain(chunks, (b"",))):
+        if not number and (wide := wide_encoding(chunk)):
+            return Encoding(wide, wide)
+        if b"\0" in chunk:
+            return None
+        piece = decoder.decode(chunk, final=not chunk)
+        if not piece.isascii():
+            others = _ASCII.sub("", piece)
+            letters, damaged = letters + len(others), damaged + len(_DAMAGED.findall(others))
+    if not damaged:
+        return UTF_8
+    if 2 * damaged > letters:  # few letters are right so
+        return Encoding("cp1252", "Windows-1252")
+    return Encoding("utf-8-sig", "UTF-8 with damaged letters")
+
+
 def decoded(raw: bytes) -> tuple[str, str] | None:
-    """The text and what it is written in; None where there are NUL bytes that no encoding explains."""
-    if (wide := wide_encoding(raw)) or raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text, encoding = raw.decode(wide or "UTF-16", "replace"), wide or "UTF-16"
-    elif b"\0" in raw:
+    """The text and what it is written in; None as `encoding_of` has it."""
+    if (found := encoding_of([raw])) is None:
         return None
-    else:
-        try:
-            text, encoding = raw.decode("utf-8-sig"), "UTF-8"
-        except UnicodeDecodeError:
-            text, encoding = raw.decode("utf-8-sig", "replace"), "UTF-8 with damaged letters"
-            if 2 * text.count("\ufffd") > sum(map(len, _LETTERS.findall(text))):  # few letters are right so
-                text, encoding = raw.decode("cp1252", "replace"), "Windows-1252"
-    return text.removeprefix("\ufeff"), encoding
-
-
-def advice(error: UnicodeDecodeError, accents: bool = False) -> str:
-    """What to do with bytes that are not UTF-8; `accents`: what came before them had letters that are."""
-    text = error.object.decode("utf-8", "replace")
-    if accents or len(_MULTIBYTE.findall(text)) > text.count(
-        "\ufffd"
-    ):  # most of it is UTF-8: another reading would spoil it
-        return "The rest of it is: mend that place, or leave such bytes out: iconv -c -f UTF-8 -t UTF-8."
-    # Bytes 0x80 to 0x9F are dashes and quotes of Windows-1252; ISO-8859-1 would make control characters of them. Where
-    # there are none the two are the same.
-    is_windows = any(0x80 <= byte <= 0x9F for byte in error.object[error.start :])
-    looks = "It looks like Windows-1252" if is_windows else "It may be Windows-1252 (or ISO-8859-1, its older half)"
-    return f"{looks}. Convert it: iconv -f WINDOWS-1252 -t UTF-8, or move it out of the folder."
+    return raw.decode(found.codec, "replace").removeprefix("\ufeff"), found.said
 
 
 def count_c1(text: str) -> int:

@@ -1,47 +1,55 @@
-"""The user's own texts: every .txt, .md and .jsonl file below a folder, read in pieces so that no file
-need fit in memory.
+"""The user's own texts: the files below a folder, or one file, of any form that `text_files` reads, and .zip of them.
 
-A file is a document named by its relative path; one longer than MAX_DOCUMENT characters is cut at an end
-of paragraph, line or word into `path#1`, `path#2`, … A line of a .jsonl file (an object with the string
-"text") is a document named `path:line`.
+A file is a document named by its relative path, in a .zip behind that of the .zip. What cannot be read is passed over,
+and said with its reason.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import errno
 import hashlib
-import itertools
-import json
 import logging
 import os
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from oliveira.data.documents import Document
-from oliveira.data.encodings import advice, count_c1, wide_encoding, wrong_conversion
-from oliveira.data.text import cut
+from oliveira.data.encodings import count_c1, wrong_conversion
+from oliveira.data.tables import unreadable
+from oliveira.data.text_files import SUFFIXES, TextFile, read_file
+from oliveira.data.zips import DAMAGE, entries, is_link, open_zip
 from oliveira.errors import UserError
+from oliveira.files import expand
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".txt", ".md", ".jsonl")
-MAX_DOCUMENT = 200_000  # characters
-_MAX_LINE = 64 << 20  # bytes of one line of JSON
-_CHUNK = 1 << 20
+ZIP = ".zip"
+READ = (*SUFFIXES, ZIP)
+COLUMN = "?text="  # behind a folder's name: the column of texts in its .csv and .jsonl
+MOST_SAID = 20
 # What a home holds from its first hour: its own output is never read as text.
 _HOME_MARKS = ("ledger.sqlite", "cache/tasks", "runs")
+
+
+def place_of(spec: str) -> tuple[Path, str]:
+    """Where texts lie, and their column, of `FOLDER` or `FOLDER?text=COLUMN`."""
+    folder, named, column = spec.rpartition(COLUMN)
+    if not named or expand(spec).exists():
+        folder, column = spec, ""
+    return expand(folder).absolute(), column
 
 
 @dataclass
 class Listing:
     """What was found, and what was passed over and why: nothing is left out in silence."""
 
-    suffixes: tuple[str, ...] = SUFFIXES
+    suffixes: tuple[str, ...] = READ
     files: list[Path] = field(default_factory=list)
     homes: list[Path] = field(default_factory=list)  # of this program
     inside: int = 0  # symbolic links to files of a home
@@ -51,34 +59,36 @@ class Listing:
 
     def left_out(self) -> str:
         counts = [
-            (self.others, f"file(s) that are not {', '.join(self.suffixes)}"),
-            (self.links, "symbolic link(s) to folders"),
-            (self.special, "broken link(s) or special file(s)"),
-            (self.inside, "symbolic link(s) into a home of oliveira"),
+            (self.others, f"{self.others} file(s) that are not {', '.join(self.suffixes)}"),
+            (self.links, f"{self.links} symbolic link(s) to folders"),
+            (self.special, f"{self.special} broken link(s) or special file(s)"),
+            (self.inside, f"{self.inside} symbolic link(s) into a home of oliveira"),
         ]
         homes = [f"{shown(path)} (a home of oliveira)" for path in self.homes]
-        return ", ".join([*homes, *(f"{count} {what}" for count, what in counts if count)])
+        return ", ".join([*homes, *(said for count, said in counts if count)])
 
 
-def list_folder(folder: Path, home: Path | None = None, suffixes: tuple[str, ...] = SUFFIXES) -> Listing:
+def list_folder(folder: Path, home: Path | None = None, suffixes: tuple[str, ...] = READ) -> Listing:
     """Files in order of their relative path; hidden ones (`.name`) are not looked at, nor are homes of this program:
-    `home`, and what looks like one.
+    `home`, and what looks like one. One file is a listing of itself.
     """
-    if not folder.exists():
+    if not _exists(folder):
         raise UserError(f"folder {folder} does not exist. Give the folder that holds your {', '.join(suffixes)} files.")
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder. Give the folder it lies in: {folder.parent}.")
+        if folder.suffix.lower() not in suffixes or not _is_regular(folder):
+            raise UserError(f"{folder} is no {', '.join(suffixes)} file. Give one, or a folder of them.")
+        return Listing(suffixes, [folder])
     root, own = folder.resolve(), home.resolve() if home else None
     if _is_home(root, own):
         raise UserError(f"folder {folder} is a home of oliveira, not a folder of your files. Give another one.")
-    found, ahead = Listing(suffixes), [folder]
+    listing, ahead = Listing(suffixes), [folder]
     while ahead:
-        ahead += _look(ahead.pop(), folder, root, own, found)
-    found.files.sort(key=lambda path: path.parts)
-    if not found.files:
-        passed = f" (passed over: {found.left_out()})" if found.left_out() else ""
+        ahead += _look(ahead.pop(), folder, root, own, listing)
+    listing.files.sort(key=lambda path: path.parts)
+    if not listing.files:
+        passed = f" (passed over: {listing.left_out()})" if listing.left_out() else ""
         raise UserError(f"folder {folder} holds no {', '.join(suffixes)} file{passed}. Put some there.")
-    return found
+    return listing
 
 
 def _is_home(folder: Path, own: Path | None) -> bool:
@@ -87,32 +97,32 @@ def _is_home(folder: Path, own: Path | None) -> bool:
     return folder == own or ledger.is_file() or (cache.is_dir() and runs.is_dir())
 
 
-def _look(folder: Path, top: Path, root: Path, own: Path | None, found: Listing) -> list[Path]:
-    """Sorts the entries of a folder into `found`; returns the folders below. `root` is `top`, resolved."""
+def _look(folder: Path, top: Path, root: Path, own: Path | None, listing: Listing) -> list[Path]:
+    """Sorts the entries of a folder into `listing`; returns the folders below. `root` is `top`, resolved."""
     try:
-        entries = list(os.scandir(folder))
+        children = list(os.scandir(folder))
     except OSError as error:
         raise _unreadable(folder, error) from None
     below = []
-    for entry in entries:
+    for entry in children:
         path = Path(entry.path)
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
             if _is_home(root / path.relative_to(top), own):
-                found.homes.append(path)
+                listing.homes.append(path)
             else:
                 below.append(path)
         elif entry.is_symlink() and _is_folder(path):
-            found.links += 1
-        elif path.suffix.lower() not in found.suffixes:
-            found.others += 1
+            listing.links += 1
+        elif path.suffix.lower() not in listing.suffixes:
+            listing.others += 1
         elif not _is_regular(path):
-            found.special += 1
+            listing.special += 1
         elif entry.is_symlink() and _leads_home(path.resolve(), root, own):
-            found.inside += 1
+            listing.inside += 1
         else:
-            found.files.append(path)
+            listing.files.append(path)
     return below
 
 
@@ -121,6 +131,13 @@ def _leads_home(target: Path, root: Path, own: Path | None) -> bool:
     if target.is_relative_to(root):
         above = above[: above.index(root)]
     return any(_is_home(folder, own) for folder in above)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _is_folder(path: Path) -> bool:
@@ -147,17 +164,10 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """The file, and how much of it to read: one that grows is read as long as it was. Never waits for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a file any more")
-        yield file, found.st_size
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with _opened(path) as (file, left):
-        while left and (chunk := file.read(min(left, _CHUNK))):
-            left -= len(chunk)
-            yield chunk
+        yield file, about.st_size
 
 
 def digest_folder(folder: Path, home: Path | None = None) -> str:
@@ -165,34 +175,94 @@ def digest_folder(folder: Path, home: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in list_folder(folder, home).files:
         try:
-            name = os.fsencode(path.relative_to(folder).as_posix())
+            name = os.fsencode(path.relative_to(folder).as_posix() if path != folder else path.name)
             digest.update(name + b"\0%d\0" % path.stat().st_size)
-            for chunk in _chunks(path):
+            for chunk in TextFile(path.name, shown(path), partial(_opened, path)).chunks():
                 digest.update(chunk)
         except OSError as error:
             raise _unreadable(path, error) from None
     return digest.hexdigest()
 
 
-def read_folder(folder: Path, files: list[Path], say: Callable[[str], None] = log.warning) -> Iterator[Document]:
-    """Raises `UserError`, naming file, place and remedy, at the first thing that is not UTF-8 text.
+def read_folder(
+    folder: Path, files: list[Path], say: Callable[[str], None] = log.warning, column: str = ""
+) -> Iterator[Document]:
+    """The documents of the files that can be read; `say` hears which cannot, and why, and what was guessed.
 
-    `say` hears of characters that look like a wrong conversion.
+    `column` of texts in .csv and .jsonl; "" = guessed. Raises `UserError` where no file can be read, the reason of the
+    first; a folder that changes meanwhile is refused.
     """
+    tell, first, any_read = Teller(say), None, False
     for path in files:
-        name, controls = shown(path.relative_to(folder)), 0
         try:
-            if path.suffix.lower() == ".jsonl":
-                parts = _read_jsonl(path, name)
-            else:
-                parts = _named_parts(name, cut(_read_text(path), MAX_DOCUMENT))
-            for part in parts:
-                controls += count_c1(part.text)
-                yield part
+            for file in _text_files(path, folder):
+                try:
+                    for part in _checked(file, tell, column):
+                        any_read = True
+                        yield part
+                except UserError as error:
+                    first = first or error
+                    tell(f"passed over: {error}")
         except OSError as error:
             raise _unreadable(path, error) from None
-        if controls:
-            say(f"{name}: {wrong_conversion(controls)}")
+        except UserError as error:  # a .zip that is none, or not safe
+            first = first or error
+            tell(f"passed over: {error}")
+    tell.end()
+    if first and not any_read:
+        raise first
+
+
+def _checked(file: TextFile, tell: Callable[[str], None], column: str) -> Iterator[Document]:
+    controls = 0
+    try:
+        for part in read_file(file, tell, column):
+            controls += count_c1(part.text)
+            yield part
+    except DAMAGE as error:
+        raise UserError(f"{file.place} is damaged ({type(error).__name__}). Pack it again.") from None
+    if controls:
+        tell(f"{file.name}: {wrong_conversion(controls)}")
+
+
+class Teller:
+    """Says the first of many things, and in the end how many more there were."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._count = say, 0
+
+    def __call__(self, text: str) -> None:
+        self._count += 1
+        if self._count <= MOST_SAID:
+            self._say(text)
+
+    def end(self) -> None:
+        if self._count > MOST_SAID:
+            self._say(f"and {self._count - MOST_SAID} more of that kind")
+
+
+def _text_files(path: Path, folder: Path) -> Iterator[TextFile]:
+    """The file itself, or those in a .zip, one after the other while it is open."""
+    name = shown(path.relative_to(folder) if path != folder else Path(path.name))
+    if path.suffix.lower() != ZIP:
+        yield TextFile(name, shown(path), partial(_opened, path))
+        return
+    with open_zip(path) as packed:
+        inside = [
+            (place, entry)
+            for place, entry in entries(path, packed)
+            if not entry.is_dir() and not is_link(entry) and place.suffix.lower() in SUFFIXES
+        ]
+        if not inside:
+            raise UserError(f"{shown(path)} holds no {', '.join(SUFFIXES)} file. Put some there.")
+        for place, entry in sorted(inside, key=lambda pair: pair[0].parts):
+            yield TextFile(f"{name}/{place}", f"{shown(path)}/{place}", partial(_opened_in, packed, entry))
+
+
+@contextlib.contextmanager
+def _opened_in(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[tuple[BinaryIO, int]]:
+    with packed.open(entry) as file:
+        yield cast(BinaryIO, file), entry.file_size
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
@@ -200,67 +270,3 @@ def _unreadable(path: Path, error: OSError) -> UserError:
         return UserError(f"{shown(path)} has gone while the folder was read. Start again.")
     reason = (error.strerror or str(error)).lower()
     return UserError(f"{shown(path)} cannot be read ({reason}). Allow it (chmod u+r) or remove it.")
-
-
-def _read_text(path: Path) -> Iterator[str]:
-    """Pieces of at most 1 MiB of bytes each."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    done, accents = 0, False
-    for chunk in itertools.chain(_chunks(path), (b"",)):
-        if done == 0 and (wide := wide_encoding(chunk)):
-            raise UserError(f"{shown(path)} is {wide}, not UTF-8. Convert it: iconv -f {wide} -t UTF-8.")
-        if (place := chunk.find(b"\0")) >= 0:
-            raise UserError(
-                f"{shown(path)} is not text (a NUL byte at position {done + place}). Move it out of the folder."
-            )
-        pending = len(decoder.getstate()[0])
-        try:
-            piece = decoder.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:
-            where = f"byte {error.object[error.start]:#04x} at position {max(0, done - pending + error.start)}"
-            raise UserError(f"{shown(path)} is not UTF-8 ({where}). {advice(error, accents)}") from None
-        accents = accents or not piece.isascii()
-        yield piece
-        done += len(chunk)
-
-
-def _named_parts(name: str, texts: Iterator[str]) -> Iterator[Document]:
-    first = next(texts, None)
-    if first is None:
-        return
-    second = next(texts, None)
-    if second is None:
-        yield Document(name, first)
-        return
-    yield Document(f"{name}#1", first)
-    yield Document(f"{name}#2", second)
-    for number, text in enumerate(texts, 3):
-        yield Document(f"{name}#{number}", text)
-
-
-def _read_jsonl(path: Path, name: str) -> Iterator[Document]:
-    with _opened(path) as (file, left):
-        number = 0
-        while left > 0 and (line := file.readline(min(left, _MAX_LINE + 1))):
-            number, left = number + 1, left - len(line)
-            if number == 1 and (wide := wide_encoding(line)):
-                raise UserError(f"{shown(path)} is {wide}, not UTF-8. Convert it: iconv -f {wide} -t UTF-8.")
-            if len(line) > _MAX_LINE:
-                raise UserError(
-                    f"{shown(path)}:{number} is longer than {_MAX_LINE >> 20} MiB. Cut it into several lines."
-                )
-            if not line.strip():
-                continue
-            if b"\0" in line:
-                raise UserError(f"{shown(path)}:{number} is not text (a NUL byte). Move the file out of the folder.")
-            try:
-                value = json.loads(line.removeprefix(codecs.BOM_UTF8))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{shown(path)}:{number} is not UTF-8. {advice(error)}") from None
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{shown(path)}:{number} is not a JSON object ({error}). Mend that line.") from None
-            if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-                raise UserError(
-                    f'{shown(path)}:{number} has no string "text". Every line must be like {{"text": "…"}}.'
-                )
-            yield from _named_parts(f"{name}:{number}", cut([value["text"]], MAX_DOCUMENT))

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oliveira.data.columns import MOST_LABELS, Column, as_times, labels_of
+from oliveira.data.columns import MOST_LABELS, Column, as_times, labels_of, listed, mean_length, text_named
 from oliveira.data.labelled import Labelled, plain_words
 from oliveira.data.series import HOUR, MINUTE, Series, regular
 from oliveira.data.text import clean
 from oliveira.errors import UserError
 
 _LABELS = ("label", "rotulo", "rótulo", "classe", "class", "categoria", "category", "sentimento", "sentiment", "target")
-_TEXTS = ("text", "texto", "avaliacao", "avaliação", "comentario", "comentário", "review", "frase", "sentence")
 _FEW = 20  # whole numbers that may be labels, rows that are looked at first
 FEWEST_TEXTS = 3  # of a label: one a split
 _HOUR = re.compile(r"([01]?\d|2[0-3])(?:[:h]?([0-5]\d)?)(?::00)?(?: ?UTC)?")
@@ -244,15 +243,10 @@ def _label(columns: Columns, text: str) -> Column:
 
 def _text(columns: Columns, label: Column) -> Column:
     texts = [c for c in columns.values() if c.kind in ("text", "category") and c.name != label.name]
-    by_name = [column for word in _TEXTS for column in texts if column.name.lower() == word]
+    named = text_named([column.name for column in texts])
     if not texts:
         raise UserError(f"no column beside '{label.name}' holds text. Name it with --text.")
-    return by_name[0] if by_name else max(texts, key=lambda column: mean_length(column.values))
-
-
-def mean_length(values: Sequence[str] | np.ndarray) -> float:
-    lengths = [len(value) for value in values if value]
-    return sum(lengths) / max(1, len(lengths))
+    return columns[named] if named else max(texts, key=lambda column: mean_length(column.values))
 
 
 def _refuse_empty(column: Column, kind: str = "") -> None:
@@ -285,7 +279,3 @@ def enough(rows: list[Labelled]) -> list[Labelled]:
     for label in first.values():
         counts[label] = counts.get(label, 0) + 1
     return [row for row in rows if counts.get(row[2], 0) >= FEWEST_TEXTS]
-
-
-def listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

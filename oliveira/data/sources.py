@@ -27,10 +27,10 @@ import apsw
 
 from oliveira.data import readers
 from oliveira.data.documents import Document, write_documents
-from oliveira.data.folder import digest_folder, list_folder, read_folder
+from oliveira.data.folder import digest_folder, list_folder, place_of, read_folder
 from oliveira.data.routes import DATA_VARIABLE, Archive, Found, Package, RouteFailed, Say, routes
 from oliveira.errors import UserError
-from oliveira.files import expand, explain_disk, sha256_json, write_json_atomic
+from oliveira.files import explain_disk, sha256_json, write_json_atomic
 
 PATH = "path:"
 # What unpacking and parsing raise when bytes are not what they should be; trouble with the disk is not.
@@ -125,7 +125,9 @@ SOURCES: dict[str, Source[Document]] = {
 def fingerprint(spec: str, *, home: Path) -> str:
     """Digest of what the source would give, without fetching anything."""
     if spec.startswith(PATH):
-        return sha256_json({"path": digest_folder(_folder(spec), home), "reading": READING})
+        folder, column = _folder(spec)
+        named = {"column": column} if column else {}
+        return sha256_json({"path": digest_folder(folder, home), "reading": READING} | named)
     return sha256_json({"source": spec, "content": _source(spec).content})
 
 
@@ -136,12 +138,12 @@ def collect(spec: str, out: Path, *, home: Path, max_chars: int, say: Say) -> di
     the source is not known, not to be had, or not text.
     """
     if spec.startswith(PATH):
-        folder = _folder(spec)
+        folder, column = _folder(spec)
         listing = list_folder(folder, home)
         if left_out := listing.left_out():
             say(f"{spec}: passed over {left_out}")
         name, licence, route, content = spec, "your own", f"your folder {folder}", None
-        documents: Iterable[Document] = read_folder(folder, listing.files, say)
+        documents: Iterable[Document] = read_folder(folder, listing.files, say, column)
     else:
         source = _source(spec)
         route, documents = fetch(source, home, say, instead=f", or use {PATH}FOLDER")
@@ -191,10 +193,11 @@ def content_digest(rows: Iterable[tuple[str, ...]]) -> str:
     return digest.hexdigest()
 
 
-def _folder(spec: str) -> Path:
+def _folder(spec: str) -> tuple[Path, str]:
+    """The folder and the column of texts."""
     if not spec.removeprefix(PATH):
         raise UserError(f"{spec!r} names no folder. Write {PATH}FOLDER, for example {PATH}~/my-texts.")
-    return expand(spec.removeprefix(PATH)).absolute()
+    return place_of(spec.removeprefix(PATH))
 
 
 def _source(spec: str) -> Source[Document]:

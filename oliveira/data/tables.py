@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from oliveira.data.encodings import decoded
 from oliveira.errors import UserError
-from oliveira.files import sha256_file
+from oliveira.files import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ def _read(path: Path, digest: str) -> Table:
     elif start.startswith(b"\xd0\xcf\x11\xe0"):
         raise UserError(f"{path} is a document of an older Office. Save it as .xlsx or .csv.")
     else:
-        (cells, delimiter, said), typed = _text(path), frozenset()
+        (cells, delimiter, said), typed = _text(path, path.read_bytes()), frozenset()
     cells, more = _without_nothing(cells, path)
     return Table(path, digest, cells, delimiter, (*said, *more), typed)
 
@@ -120,10 +120,17 @@ def _read(path: Path, digest: str) -> Table:
 # Text ---------------------------------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> tuple[pd.DataFrame, str, list[str]]:
+def table_in(path: Path, raw: bytes) -> Table:
+    """The table of a file's bytes, which are divided by some character; `path` is how it is called."""
+    cells, delimiter, said = _text(path, raw)
+    cells, more = _without_nothing(cells, path)
+    return Table(path, sha256_bytes(raw), cells, delimiter, (*said, *more))
+
+
+def _text(path: Path, raw: bytes) -> tuple[pd.DataFrame, str, list[str]]:
     import pandas as pd
 
-    text, encoding = _decoded(path, path.read_bytes())
+    text, encoding = _decoded(path, raw)
     delimiter = guess_delimiter(text)
     try:
         cells = pd.read_csv(

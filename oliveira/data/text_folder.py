@@ -2,46 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from oliveira.data.collection import collection
-from oliveira.data.encodings import decoded
+from oliveira.data.collection import Collection, Member, collection
+from oliveira.data.folder import Teller
 from oliveira.data.labelled import Labelled
 from oliveira.data.roles import FEWEST_TEXTS, TextRoles, enough
 from oliveira.data.text import clean
+from oliveira.data.text_files import MAX_WHOLE, TextFile, read_file
 from oliveira.errors import UserError
 from oliveira.files import sha256_bytes, sha256_json
 
-MAX_TEXT = 10 << 20  # bytes
 
+def texts_of(path: Path, column: str = "") -> tuple[TextRoles, tuple[str, ...], str]:
+    """The rows, how they were read, the digest of all. `column` of .csv and .jsonl in it; "" = guessed.
 
-def texts_of(path: Path) -> tuple[TextRoles, tuple[str, ...], str]:
-    """The rows, how they were read, the digest of all. Raises `UserError` with one sentence."""
+    Raises `UserError` with one sentence.
+    """
     with collection(path, "texts") as found:
         signature = found.signature
-    return _read(path, signature)
+    return _read(path, column, signature)
 
 
 @functools.lru_cache(maxsize=2)
-def _read(path: Path, signature: str) -> tuple[TextRoles, tuple[str, ...], str]:
+def _read(path: Path, column: str, signature: str) -> tuple[TextRoles, tuple[str, ...], str]:
     rows: list[Labelled] = []
-    digests, empty = [], 0
+    digests: list[tuple[str, str]] = []
+    told: list[str] = []
+    empty, first, tell = 0, None, Teller(told.append)
     with collection(path, "texts") as found:
         for member in found.members:
-            raw = found.bytes_of(member, MAX_TEXT)
-            if (read := decoded(raw)) is None:
-                raise UserError(f"{path / member.name} is no text. Mend it, or move it out.")
+            raw = found.bytes_of(member, MAX_WHOLE)
             digests.append((member.label, sha256_bytes(raw)))
-            text = clean(read[0])
-            empty += not text
-            rows += [(f"{digests[-1][1][:16]}-{len(rows):06d}", text, member.label)] if text else []
+            try:
+                texts = [clean(part.text) for part in read_file(_file(found, member, raw), tell, column, MAX_WHOLE)]
+            except UserError as error:
+                first = first or error
+                tell(f"passed over: {error}")
+                continue
+            empty += sum(not text for text in texts)
+            rows += [
+                (f"{digests[-1][1][:16]}-{len(rows) + number:06d}", text, member.label)
+                for number, text in enumerate(filter(None, texts))
+            ]
         labels, said = found.labels, list(found.said)
+    tell.end()
+    if first and not rows:
+        raise first
     kept = enough(rows)
     if len({label for _, _, label in kept}) < 2:
         raise UserError(f"fewer than two classes of {path} hold {FEWEST_TEXTS} different texts. Add texts.")
-    said = [f"{len(rows)} texts in {len(labels)} classes", *said]
-    said += [f"{empty} empty files are left out"] if empty else []
+    said = [f"{len(rows)} texts in {len(labels)} classes", *said, *told]
+    said += [f"{empty} empty texts are left out"] if empty else []
     if rare := len(rows) - len(kept):
         said.append(f"{rare} texts are left out: their class has fewer than {FEWEST_TEXTS} different ones")
     return TextRoles(kept, "text", "folder", ()), tuple(said), sha256_json(sorted(digests))
+
+
+def _file(found: Collection, member: Member, raw: bytes) -> TextFile:
+    @contextlib.contextmanager
+    def opened() -> Iterator[tuple[BinaryIO, int]]:
+        yield io.BytesIO(raw), len(raw)
+
+    return TextFile(member.name, str(found.path / member.name), opened)

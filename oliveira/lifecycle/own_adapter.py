@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
-from oliveira.adaptation.lora import add_lora, block_layers, save_adapter
+from oliveira.adaptation.lora import lora_targets, save_adapter
+from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
-from oliveira.data.folder import list_folder, read_folder
+from oliveira.data.folder import list_folder, place_of, read_folder
 from oliveira.data.held_out import hold_out
 from oliveira.data.shards import token_row
 from oliveira.data.text import clean
@@ -30,8 +31,8 @@ from oliveira.models.gpt import GPT
 from oliveira.registry import decoding
 from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
-from oliveira.training.loop import CHECKPOINT, Job, Progress, train
-from oliveira.training.seeds import seed_everything, threads
+from oliveira.training.loop import CHECKPOINT, Progress
+from oliveira.training.seeds import threads
 from oliveira.world import AdaptSection, TrainSection
 
 
@@ -47,6 +48,7 @@ def make_adapter(
     max_len: int = 0,
     replace: bool = False,
     keep: bool = False,
+    say: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def make_adapter(
 
     Returns bits per byte of held-out documents before and after, sizes, and whether it is `active`: a worse one is only
     with `keep` (asked again with it, nothing is trained twice). `max_len`: tokens of a training window, 0 = the
-    model's. `replace`: a name that is taken is given to the new one. Interrupted, the same call goes on.
-    Raises `UserError` for a name, a text or a model that will not do.
+    model's. `replace`: a name that is taken is given to the new one. `say` hears which texts cannot be
+    read. Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
     """
     check_writable(home)
     check_name(home, name, replace=replace)
@@ -66,7 +68,10 @@ def make_adapter(
     if not 2 <= window <= model.config.max_len:
         raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-    documents = [Document(d.name, clean(d.text)) for d in read_folder(texts, list_folder(texts, home).files)]
+    folder_of_texts, column = place_of(str(texts))
+    listing = list_folder(folder_of_texts, home)
+    read = read_folder(folder_of_texts, listing.files, say, column)
+    documents = [Document(document.name, clean(document.text)) for document in read]
     split = hold_out([d for d in documents if d.text], seed, texts)
     tokens = token_row((d.text for d in split.learned), tokenizer)
     if len(tokens) < window + 2:
@@ -81,18 +86,20 @@ def make_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     with threads(n_threads), _saying_what_is_saved(folder):
         before = _measure(model, tokenizer, split.held_out)
-        seed_everything(seed)
-        add_lora(model, section.rank, section.alpha, section.targets or block_layers(model))
-        job = Job(
+        train_adapter(
+            model,
+            section,
+            section.training(TrainSection(), steps=section.steps, n_threads=n_threads),
+            folder,
+            targets=lora_targets(model, section),
             batch=TokenBatches(tokens, window, section.batch_size, seed),
             loss=next_token_loss(),
+            seed=seed,
             tokens_per_batch=section.batch_size * window,
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        settings = section.training(TrainSection(), steps=section.steps, n_threads=n_threads)
-        train(model.train(), job, settings, folder, seed=seed)
-        after = _measure(model.eval(), tokenizer, split.held_out)
+        after = _measure(model, tokenizer, split.held_out)
     numbers = {
         "name": name,
         "active": keep or after < before,

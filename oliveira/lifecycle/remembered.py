@@ -83,7 +83,7 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
 
 def fitted(home: Path, chosen: Chosen) -> Plan:
     """Its windows and budgets made to fit a text of the person's own. Raises `UserError` if that is too little."""
-    from oliveira.data.folder import list_folder, read_folder
+    from oliveira.data.folder import list_folder, place_of, read_folder
     from oliveira.lifecycle.plan import Plan, lengths_of, plan
 
     if chosen.world.task.name:
@@ -94,8 +94,9 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
     base = chosen.world.data.base
     lengths = None
     if base.startswith(PATH):
-        folder = expand(base.removeprefix(PATH)).absolute()
-        lengths = lengths_of(read_folder(folder, list_folder(folder, home).files), chosen.world.data.max_chars)
+        folder, column = place_of(base.removeprefix(PATH))
+        read = read_folder(folder, list_folder(folder, home).files, lambda text: None, column)  # `collect` says it
+        lengths = lengths_of(read, chosen.world.data.max_chars)
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
 
 

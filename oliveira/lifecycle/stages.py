@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from oliveira import artifact
-from oliveira.adaptation.lora import add_lora, block_layers, merge, save_adapter
+from oliveira.adaptation.lora import lora_targets, merge, save_adapter
+from oliveira.adaptation.training import train_adapter
 from oliveira.compression.model import quantise_model
 from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
@@ -218,11 +219,6 @@ def _trained(context: Context) -> tuple[nn.Module, Tokenizer]:
 # Adapt and compress -------------------------------------------------------------------------------------------------
 
 
-def lora_targets(model: nn.Module, world: World) -> list[str]:
-    """The names in the world, or every linear layer inside the blocks."""
-    return list(world.adapt.targets) or block_layers(model)
-
-
 def _adapt(context: Context) -> dict[str, Any]:
     world, data = context.world, context.results["preprocess"]
     model, tokenizer = _trained(context)
@@ -231,25 +227,21 @@ def _adapt(context: Context) -> dict[str, Any]:
     context.ledger.begin_run(folder.name, "adapt", world.adapt.model_dump(), f"runs/{folder.name}", context.key)
     with threads(world.train.threads):
         before = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
-        seed_everything(world.seed)  # A is random
-        add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
-        job = Job(
+        train_adapter(
+            model,
+            world.adapt,
+            world.adapt.training(world.train, steps=world.adapt.steps, n_threads=world.train.threads),
+            folder,
+            targets=lora_targets(model, world.adapt),
             batch=MixedBatches(_batches(world, data / "new"), _batches(world, data / "base"), world.adapt.replay),
             loss=next_token_loss(),
+            seed=world.seed,
             tokens_per_batch=world.adapt.batch_size * world.model.max_len,
             on_progress=show_training(context),
             should_stop=context.should_stop,
         )
-        train(
-            model,
-            job,
-            world.adapt.training(world.train, steps=world.adapt.steps, n_threads=world.train.threads),
-            folder,
-            seed=world.seed,
-        )
         save_adapter(context.out, model, base=sha256_file(context.results["train"] / "model.safetensors"))
         merge(model)
-        model.eval()
         after = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
     save_weights(model, context.out / "merged.safetensors")
     outputs = {

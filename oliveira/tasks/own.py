@@ -134,11 +134,11 @@ class OwnTexts(OwnTask):
 class OwnTextFolder(OwnTexts):
     """A folder or a .zip of texts, a folder a class."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    OPTIONS: ClassVar[tuple[str, ...]] = ("text",)
     FORM: ClassVar[Form] = "texts"
 
     def roles(self) -> tuple[TextRoles, tuple[str, ...], str]:
-        return texts_of(self.path)
+        return texts_of(self.path, self.text)
 
 
 _TEXTS: dict[str, Any] = {"vocab_size": 4096, "held_out": 0.15, "max_len": 128}

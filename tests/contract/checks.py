@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira import artifact
+from oliveira.adaptation.lora import add_lora, layers, merge
 from oliveira.compression.int8 import quantise_int8
 from oliveira.errors import Interrupted, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
@@ -300,6 +301,35 @@ def check_int8_agrees(entry: Entry, form: Form) -> None:
     assert report.bytes < before or not report.layers
     scale = expected.abs().max().clamp(min=1e-6)
     assert (got - expected).abs().max() / scale < 0.1, f"off by {(got - expected).abs().max() / scale:.3f} of the range"
+
+
+def check_lora_learns_and_merges(entry: Entry, form: Form) -> None:
+    """Steps of LoRA on every linear layer: the loss falls, what is frozen keeps its bits, merged = unmerged."""
+    base, inputs = build(entry, form), example(form, batch=3)
+    frozen = {name: tensor.clone() for name, tensor in base.named_parameters()}
+    model = add_lora(copy.deepcopy(base), 4, 8.0, None)
+    torch.testing.assert_close(first(model.eval()(*inputs)), first(base.eval()(*inputs)), atol=1e-6, rtol=1e-5)
+    parameters = [p for p in model.train().parameters() if p.requires_grad]
+    assert parameters and len(parameters) == 2 * len(layers(model))
+    optimizer, losses = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1), []
+    for _ in range(12):
+        losses.append(_loss(model, (inputs, form)))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0], (losses[0].item(), losses[-1].item())
+    kept = {_plain(name): tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
+    assert kept.keys() == frozen.keys() and all(torch.equal(kept[name], frozen[name]) for name in frozen)
+    expected = first(model.eval()(*inputs))
+    merge(model)
+    torch.testing.assert_close(first(model(*inputs)), expected, atol=1e-6, rtol=1e-5)
+    assert model.state_dict().keys() == base.state_dict().keys() and not artifact.same_weights(model, base)
+
+
+def _plain(name: str) -> str:
+    """A frozen weight's name in the model without LoRA."""
+    name = name.replace(".linear.", ".").removeprefix("linear.")
+    return name.replace("parametrizations.", "").removesuffix(".original")
 
 
 def _loss(model: nn.Module, batch: tuple[tuple[Tensor, ...], Form]) -> Tensor:

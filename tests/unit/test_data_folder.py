@@ -17,6 +17,7 @@ from oliveira.errors import UserError
 from oliveira.lifecycle.ledger import Ledger
 
 CASES = Path(__file__).parents[1] / "cases"
+WIDE = ("16-le", "16-be", "32-le", "32-be")
 PROSE = "A casa não é só nossa — disse ele: “é também água”. "
 
 
@@ -93,7 +94,9 @@ def test_what_is_no_text_file_is_counted_and_never_opened(folder: Path, tmp_path
         listing = list_folder(folder)
     assert [path.name for path in listing.files] == ["a.txt", "empty.txt"]
     assert (listing.special, listing.links) == (4, 1)
-    assert set(texts(folder)) == {"a.txt"}
+    said: list[str] = []
+    assert set(texts(folder, said.append)) == {"a.txt"}
+    assert said == [f"passed over: {folder}/empty.txt is empty. Put text there, or remove it."]
 
 
 def test_a_pipe_that_takes_a_files_place_is_not_waited_for(folder: Path) -> None:
@@ -149,44 +152,44 @@ def test_names_that_are_not_utf_8_stay_distinct_and_fit_into_json(folder: Path, 
     write_documents(tmp_path / "documents.jsonl", read_folder(folder, list_folder(folder).files))
     assert {document.name for document in DocumentFile(tmp_path / "documents.jsonl")} == set(found)
     Path(os.fsdecode(os.fsencode(folder) + b"/\xe7.txt")).write_bytes(b"\0")
-    with pytest.raises(UserError, match="NUL") as caught:
-        texts(folder)
-    str(caught.value).encode()
+    told: list[str] = []
+    texts(folder, told.append)
+    assert "NUL" in told[0] and told[0].encode()
 
 
 # Encodings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "text", "read_as"),
     [
-        ((CASES / "cp1252.txt").read_bytes(), ["looks like Windows-1252", "iconv -f WINDOWS-1252 -t UTF-8"]),
-        ("só água".encode("latin-1"), ["may be Windows-1252", "iconv -f WINDOWS-1252 -t UTF-8"]),
-        ((PROSE * 9).encode() + b"\xe7\xe3o", ["The rest of it is", "iconv -c -f UTF-8"]),
-        ((PROSE * 9).encode()[:-3], ["The rest of it is"]),
-        (PROSE.encode("utf-16"), ["is UTF-16,", "iconv -f UTF-16 -t"]),
-        (PROSE.encode("utf-16-le"), ["is UTF-16LE,", "iconv -f UTF-16LE -t"]),
-        (PROSE.encode("utf-16-be"), ["is UTF-16BE,"]),
-        (PROSE.encode("utf-32"), ["is UTF-32,", "iconv -f UTF-32 -t"]),
-        (PROSE.encode("utf-32-le"), ["is UTF-32LE,"]),
-        (PROSE.encode("utf-32-be"), ["is UTF-32BE,"]),
-        (b"\0" * 5000, ["is not text (a NUL byte at position 0)"]),
-        (PROSE.encode() + b"\0", ["is not text"]),
+        ((CASES / "cp1252.txt").read_bytes(), (CASES / "cp1252.txt").read_text("cp1252"), "Windows-1252"),
+        ("só água".encode("latin-1"), "só água", "Windows-1252"),
+        ((PROSE * 9).encode() + b"\xe7\xe3o", PROSE * 9 + "\ufffd\ufffdo", "UTF-8 with damaged letters"),
+        ((PROSE * 9 + "é").encode()[:-1], PROSE * 9 + "\ufffd", "UTF-8 with damaged letters"),
+        *((PROSE.encode(name), PROSE, name.upper()) for name in ("utf-16", "utf-32")),
+        *((PROSE.encode(f"utf-{name}"), PROSE, f"UTF-{name.replace('-', '').upper()}") for name in WIDE),
     ],
-    ids=["case", "latin-1", "damaged", "cut", "16", "16LE", "16BE", "32", "32LE", "32BE", "zeros", "a zero"],
+    ids=["case", "latin-1", "damaged", "cut", "16", "32", "16LE", "16BE", "32LE", "32BE"],
 )
-def test_other_encodings_are_named_with_the_command_that_mends_them(
-    folder: Path, data: bytes, words: list[str]
-) -> None:
-    for name in ("b.txt", "b.jsonl"):
+def test_an_encoding_is_guessed_and_said(folder: Path, data: bytes, text: str, read_as: str) -> None:
+    """Also where the letters that tell come after the first piece."""
+    for number, whole in enumerate((data, b"a" * 1_100_000 + data if "UTF-" not in read_as else data)):
+        (folder / "a.txt").write_bytes(whole)
+        said: list[str] = []
+        assert "".join(texts(folder, said.append).values()) == ("a" * (len(whole) - len(data)) if number else "") + text
+        assert f"a.txt: read as {read_as}" in said
+
+
+@pytest.mark.parametrize("data", [b"\0" * 5000, PROSE.encode() + b"\0"], ids=["zeros", "a zero"])
+def test_what_is_no_text_is_passed_over_by_name(folder: Path, data: bytes) -> None:
+    said: list[str] = []
+    for name in ("b.txt", "c.jsonl", "d.html"):
         (folder / name).write_bytes(data)
-        with pytest.raises(UserError) as caught:
-            texts(folder)
-        (folder / name).unlink()
-        said = str(caught.value)
-        assert name in said and "\n" not in said
-        for word in words if name == "b.txt" else ["b.jsonl"]:
-            assert word in said, said
+    assert set(texts(folder, said.append)) == {"a.txt"}
+    assert [line.split(" is not text (it holds NUL bytes)")[0] for line in said] == [
+        f"passed over: {folder}/{name}" for name in ("b.txt", "c.jsonl", "d.html")
+    ]
 
 
 def test_what_a_wrong_conversion_leaves_behind_is_said(folder: Path) -> None:

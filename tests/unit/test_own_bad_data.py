@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oliveira import cli
-from oliveira.data import collection, tables
+from oliveira.data import collection, tables, zips
 from tests.unit.own_pictures import files_of, packed, picture, put_pictures, put_zip
 
 DAYS = "".join(f"2024-01-{n:02d},{{}}\n" for n in range(1, 32))
@@ -161,7 +161,7 @@ def test_one_sentence_and_nothing_written(
     kind, put, sentence = BAD[case]
     monkeypatch.setattr(tables, "MAX_LINE", 10_000 if case != "a row too long" else 2_000)
     if case == "a zip that is too much":
-        monkeypatch.setattr(collection, "MAX_UNPACKED", 1000)
+        monkeypatch.setattr(zips, "MAX_UNPACKED", 1000)
     data = put(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     model = {"forecast": "mlp", "classify": "mlp", "translate": "transformer"}[kind]
