@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -149,9 +149,13 @@ class Data(ABC):
         """
         return []
 
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model."""
-        return
+    def after_step(self, model: nn.Module, step: int) -> Mapping[str, Tensor] | None:
+        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model.
+
+        It may put parameters of more or fewer rows in the place of others, where the model's entry says that it grows:
+        it then returns, by the name of each, which row every row was, −1 for a new one (Replaced.rows).
+        """
+        return None
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
