@@ -153,7 +153,18 @@ SAME = {
 
 
 def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
-    names = ("stages", "task_stages", "task_reference", "once", "visitors", "pipeline", "gate", "backup", "restore")
+    names = (
+        "stages",
+        "task_stages",
+        "task_reference",
+        "task_compress",
+        "once",
+        "visitors",
+        "pipeline",
+        "gate",
+        "backup",
+        "restore",
+    )
     files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
     files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]
     known = LINES.keys() | WORDS.keys() | TERMS.keys() | SENTENCES.keys()
