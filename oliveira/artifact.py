@@ -1,7 +1,7 @@
 """What can be deployed: weights, config, tokenizer and drift reference in one folder, each with its sha256.
 
     model.safetensors   weights; nothing executable is stored or loaded
-    config.json         registry name, config, weight format (fp32, int4, int4_mse, nf4, int8)
+    config.json         registry name, config, head, weight format (fp32, int4, int4_mse, nf4, int8)
     tokenizer.json      byte-level BPE (language models)
     task.json           what a request of the task needs: scales, labels, vocabularies (optional)
     model.onnx          the forward pass (optional)
@@ -50,6 +50,7 @@ class Artifact:
     digest: str
     name: str  # registry name of the model
     config: dict[str, Any]
+    gives: str  # its head, a kind; "" = the only one that the model has, or that its class has by itself
     weights: str  # one of `compression.model.FORMATS`
     files: dict[str, str]
     lineage: dict[str, Any]
@@ -60,7 +61,7 @@ class Artifact:
         """The model in `eval` mode with its weights. Raises `CorruptError` when they do not fit."""
         try:
             found = entry(self.name)
-            model = found.model(found.config(**self.config))
+            model = found.build(found.config(**self.config), self.gives)
             if self.weights != "fp32":
                 prepare_model(model, self.weights)
             tensors = load(self._weights())
@@ -108,7 +109,8 @@ def write(
         twice = shared(model)
         state = {key: value.detach().contiguous() for key, value in model.state_dict().items() if key not in twice}
         save_file(state, folder / WEIGHTS)
-        write_json_atomic(folder / "config.json", {"name": name, "config": config, "weights": weights})
+        described = {"name": name, "config": config, "gives": entry(name).given_by(model), "weights": weights}
+        write_json_atomic(folder / "config.json", described)
         if tokenizer is not None:
             (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         for file, content in (files or {}).items():
@@ -154,9 +156,10 @@ def open_artifact(path: Path, digest: str | None = None) -> Artifact:
     try:
         described = json.loads((path / "config.json").read_bytes())
         name, config, weights = described["name"], dict(described["config"]), described["weights"]
+        gives = str(described.get("gives", config.pop("gives", "")))  # of older programs: a field of the config
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path.name}: config.json cannot be read ({type(error).__name__})") from None
-    return Artifact(path, stored, name, config, weights, files, lineage, metrics)
+    return Artifact(path, stored, name, config, gives, weights, files, lineage, metrics)
 
 
 def shared(model: nn.Module) -> set[str]:

@@ -11,6 +11,7 @@ Each rule moves all weights of a fresh model; one is shown.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -170,10 +171,9 @@ def _first_task(model: str) -> str:
 
 
 def _twin(network: nn.Module) -> Any:
-    """Another model of the same class, config and weights, in `eval` mode."""
-    made: Any = type(network)
-    twin = made(network.config)
-    twin.load_state_dict(network.state_dict())
+    """A copy without gradients, in `eval` mode."""
+    twin = copy.deepcopy(network)
+    twin.zero_grad(set_to_none=True)
     return twin.eval()
 
 

@@ -76,7 +76,7 @@ def describe(
     if task is None:
         found = entry(name)
         eats, gives = form = found.forms[0]
-        network = found.model(make_config(found, {**found.sizes(form), **values}))
+        network = found.build(make_config(found, {**found.sizes(form), **values}), gives)
         config: Any = network.config
         sizes = {**kinds.sizes_of(form), **dataclasses.asdict(config)}
         inputs = kinds.eats(eats).example(sizes, batch=batch)

@@ -2,12 +2,14 @@
 
 A form is a pair (eats, gives) of kinds (`oliveira.kinds`). What a model can beyond `forward` is declared, never probed:
 
+    features         features(*inputs) → what its head reads, whatever the head: states of steps (batch, steps, width)
+                     or one row (batch, width). `Entry.head` names the parts that make the answer of them
     decodes          forward(tokens, cache=, positions=, mask=) continues a text; that mask is of pairs of positions, so
                      it takes none of padding
     keeps_state      step(x, state) → (y, state): one step at a time
     auxiliary_loss   forward_with_auxiliary(*inputs) → (output, a loss to add to the task's)
     attention_map    attention_map(*inputs) → (batch, steps, source): where it looks
-    hidden           hidden(tokens) → the states that the matrix `head` makes logits of
+    matrix_head      its head is one matrix without a bias, `head`, by which a loss may multiply the features itself
 """
 
 from __future__ import annotations
@@ -23,9 +25,8 @@ from torch import nn
 
 from oliveira.errors import UserError
 from oliveira.kinds import Form, sizes_of
-from oliveira.kinds import gives as gives_kind
 
-Capability = Literal["decodes", "keeps_state", "auxiliary_loss", "attention_map", "hidden"]
+Capability = Literal["decodes", "keeps_state", "auxiliary_loss", "attention_map", "features", "matrix_head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Entry:
     config: type
     model: type[nn.Module]
     tiny: dict[str, Any]  # smallest config that every contract check runs on, without what a kind sets
+    head: tuple[str, ...] = ("output",)  # of a model with features: the parts of the module that are not its body
     reference: str = ""  # what the parity tests compare with
     train: dict[str, Any] = field(default_factory=dict)  # fields of TrainSection that this architecture wants otherwise
     xfail: dict[str, str] = field(default_factory=dict)
@@ -61,12 +63,24 @@ class Entry:
 
     def sizes(self, form: Form, values: dict[str, Any] | None = None) -> dict[str, Any]:
         """The fields of its config that a task of this form sets, to `values` or to those of an example."""
-        sizes = sizes_of(form, values) | {"gives": self.told(form[1])}
+        sizes = sizes_of(form, values)
         return {field.name: sizes[field.name] for field in dataclasses.fields(self.config) if field.name in sizes}
 
-    def told(self, gives: str) -> str:
-        """What the field `gives` of its config says: the steps of a causal model are what "next" asks for."""
-        return "steps" if self.causal and gives_kind(gives).causal else gives
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What it can give. Where there is a choice, its constructor takes the word and keeps it as `gives`."""
+        return tuple(dict.fromkeys(gives for _, gives in self.forms))
+
+    def build(self, config: Any, gives: str = "") -> nn.Module:
+        """A fresh model under the head that a task asks for; "" = the one that its class has by itself."""
+        if gives and gives not in self.heads:
+            raise UserError(f"{self.name}: gives = {gives!r} is refused. It gives {', '.join(self.heads)}.")
+        return self.model(config, gives=gives) if gives and len(self.heads) > 1 else self.model(config)
+
+    def given_by(self, model: nn.Module) -> str:
+        """What a built model gives."""
+        network: Any = model
+        return str(network.gives) if len(self.heads) > 1 else self.heads[0]
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -84,6 +98,7 @@ def register(
     causal: bool = False,
     exportable: bool = True,
     tiny: dict[str, Any],
+    head: tuple[str, ...] = ("output",),
     reference: str = "",
     train: dict[str, Any] | None = None,
     xfail: dict[str, str] | None = None,
@@ -102,6 +117,7 @@ def register(
             config=config,
             model=model,
             tiny=tiny,
+            head=head,
             reference=reference,
             train=train or {},
             xfail=xfail or {},
@@ -141,10 +157,23 @@ def can(model: nn.Module, capability: Capability) -> bool:
     return found is not None and capability in found.can
 
 
-def create(name: str, **config: Any) -> nn.Module:
-    """A fresh model by name: `create("gpt", vocab_size=4096, d_model=192)`."""
+def decoding(model: nn.Module, where: str = "") -> Any:
+    """The model, which continues a text (`Entry.can`: "decodes"). `UserError` for one that does not."""
+    if not can(model, "decodes"):
+        found = entry_of(model)
+        names = ", ".join(other.name for other in entries() if "decodes" in other.can)
+        raise UserError(
+            f"{where}a {found.name if found else type(model).__name__} does not continue a text. Give one of: {names}."
+        )
+    return model
+
+
+def create(name: str, *, gives: str = "", **config: Any) -> nn.Module:
+    """A fresh model by name: `create("gpt", vocab_size=4096, d_model=192)`. `gives`: its head, where there are several
+    (`Entry.heads`).
+    """
     found = entry(name)
-    return found.model(make_config(found, config))
+    return found.build(make_config(found, config), gives)
 
 
 def make_config(found: Entry, values: dict[str, Any]) -> Any:

@@ -29,7 +29,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from oliveira import artifact
+from oliveira import artifact, kinds
 from oliveira.errors import CorruptError, Interrupted, UserError
 from oliveira.files import (
     canonical_json,
@@ -135,7 +135,7 @@ def fit(
         settings["content"] = data.content
     if code:
         settings["code"] = code
-    folder = home / "runs" / found_task.folder / model / sha256_json(settings)[:12]
+    folder = _folder(home / "runs" / found_task.folder / model, settings, found_task.gives, entry)
     with run_held(folder, say, should_stop):
         if fresh and folder.exists():
             with explain_disk(folder):
@@ -147,7 +147,7 @@ def fit(
         check_writable(folder)
         with threads(section.threads):
             torch.manual_seed(seed)
-            network = entry.model(config)
+            network = entry.build(config, found_task.gives)
             steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
             result = _run(
                 folder, settings, network, data, found_task, entry, section, steps, flops, say, on_progress, should_stop
@@ -156,6 +156,13 @@ def fit(
             _package(folder, network, entry, data, settings, result)
         write_json_atomic(folder / "run.json", result)
     return Run(folder, result)
+
+
+def _folder(runs: Path, settings: dict[str, Any], gives: str, entry: Entry) -> Path:
+    """The run's own; or that of a program whose configs said `gives`, where one has begun or finished it there."""
+    told = "steps" if entry.causal and kinds.gives(gives).causal else gives
+    older = runs / sha256_json(settings | {"config": settings["config"] | {"gives": told}})[:12]
+    return older if older.exists() else runs / sha256_json(settings)[:12]
 
 
 @contextlib.contextmanager
@@ -256,8 +263,6 @@ def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> 
     """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
     known = {field.name for field in dataclasses.fields(entry.config)}
     sizes = {key: value for key, value in data.sizes.items() if key in known}
-    if "gives" in known:
-        sizes["gives"] = entry.told(task.gives)
     for key in values.keys() & sizes.keys():
         if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
             raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")
@@ -268,7 +273,7 @@ def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> 
 def build(task: Task, data: Data, entry: Entry, values: dict[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
     """A fresh model of the sizes that the task sets."""
     torch.manual_seed(seed)
-    return entry.model(config_for(entry, task, data, values or {}))
+    return entry.build(config_for(entry, task, data, values or {}), task.gives)
 
 
 def section_for(task: Task, entry: Entry, values: dict[str, Any], *, steps: int) -> TrainSection:
@@ -356,7 +361,6 @@ def _run(
         evaluate=evaluate,
         on_progress=on_progress,
         tokens_per_batch=size,
-        d_model=getattr(network.config, "d_model", 1),
         should_stop=should_stop,
     )
     if (folder / CHECKPOINT).exists():

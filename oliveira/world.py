@@ -55,6 +55,7 @@ _INJECTED_VALUE = re.compile(r"(?:tcp|udp|sctp)://.*|/[^/]+/[^/]+")  # OLIVEIRA_
 LARGEST = 10**12  # of any count: steps, bytes, tokens. More is no wish that a machine could grant
 
 MOST_THREADS = 1024
+TEXT_LAYERS = ("query", "key", "value", "output", "gate", "up", "down")  # that LoRA may change
 
 
 class Section(BaseModel):
@@ -153,8 +154,9 @@ class TrainSection(Section):
 class AdaptSection(Section):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
-    targets: list[Literal["query", "key", "value", "output", "gate", "up", "down"]] = Field(
-        default=[], description="linear layers by name; empty = every one inside the blocks"
+    targets: list[str] = Field(
+        default=[],
+        description="linear layers by name; empty = of text every one inside the blocks, of a task's model every one",
     )
     steps: int = Field(100, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -253,6 +255,11 @@ class GateSection(Section):
 
 
 class UpdateSection(Section):
+    method: Literal["auto", "lora", "full"] = Field(
+        "auto",
+        description="what a retraining changes: lora = a product of thin matrices, with rank, alpha, lr, batch_size "
+        "and targets of adapt; full = all weights; auto = lora of text, full of a task's model",
+    )
     steps: int = Field(80, ge=1)
     cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")
     min_new_chars: int = Field(20_000, ge=100, description="live text needed before a challenger is trained")
@@ -263,8 +270,8 @@ class UpdateSection(Section):
 
 
 class TaskSection(Section):
-    """What is learnt instead of the continuation of `data.base`, as `oliveira train` would; data, model, train, adapt
-    and compress are of text lives."""
+    """What is learnt instead of the continuation of `data.base`, as `oliveira train` would. Data, model and train are
+    of text lives; adapt is also of a task's retraining by LoRA (`update.method`)."""
 
     name: str = Field("", description="a task of `oliveira list`, or KIND/path:FILE; empty = continue data.base")
     model: str = Field("", description="of the catalogue; empty = one that suits the task")
@@ -307,7 +314,14 @@ class World(Section):
                 f"compress.serve = {self.compress.serve} is not among compress.methods = {self.compress.methods}. "
                 "Add it there or serve fp32."
             )
-        if "gate" in self.adapt.targets and self.model.feed_forward != "swiglu":
+        if not self.task.name and (unknown := [name for name in self.adapt.targets if name not in TEXT_LAYERS]):
+            raise ValueError(
+                f"adapt.targets = {self.adapt.targets} holds {unknown[0]}, which no layer of the model is called. "
+                f"Use some of {', '.join(TEXT_LAYERS)}."
+            )
+        if not self.task.name and self.update.method == "full":
+            raise ValueError("update.method = full is of a task's model: text is retrained by LoRA. Use lora or auto.")
+        if "gate" in self.adapt.targets and not self.task.name and self.model.feed_forward != "swiglu":
             rest = [name for name in self.adapt.targets if name != "gate"] or ["up", "down"]
             raise ValueError(
                 f"adapt.targets = {self.adapt.targets} holds gate, "

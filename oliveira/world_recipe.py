@@ -171,7 +171,6 @@ def _job(world: World, data: Path, show: Callable[[Progress], None], stop: Stop)
         evaluate=evaluate,
         on_progress=show,
         tokens_per_batch=world.train.batch_size * world.model.max_len,
-        d_model=world.model.d_model,
         should_stop=stop,
     )
     return build_model(world, tokenizer.vocab_size), job

@@ -7,6 +7,9 @@ Papers: Hu et al. 2021, arXiv:2106.09685, §4.1; Dettmers et al. 2023, arXiv:230
 Seed 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
 are used.
 
+Linear layers take it, and the kernels of recurrent layers: W and U of all gates stand in one matrix each, and get one
+product together (`LoRAWeight`). Convolutions, embeddings, norms and the matrices of state spaces stay as they are.
+
 A 4-bit W (`QuantisedLinear`) is rebuilt twice a step, for y and for ∂x, and never kept. `compute="bf16"` rounds what
 enters a product with W, and what leaves it, to bfloat16 while the layer trains; A, B and their products stay float32.
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,15 +31,20 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
 from oliveira.kernels.products import bf16_available, pays, product, weight_of
+from oliveira.nn import recurrent
+from oliveira.world import AdaptSection
 
 Compute = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WEIGHTS, DESCRIPTION = "lora.safetensors", "adapter.json"
+LINEAR = (nn.Linear, QuantisedLinear)
+KERNELS = ("weight_ih", "weight_hh")  # of a recurrent layer
 
 
 class _Product(torch.autograd.Function):
@@ -84,9 +93,7 @@ class LoRALinear(nn.Module):
         self.linear = linear.requires_grad_(False)
         self.rank, self.alpha, self.scale, self.dtype = rank, alpha, alpha / rank, DTYPES[compute]
         like = linear.weight if isinstance(linear, nn.Linear) else torch.empty(0)
-        self.lora_a = nn.Parameter(like.new_empty(rank, linear.in_features))
-        self.lora_b = nn.Parameter(like.new_zeros(linear.out_features, rank))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+        self.lora_a, self.lora_b = _factors(like, linear.out_features, linear.in_features, rank)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and self.lora_a.dtype == torch.float32 and pays(x, self.linear.out_features):
@@ -105,6 +112,25 @@ class LoRALinear(nn.Module):
         return requantised(self.linear, self.linear.dequantised() + update)
 
 
+class LoRAWeight(nn.Module):
+    """A recurrent layer's kernel, frozen, plus the low-rank term: torch's parametrisation of that weight."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
+        d_out, d_in = weight.shape
+        self.lora_a, self.lora_b = _factors(weight, d_out, d_in, rank)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.scale * (self.lora_b @ self.lora_a)
+
+
+def _factors(like: Tensor, d_out: int, d_in: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    a, b = nn.Parameter(like.new_empty(rank, d_in)), nn.Parameter(like.new_zeros(d_out, rank))
+    nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+    return a, b
+
+
 def requantised(layer: QuantisedLinear, weight: Tensor) -> QuantisedLinear:
     """A layer like `layer`, with `weight` (d_out, d_in) in its place."""
     plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
@@ -115,15 +141,56 @@ def requantised(layer: QuantisedLinear, weight: Tensor) -> QuantisedLinear:
     return QuantisedLinear(plain, layer.method)
 
 
+class _Place(NamedTuple):
+    """A matrix that LoRA can adapt."""
+
+    parent: nn.Module
+    name: str  # of the layer, or of the kernel, in its parent
+    d_out: int
+    d_in: int
+    shared: bool  # with another layer
+
+    def wrap(self, rank: int, alpha: float, compute: Compute) -> None:
+        child = getattr(self.parent, self.name)
+        if isinstance(child, Tensor):
+            kernel = LoRAWeight(child, rank, alpha).train(self.parent.training)
+            parametrize.register_parametrization(self.parent, self.name, kernel)
+        else:
+            layer = LoRALinear(child, rank, alpha, compute=compute).train(child.training)
+            setattr(self.parent, self.name, layer)
+
+
+def _places(model: nn.Module) -> list[_Place]:
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    places = []
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, LINEAR):
+                shared = isinstance(child, nn.Linear) and owners[id(child.weight)] > 1
+                places.append(_Place(parent, name, child.out_features, child.in_features, shared))
+        if isinstance(parent, recurrent.Layer):
+            for name in KERNELS:
+                kernel = getattr(parent, name)
+                places.append(_Place(parent, name, kernel.shape[0], kernel.shape[1], owners[id(kernel)] > 1))
+    return places
+
+
 def add_lora(
-    model: nn.Module, rank: int, alpha: float, targets: Sequence[str], *, compute: Compute = "fp32"
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] | None,
+    *,
+    compute: Compute = "fp32",
 ) -> nn.Module:
-    """Freezes `model` and wraps, in place, every linear layer, 4-bit or not, whose attribute name is in `targets`.
+    """Freezes `model` and wraps, in place, every linear layer, 4-bit or not, and every recurrent kernel whose attribute
+    name is in `targets`. None: all of them but those that share their weight, and where one is narrower than the rank,
+    with that width for a rank.
 
     A comes from torch's global random generator. Only `lora_a` and `lora_b` require gradients afterwards.
     `compute`: in what the frozen products are computed while training (see the head of the file). Returns the model.
-    Raises `UserError` when the rank is below 1, a target names no linear layer, its weight is shared with another
-    layer, the model carries LoRA already, or the processor does not compute in bfloat16.
+    Raises `UserError` when the rank is below 1, a target names no such layer, its weight is shared with another
+    layer, the model has none or carries LoRA already, or the processor does not compute in bfloat16.
     """
     if compute not in DTYPES:
         raise UserError(f"compute = {compute!r} is not known. Use {' or '.join(DTYPES)}.")
@@ -133,41 +200,45 @@ def add_lora(
         raise UserError(f"adapt.rank = {rank} is below 1. Use 4, 8 or 16.")
     if layers(model):
         raise UserError("the model carries LoRA already. Merge it first.")
-    linears = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, (nn.Linear, QuantisedLinear))
-    ]
-    known = sorted({name for _, name, _ in linears})
+    places = _places(model)
+    chosen = [place for place in places if (not place.shared if targets is None else place.name in targets)]
+    if targets is None and not chosen:
+        own = " whose weight is its own" if places else ""
+        raise UserError(f"{type(model).__name__} has no linear layer{own}: LoRA adapts none. Train all its weights.")
+    if targets is not None:
+        _check(model, places, chosen, targets, rank)
+    model.requires_grad_(False)
+    for place in chosen:
+        fits = min(rank, place.d_out, place.d_in)
+        place.wrap(fits, alpha * fits / rank, compute)
+    return model
+
+
+def _check(
+    model: nn.Module, places: Sequence[_Place], chosen: Sequence[_Place], targets: Sequence[str], rank: int
+) -> None:
+    known = sorted({place.name for place in places})
     if unknown := [target for target in targets if target not in known]:
         raise UserError(
             f"adapt.targets: {unknown[0]!r} names no linear layer of {type(model).__name__}. "
             f"Use some of {', '.join(known)}."
         )
-    chosen = [(parent, name, child) for parent, name, child in linears if name in targets]
-    for _, name, child in chosen:
-        narrow = min(child.in_features, child.out_features)
+    for place in chosen:
+        narrow = min(place.d_in, place.d_out)
         if rank > narrow:
             raise UserError(
-                f"adapt.rank = {rank} is above {narrow}, the narrower side of layer {name!r} "
-                f"({child.in_features} → {child.out_features}): more learns nothing more. Use {narrow} or less."
+                f"adapt.rank = {rank} is above {narrow}, the narrower side of layer {place.name!r} "
+                f"({place.d_in} → {place.d_out}): more learns nothing more. Use {narrow} or less."
             )
-    owners = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
-    for _, name, child in chosen:
-        if isinstance(child, nn.Linear) and sum(parameter is child.weight for parameter in owners) > 1:
-            raise UserError(f"adapt.targets: {name!r} shares its weight with another layer. Leave it out.")
-    model.requires_grad_(False)
-    for parent, name, child in chosen:
-        setattr(parent, name, LoRALinear(child, rank, alpha, compute=compute).train(child.training))
-    return model
+    for place in chosen:
+        if place.shared:
+            raise UserError(f"adapt.targets: {place.name!r} shares its weight with another layer. Leave it out.")
 
 
-def block_layers(model: nn.Module) -> list[str]:
-    """Attribute names of the linear layers, 4-bit or not, inside `model.blocks`: what LoRA usually changes."""
-    linear = (nn.Linear, QuantisedLinear)
-    names = (name for name, layer in model.named_modules() if isinstance(layer, linear) and name.startswith("blocks."))
-    return sorted({name.rpartition(".")[2] for name in names})
+def lora_targets(model: nn.Module, section: AdaptSection) -> list[str]:
+    """Of a model of text: the names in the section, or every linear layer, 4-bit or not, inside `model.blocks`."""
+    names = (name for name, layer in model.named_modules() if isinstance(layer, LINEAR) and name.startswith("blocks."))
+    return list(section.targets) or sorted({name.rpartition(".")[2] for name in names})
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -176,25 +247,24 @@ def merge(model: nn.Module) -> nn.Module:
     A 4-bit layer stays one, and W' is rounded to 4 bits anew, which costs loss. To merge without it, call
     `dequantise_model` first, or keep the adapter beside the 4-bit weights.
     """
+    return _without(model, merged=True)
+
+
+def _without(model: nn.Module, *, merged: bool) -> nn.Module:
+    """The model without its LoRA, in place: with W' in its layers, or as it was before `add_lora`."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoRALinear):
-                setattr(parent, name, child.merged())
+                setattr(parent, name, child.merged() if merged else child.linear)
+        for name in KERNELS if isinstance(parent, recurrent.Layer) else ():
+            if parametrize.is_parametrized(parent, name):
+                parametrize.remove_parametrizations(parent, name, leave_parametrized=merged)
     return model.requires_grad_(True)
 
 
-def _take_off(model: nn.Module) -> None:
-    """Leaves the model as it was before `add_lora`."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, LoRALinear):
-                setattr(parent, name, child.linear)
-    model.requires_grad_(True)
-
-
-def layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """The wrapped layers by their name in the model."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+def layers(model: nn.Module) -> dict[str, LoRALinear | LoRAWeight]:
+    """The wrapped layers and kernels by their name in the model."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear | LoRAWeight)}
 
 
 def save_adapter(folder: Path, model: nn.Module, *, base: str) -> None:
@@ -204,15 +274,23 @@ def save_adapter(folder: Path, model: nn.Module, *, base: str) -> None:
         raise OliveiraError("the model carries no LoRA layer: nothing to save")
     weights = save({name: parameter.detach().contiguous() for name, parameter in _parameters(model).items()})
     first = next(iter(wrapped.values()))
+    if any(layer.rank != first.rank for layer in wrapped.values()):
+        raise OliveiraError("LoRA of several ranks is merged, not saved: name the layers that it adapts")
     told = {
         "base": base,
         "rank": first.rank,
         "alpha": first.alpha,
-        "targets": sorted({name.rpartition(".")[2] for name in wrapped}),
+        "targets": sorted({_attribute(name) for name in wrapped}),
         "weights": sha256_bytes(weights),
     }
     write_atomic(folder / WEIGHTS, weights)
     write_json_atomic(folder / DESCRIPTION, {**told, "digest": sha256_json(told)})
+
+
+def _attribute(name: str) -> str:
+    """Of a layer; of a kernel, which torch calls LAYER.parametrizations.KERNEL.0."""
+    parts = name.split(".")
+    return parts[-2] if "parametrizations" in parts else parts[-1]
 
 
 class StoredAdapter(NamedTuple):
@@ -270,7 +348,7 @@ def load_adapter(folder: Path, model: nn.Module, *, base: str) -> nn.Module:
     add_lora(model, stored.rank, stored.alpha, stored.targets)
     parameters = _parameters(model)
     if {name: p.shape for name, p in parameters.items()} != {name: t.shape for name, t in tensors.items()}:
-        _take_off(model)
+        _without(model, merged=False)
         raise CorruptError(f"adapter {folder.name} has other layers or shapes than {type(model).__name__}")
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -53,7 +53,7 @@ class DecodeStep(nn.Module):
         self, tokens: Tensor, positions: Tensor, mask: Tensor, rows: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         cache = _Append(past)
-        hidden = self.model.hidden(tokens, cache=cache, positions=positions, mask=mask)
+        hidden = self.model.features(tokens, cache=cache, positions=positions, mask=mask)
         logits = self.model.head(hidden.flatten(0, 1).index_select(0, rows))
         new = torch.stack(cache.new)
         return logits, new.unflatten(0, (len(past) // 2, 2))

@@ -11,7 +11,7 @@ Same bits: the result for a token depends on its stream's tokens only, not on th
 chunks, on the number of threads or on which blocks are used. So a prefix found again, a batch of 16 and a batch of one
 all give the same logits. The path (avx512, avx2, scalar) does change the last bits.
 
-Twin: `GPT.hidden` and `GPT.head` of the same (quantised) model; logits agree to 1e-4 of their standard deviation.
+Twin: `GPT.features` and `GPT.head` of the same (quantised) model; logits agree to 1e-4 of their standard deviation.
 Covered: every form of `GPTConfig` whose widths are multiples of 16 (4-bit: of 64, or 16, 32) and heads multiples of 16.
 """
 

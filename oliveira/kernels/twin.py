@@ -72,7 +72,7 @@ class TorchDecoder(Decoder):
         mask = (torch.arange(reach * POSITIONS) <= slots_BT[..., None])[:, None]
         tokens_BT = torch.tensor([list(run.tokens) for run in runs])
         with _adapted(self.model, runs[0].adapter):
-            return self.model.hidden(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
+            return self.model.features(tokens_BT, cache=cache, positions=positions_BT, mask=mask)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
-from oliveira.adaptation.lora import add_lora, block_layers, save_adapter
+from oliveira.adaptation.lora import lora_targets, save_adapter
+from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
 from oliveira.data.documents import Document
@@ -27,10 +28,11 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, Interrupted, UserError
 from oliveira.files import atomic_directory, check_writable, sha256_json, write_json_atomic
 from oliveira.models.gpt import GPT
+from oliveira.registry import decoding
 from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
-from oliveira.training.loop import CHECKPOINT, Job, Progress, train
-from oliveira.training.seeds import seed_everything, threads
+from oliveira.training.loop import CHECKPOINT, Progress
+from oliveira.training.seeds import threads
 from oliveira.world import AdaptSection, TrainSection
 
 
@@ -59,9 +61,7 @@ def make_adapter(
     """
     check_writable(home)
     check_name(home, name, replace=replace)
-    model = artifact.load_model()
-    if not isinstance(model, GPT):
-        raise UserError(f"artifact {artifact.digest[:12]} holds a {artifact.name}: only a gpt is adapted to text.")
+    model: GPT = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
         dequantise_model(model)
     window = max_len or model.config.max_len
@@ -86,19 +86,20 @@ def make_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     with threads(n_threads), _saying_what_is_saved(folder):
         before = _measure(model, tokenizer, split.held_out)
-        seed_everything(seed)
-        add_lora(model, section.rank, section.alpha, section.targets or block_layers(model))
-        job = Job(
+        train_adapter(
+            model,
+            section,
+            section.training(TrainSection(), steps=section.steps, n_threads=n_threads),
+            folder,
+            targets=lora_targets(model, section),
             batch=TokenBatches(tokens, window, section.batch_size, seed),
             loss=next_token_loss(),
-            d_model=model.config.d_model,
+            seed=seed,
             tokens_per_batch=section.batch_size * window,
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        settings = section.training(TrainSection(), steps=section.steps, n_threads=n_threads)
-        train(model.train(), job, settings, folder, seed=seed)
-        after = _measure(model.eval(), tokenizer, split.held_out)
+        after = _measure(model, tokenizer, split.held_out)
     numbers = {
         "name": name,
         "active": keep or after < before,

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from oliveira import artifact
-from oliveira.adaptation.lora import add_lora, block_layers, merge, save_adapter
+from oliveira.adaptation.lora import lora_targets, merge, save_adapter
+from oliveira.adaptation.training import train_adapter
 from oliveira.compression.model import quantise_model
 from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
@@ -27,9 +28,8 @@ from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
 from oliveira.lifecycle.summaries import OF_TEXT
-from oliveira.models.gpt import GPT
 from oliveira.monitoring.drift import measure_false_alarms
-from oliveira.registry import create
+from oliveira.registry import create, decoding
 from oliveira.tasks import baselines
 from oliveira.tasks.language_modelling import (
     MixedBatches,
@@ -155,7 +155,6 @@ def _train(context: Context) -> dict[str, Any]:
         job = Job(
             batch=batches,
             loss=next_token_loss(world.train.label_smoothing),
-            d_model=world.model.d_model,
             evaluate=lambda m: {
                 "validation_bits_per_byte": score(m, data, "validation", tokenizer, world.train.evaluate_tokens)
             },
@@ -221,11 +220,6 @@ def _trained(context: Context) -> tuple[nn.Module, Tokenizer]:
 # Adapt and compress -------------------------------------------------------------------------------------------------
 
 
-def lora_targets(model: nn.Module, world: World) -> list[str]:
-    """The names in the world, or every linear layer inside the blocks."""
-    return list(world.adapt.targets) or block_layers(model)
-
-
 def _adapt(context: Context) -> dict[str, Any]:
     world, data = context.world, context.results["preprocess"]
     model, tokenizer = _trained(context)
@@ -234,26 +228,21 @@ def _adapt(context: Context) -> dict[str, Any]:
     context.ledger.begin_run(folder.name, "adapt", world.adapt.model_dump(), f"runs/{folder.name}", context.key)
     with threads(world.train.threads):
         before = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
-        seed_everything(world.seed)  # A is random
-        add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
-        job = Job(
+        train_adapter(
+            model,
+            world.adapt,
+            world.adapt.training(world.train, steps=world.adapt.steps, n_threads=world.train.threads),
+            folder,
+            targets=lora_targets(model, world.adapt),
             batch=MixedBatches(_batches(world, data / "new"), _batches(world, data / "base"), world.adapt.replay),
             loss=next_token_loss(),
-            d_model=world.model.d_model,
+            seed=world.seed,
             tokens_per_batch=world.adapt.batch_size * world.model.max_len,
             on_progress=show_training(context),
             should_stop=context.should_stop,
         )
-        train(
-            model,
-            job,
-            world.adapt.training(world.train, steps=world.adapt.steps, n_threads=world.train.threads),
-            folder,
-            seed=world.seed,
-        )
         save_adapter(context.out, model, base=sha256_file(context.results["train"] / "model.safetensors"))
         merge(model)
-        model.eval()
         after = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
     save_weights(model, context.out / "merged.safetensors")
     outputs = {
@@ -270,10 +259,9 @@ def _batches(world: World, data: Path) -> TokenBatches:
 
 def _compress(context: Context) -> dict[str, Any]:
     model, _ = _trained(context)
-    assert isinstance(model, GPT)  # `model.name` allows nothing else
     shard = TokenShard.open(context.results["preprocess"] / "base", "validation")
     tokens = torch.from_numpy(shard.tokens[: context.world.train.evaluate_tokens].astype("int64"))
-    rows = compare(model, context.world.compress.methods, tokens)
+    rows = compare(decoding(model), context.world.compress.methods, tokens)
     (context.out / "report.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     outputs: dict[str, Any] = {}
     for row in rows:

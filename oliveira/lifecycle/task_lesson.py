@@ -1,7 +1,8 @@
 """What a retraining of a task's model learns from, and how it is judged: requests whose truth came back.
 
-All weights learn, as in the first training, from batches of such pairs and, `adapt.replay` of the time, of the data
-that the model knows. What is judged answers as it will be served: by its exported graph.
+All weights learn, as in the first training, or LoRA does (`update.method`), from batches of such pairs and,
+`adapt.replay` of the time, of the data that the model knows. What is judged answers as it will be served: by its
+exported graph.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oliveira import artifact
+from oliveira.adaptation.lora import merge
+from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import Artifact
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import canonical_json
@@ -85,14 +88,18 @@ class TaskLesson:
         world, data, found = self.world, self.data, entry(self.opened.name)
         _, values = split_values(found, world.task.values)
         section = section_for(self.task, found, values, steps=world.update.steps)
-        section = section.model_copy(
-            update={
-                "warmup_steps": max(1, world.update.steps // 10),
-                "evaluate_every": world.update.steps,
-                "checkpoint_every": max(1, min(50, world.update.steps)),
-                "threads": world.update.threads,
-            }
-        )
+        by_lora, steps = world.update.method == "lora", world.update.steps
+        if by_lora:
+            section = world.adapt.training(section, steps=steps, n_threads=world.update.threads)
+        else:
+            section = section.model_copy(
+                update={
+                    "warmup_steps": max(1, steps // 10),
+                    "evaluate_every": steps,
+                    "checkpoint_every": max(1, min(50, steps)),
+                    "threads": world.update.threads,
+                }
+            )
         size = section.batch_size
 
         def batch(number: int) -> Batch:
@@ -102,17 +109,24 @@ class TaskLesson:
             chosen = random.choice(len(self.learned), size=min(size, len(self.learned)), replace=False)
             return data.learn([self.learned[place] for place in chosen])
 
-        def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return data.objective(model, batch)
-
-        job: Job[Batch] = Job(
-            batch=batch,
-            loss=loss,
-            tokens_per_batch=size,
-            d_model=getattr(model.config, "d_model", 1),
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        shown: dict[str, Any] = {"tokens_per_batch": size, "on_progress": on_progress, "should_stop": should_stop}
+        if by_lora:
+            targets = world.adapt.targets or None
+            train_adapter(
+                model,
+                world.adapt,
+                section,
+                folder,
+                targets=targets,
+                batch=batch,
+                loss=data.objective,
+                seed=world.seed,
+                **shown,
+            )
+            self.amount["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            merge(model)
+            return
+        job: Job[Batch] = Job(batch=batch, loss=data.objective, **shown)
         train(model, job, section, folder, seed=world.seed)
         model.eval()
 

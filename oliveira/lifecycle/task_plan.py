@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
+from oliveira.adaptation.lora import add_lora
 from oliveira.errors import UserError
-from oliveira.registry import entry
+from oliveira.registry import Entry, create, entry
 from oliveira.runs import parse_budget, section_for, split_values
+from oliveira.tasks.base import Task
 from oliveira.tasks.catalogue import fitting, pair, suits, task
 from oliveira.world import TaskSection, World
 
@@ -26,6 +31,19 @@ def check_task(world: World) -> None:
     section = world.task
     wanted, found = task(section.name), entry(chosen_model(section))
     parse_budget(section.budget or "steps=1")
-    _, train_values = split_values(found, section.values)
+    config_values, train_values = split_values(found, section.values)
     section_for(wanted, found, train_values, steps=1)
+    if world.update.method == "lora":
+        _check_lora(wanted, found, config_values, world.adapt.targets)
     wanted.check()
+
+
+def _check_lora(wanted: Task, found: Entry, values: dict[str, Any], targets: list[str]) -> None:
+    """Raises `UserError` where the model has no layer for it, or none of these names, whatever the data."""
+    form = (wanted.eats, wanted.gives)
+    suits = {key: value for key, value in wanted.model.items() if key in {f.name for f in fields(found.config)}}
+    try:
+        model = create(found.name, **{**suits, **found.sizes(form), **values})
+    except (UserError, ValueError):
+        return  # a value that needs the sizes of the data: the training says it
+    add_lora(model, 1, 1.0, targets or None)

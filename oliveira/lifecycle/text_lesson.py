@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from oliveira.adaptation.lora import add_lora, merge
+from oliveira.adaptation.lora import lora_targets, merge
+from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.data.labelled import plain_words
@@ -26,10 +27,10 @@ from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.reference import held_out_samples, score_texts
-from oliveira.lifecycle.stages import lora_targets, score
-from oliveira.models.gpt import GPT
+from oliveira.lifecycle.stages import score
 from oliveira.monitoring.drift import build_reference
 from oliveira.monitoring.traffic import read_all
+from oliveira.registry import decoding
 from oliveira.tasks.language_modelling import (
     MixedBatches,
     TokenBatches,
@@ -37,8 +38,7 @@ from oliveira.tasks.language_modelling import (
     generate,
     next_token_loss,
 )
-from oliveira.training.loop import Job, Progress, train
-from oliveira.training.seeds import seed_everything
+from oliveira.training.loop import Progress
 from oliveira.world import World
 
 HELD_OUT_SHARE = 0.2
@@ -120,20 +120,20 @@ class TextLesson:
             TokenBatches(TokenShard.open(self.data, "train").tokens, max_len, batch, world.seed + 1),
             world.adapt.replay,
         )
-        seed_everything(world.seed)  # A is random
-        add_lora(model, rank=world.adapt.rank, alpha=world.adapt.alpha, targets=lora_targets(model, world))
-        job = Job(
+        train_adapter(
+            model,
+            world.adapt,
+            world.adapt.training(world.train, steps=world.update.steps, n_threads=world.update.threads),
+            folder,
+            targets=lora_targets(model, world.adapt),
             batch=batches,
             loss=next_token_loss(),
-            d_model=world.model.d_model,
+            seed=world.seed,
             tokens_per_batch=batch * max_len,
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        section = world.adapt.training(world.train, steps=world.update.steps, n_threads=world.update.threads)
-        train(model, job, section, folder, seed=world.seed)
         merge(model)
-        model.eval()
 
     def judge(self, champion: nn.Module, challenger: nn.Module, folder: Path, name: str) -> Judged:
         world, live, tokenizer = self.world, self.live, self.tokenizer
@@ -147,13 +147,12 @@ class TextLesson:
             return bits_per_byte(model, held_out, n_bytes, end_of_text=tokenizer.end_of_text, max_len=max_len)
 
         with torch.no_grad():
-            assert isinstance(champion, GPT) and isinstance(challenger, GPT)  # `model.name` allows nothing else
             # As it would be served: not compiled yet, at the place where it will stand.
             unmade = dataclasses.replace(self.opened, path=folder, digest=name)
             measured = Measured(
                 base=Scores(*(score(model, self.data, "validation", tokenizer) for model in (champion, challenger))),
                 new=Scores(new(champion), new(challenger)),
-                latency=measure((self.opened, champion), (unmade, challenger), world.serve),
+                latency=measure((self.opened, decoding(champion)), (unmade, decoding(challenger)), world.serve),
                 smoke=smoke(challenger, tokenizer, max_len),
             )
             passed, numbers = judge(measured, world.gate)

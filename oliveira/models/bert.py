@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oliveira.errors import UserError
 from oliveira.models.convert_bert import bert_file, to_bert
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import mean_step
 from oliveira.nn.feedforward import FeedForward
@@ -40,8 +41,7 @@ from oliveira.registry import register
 @dataclass(frozen=True, kw_only=True)
 class BERTConfig:
     vocab_size: int
-    gives: Literal["mlm+nsp", "steps", "one"] = "mlm+nsp"
-    d_out: int = 0  # of steps and one
+    d_out: int = 0  # of steps and one; the words and two labels need none
     max_len: int = 256
     d_model: int = 128
     n_layers: int = 2
@@ -51,15 +51,7 @@ class BERTConfig:
     norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
-            fits = [str(heads) for heads in range(1, self.d_model + 1) if self.d_model % heads == 0]
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. Use {', '.join(fits)} heads."
-            )
-        if self.gives != "mlm+nsp" and not self.d_out:
-            raise ValueError(
-                f"d_out = 0 with gives = {self.gives!r}. Give the number of classes, for example d_out = 2."
-            )
+        check_heads(self.d_model, self.n_heads)
 
 
 class Pretraining(NamedTuple):
@@ -86,15 +78,23 @@ class MLMHead(nn.Module):
     family="transformer",
     paper="arXiv:1810.04805",
     forms=(("tokens", "steps"), ("tokens", "one"), ("tokens", "mlm+nsp")),
+    can=("features",),
+    head=("pooler", "mlm", "head"),
     config=BERTConfig,
     reference="transformers BertForPreTraining, BertModel, BertForSequenceClassification, BertForTokenClassification",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, dropout=0.0),
     train=dict(lr=1e-3),
 )
 class BERT(nn.Module):
-    def __init__(self, config: BERTConfig) -> None:
+    def __init__(self, config: BERTConfig, gives: str = "mlm+nsp") -> None:
+        """`UserError` where `gives` needs a `d_out` and there is none."""
         super().__init__()
-        self.config = config
+        pretraining = gives == "mlm+nsp"
+        if not (pretraining or config.d_out):
+            raise UserError(
+                f"bert: d_out = 0 with gives = {gives!r}. Give the number of classes, for example d_out = 2."
+            )
+        self.config, self.gives = config, gives
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = Learned(config.max_len, config.d_model)
         self.segments = nn.Embedding(2, config.d_model)
@@ -110,8 +110,7 @@ class BERT(nn.Module):
             )
             for _ in range(config.n_layers)
         )
-        pretraining = config.gives == "mlm+nsp"
-        self.pooler = None if config.gives == "steps" else nn.Linear(config.d_model, config.d_model)
+        self.pooler = None if gives == "steps" else nn.Linear(config.d_model, config.d_model)
         self.mlm = MLMHead(config, self.embedding) if pretraining else None
         self.head = nn.Linear(config.d_model, 2 if pretraining else config.d_out)
         self.apply(self._initialise)
@@ -145,7 +144,7 @@ class BERT(nn.Module):
         """As `from_reference`, from what stands in a config.json and a model.safetensors of transformers' BERT."""
         return bert_file(config, weights, gives, d_out).build(cls, BERTConfig)
 
-    def hidden(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def features(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The last layer's states (B, T, D). Without `segments` all is the first sentence."""
         if segments is None:
             segments = torch.zeros_like(tokens)
@@ -158,13 +157,13 @@ class BERT(nn.Module):
 
     def embed(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D) of length 1: the mean state of the real tokens, as sentence-transformers take it."""
-        return F.normalize(mean_step(self.hidden(tokens, mask), mask), dim=-1)
+        return F.normalize(mean_step(self.features(tokens, mask), mask), dim=-1)
 
     def forward(
         self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None
     ) -> Tensor | Pretraining:
-        """Tokens, mask, segments (B, T) → what `config.gives` says."""
-        x = self.hidden(tokens, mask, segments)
+        """Tokens, mask, segments (B, T) → what `gives` says."""
+        x = self.features(tokens, mask, segments)
         if self.pooler is None:
             return self.head(self.dropout(x))
         pooled = torch.tanh(self.pooler(x[:, 0]))

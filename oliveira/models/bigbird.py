@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_long import to_bigbird
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.block_sparse import BlockSparseAttention
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -60,11 +60,7 @@ class BigBirdConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
         if self.block_size < 1:
             raise ValueError(f"block_size = {self.block_size} holds no step. Use 1 or more, for example 16.")
 
@@ -83,15 +79,17 @@ def _attention(config: BigBirdConfig, layer: int) -> nn.Module:
     family="efficient attention",
     paper="arXiv:2007.14062",
     forms=SEQUENCE,
+    can=("features",),
+    head=("head", "output"),
     config=BigBirdConfig,
     reference="transformers BigBirdForMaskedLM",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, block_size=2, n_random=1),
     train=dict(lr=1e-3),
 )
 class BigBird(nn.Module):
-    def __init__(self, config: BigBirdConfig) -> None:
+    def __init__(self, config: BigBirdConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         width, eps = config.d_model, config.norm_eps
         self.input = Input(config, width)
         self.positions = Learned(config.max_len, width)
@@ -107,7 +105,7 @@ class BigBird(nn.Module):
             for layer in range(config.n_layers)
         )
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(approximate="tanh"), LayerNorm(width, eps))
-        self.output = Output(config, width, pool="last")
+        self.output = Output(config, gives, width, pool="last")
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
@@ -122,13 +120,18 @@ class BigBird(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out)."""
+        h_BTD = self.features(x, mask)
+        if self.gives == "one":
+            if mask is not None:
+                h_BTD = h_BTD.gather(1, mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, h_BTD.shape[2]))
+            h_BTD, mask = h_BTD[:, :1], None  # the first real step: it lies in a global block
+        return self.output(self.head(h_BTD), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the last layer: (B, T, d_model)."""
         h_BTD = self.input(x) + self.positions(torch.arange(x.shape[1], device=x.device))
         h_BTD = self.input_norm(self.dropout(h_BTD))
         attended = keys(mask) if self.config.attention == "full" else mask
         for block in self.blocks:
             h_BTD = block(h_BTD, attended)
-        if self.config.gives == "one":
-            if mask is not None:
-                h_BTD = h_BTD.gather(1, mask.int().argmax(dim=1)[:, None, None].expand(-1, 1, h_BTD.shape[2]))
-            h_BTD, mask = h_BTD[:, :1], None  # the first real step: it lies in a global block
-        return self.output(self.head(h_BTD), mask)
+        return h_BTD

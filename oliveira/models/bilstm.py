@@ -5,7 +5,7 @@ Papers: Schuster & Paliwal 1997, Bidirectional Recurrent Neural Networks; Graves
 
     →h_t = LSTM(x_t, →h_{t-1}),   ←h_t = LSTM(x_t, ←h_{t+1}),   y_t = W [→h_t ; ←h_t] + b
 
-Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one". B batch, T steps.
+Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out). B batch, T steps.
 Each way is d_model wide. With padding the backward net starts at the last real step of each row.
 Deviations from the papers: several layers, each reading both ways of the one below; the cell is that of `lstm`.
 Complexity: O(n_layers·T·d_model²) time, T steps in sequence, twice.
@@ -25,6 +25,7 @@ from oliveira.registry import register
     family="recurrent",
     paper="doi:10.1109/78.650093",
     forms=SEQUENCE,
+    can=("features",),
     config=RecurrentConfig,
     reference="torch.nn.LSTM(bidirectional=True)",
     tiny=dict(d_model=8, n_layers=2),

@@ -73,6 +73,7 @@ class Block(nn.Module):
     family="convolutional",
     paper="arXiv:1512.03385",
     forms=(("image", "one"),),
+    can=("features",),
     config=CNNConfig,
     reference="transformers ResNetForImageClassification",
     tiny=dict(d_model=4, n_stages=2, n_layers=1),
@@ -104,6 +105,11 @@ class CNN(nn.Module):
         return to_cnn(module).build(cls, CNNConfig, height=height, width=width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, d_out)."""
+        return self.output(self.dropout(self.features(x_BCHW)))
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """The mean over all places of the last stage: (B, d_model · 2^(n_stages − 1))."""
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)  # convolutions of the CPU run up to 2 × faster so
         h_BCHW = self.blocks(self.pool(F.relu(self.stem(x_BCHW))))
-        return self.output(self.dropout(h_BCHW.mean(dim=(2, 3))))
+        return h_BCHW.mean(dim=(2, 3))

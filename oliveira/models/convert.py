@@ -87,6 +87,7 @@ class Reference:
 @dataclass(kw_only=True)
 class Converted:
     config: dict[str, Any]  # keyword arguments of our config
+    gives: str = ""  # the head, where it is not that which our class has by itself
     state: dict[str, Tensor]  # state_dict of our model
     trial: Trial | None  # None for a file: there is no reference to run
     fresh: tuple[str, ...] = ()  # what starts anew, by the beginnings of its names
@@ -95,11 +96,11 @@ class Converted:
     kind: str = ""  # of the reference, for a person …
     wanted: str = ""  # … and of ours
 
-    def build(self, make: Callable[[Any], Model], config: Callable[..., Any], **more: Any) -> Model:
+    def build(self, make: Callable[..., Model], config: Callable[..., Any], **more: Any) -> Model:
         """Our model with these weights, in `eval` mode, after it has computed what the reference computes."""
         with explained(self.kind, self.wanted):
             try:
-                ours = make(config(**self.config, **more))
+                ours = make(config(**self.config, **more), **({"gives": self.gives} if self.gives else {}))
             except ValueError as error:  # a sentence of the config's own
                 raise UserError(f"this {self.kind} cannot become a {self.wanted}: {error}") from None
             self._load(ours)

@@ -85,7 +85,6 @@ def _bert(theirs: Reference, *, gives: str | None, d_out: int) -> Converted:
     head = state.get("head.weight")
     sizes = {
         "vocab_size": config.vocab_size,
-        "gives": gives or kept,
         "d_out": d_out if head is None else 0 if kept == "mlm+nsp" else len(head),
         "max_len": config.max_position_embeddings,
         "d_model": config.hidden_size,
@@ -96,7 +95,9 @@ def _bert(theirs: Reference, *, gives: str | None, d_out: int) -> Converted:
         "norm_eps": config.get("layer_norm_eps", 1e-12),
     }
     fresh = () if gives is None else ("head.",) if "pooler.weight" in state else ("head.", "pooler.")
-    return Converted(config=sizes, state=state, fresh=fresh, trial=_outputs if gives is None else _states)
+    return Converted(
+        config=sizes, gives=gives or kept, state=state, fresh=fresh, trial=_outputs if gives is None else _states
+    )
 
 
 def _read(theirs: Reference, state: dict[str, Tensor], gives: str | None) -> None:
@@ -136,7 +137,7 @@ def _states(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
     segments = tokens(2, 2, length, random)
     given = dict(input_ids=batch, attention_mask=real.long(), token_type_ids=segments)
     encoder = getattr(theirs, "bert", theirs)
-    mine, found = ours.hidden(batch, real, segments), encoder(**given)
+    mine, found = ours.features(batch, real, segments), encoder(**given)
     yield Pair("states", mine[real], found[0][real])
     if ours.pooler is not None and encoder.pooler is not None:
         yield Pair("pooled states", torch.tanh(ours.pooler(mine[:, 0])), found[1])

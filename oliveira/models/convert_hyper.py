@@ -64,8 +64,8 @@ def _hyperlstm(theirs: Reference, *, gives: Literal["steps", "one"]) -> Converte
 
         yield from whole_model(ours, theirs, random, run, mean=False)
 
-    sizes |= {"gives": gives, "n_layers": n_layers, **inner}
-    return Converted(config=sizes, state=state, trial=trial)
+    sizes |= {"n_layers": n_layers, **inner}
+    return Converted(config=sizes, gives=gives, state=state, trial=trial)
 
 
 def _layer(theirs: Reference) -> Converted:

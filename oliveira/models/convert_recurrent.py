@@ -137,12 +137,12 @@ def _model(theirs: Reference, *, wanted: type[RecurrentModel], gives: Literal["s
     sizes, state, twins = ends(theirs)
     theirs.twin = lambda: nn.ModuleDict({"layers": _fresh_layers(layers), **twins})
     state |= _layer_state(theirs, "layers.", "layers.")
-    sizes |= {"gives": gives, "d_model": layers.hidden_size, "n_layers": layers.num_layers}
+    sizes |= {"d_model": layers.hidden_size, "n_layers": layers.num_layers}
 
     def trial(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
         yield from whole_model(ours, theirs, random, lambda x: _run(theirs["layers"], x), mean=wanted.bidirectional)
 
-    return Converted(config=sizes, state=state, trial=trial)
+    return Converted(config=sizes, gives=gives, state=state, trial=trial)
 
 
 def whole_model(ours: Any, theirs: Any, random: torch.Generator, run: Any, *, mean: bool) -> Iterator[Pair]:
@@ -153,9 +153,9 @@ def whole_model(ours: Any, theirs: Any, random: torch.Generator, run: Any, *, me
     got = ours(x, real)
     for row in range(2):
         h_1TD = run(theirs["input"](x[row : row + 1, real[row]]))
-        if sizes.gives == "one":
+        if ours.gives == "one":
             h_1TD = h_1TD.mean(dim=1) if mean else h_1TD[:, -1]
-        mine = got[row : row + 1] if sizes.gives == "one" else got[row : row + 1, real[row]]
+        mine = got[row : row + 1] if ours.gives == "one" else got[row : row + 1, real[row]]
         yield Pair("outputs", mine, theirs["output"](h_1TD))
 
 

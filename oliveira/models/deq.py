@@ -49,6 +49,7 @@ class DEQConfig(FlatConfig):
     family="implicit",
     paper="arXiv:1909.01377",
     forms=(("image", "one"), ("series", "one")),
+    can=("features",),
     config=DEQConfig,
     reference="torchdeq.get_deq (Anderson)",
     tiny=dict(d_model=12),
@@ -66,7 +67,11 @@ class DEQ(nn.Module):
         nn.init.zeros_(self.inject.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.output(self.dropout(self.solve(x, mask).z))
+        return self.output(self.dropout(self.features(x, mask)))
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The state that the layer settles in: (B, d_model)."""
+        return self.solve(x, mask).z
 
     def solve(self, x: Tensor, mask: Tensor | None = None) -> Solution:
         """The state that the layer settles in, with each row's residual and the evaluations it took."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.models.convert_gpt import to_gpt
-from oliveira.nn.attention import KeyValueCache, MultiHeadAttention, causal_mask
+from oliveira.nn.attention import KeyValueCache, MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.feedforward import FeedForward, SwiGLU
 from oliveira.nn.norm import LayerNorm, RMSNorm
 from oliveira.nn.positional import Learned, Rotary, Sinusoidal
@@ -48,22 +48,7 @@ class GPTConfig:
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
-            near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0 and n <= 2 * self.n_heads]
-            raise ValueError(
-                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}. "
-                f"Use {', '.join(map(str, near[-3:]))} heads."
-            )
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}. "
-                f"Use {self.n_heads} (no sharing) or 1."
-            )
-        if self.positions == "rope" and self.d_model // self.n_heads % 2:
-            raise ValueError(
-                f"d_model = {self.d_model} over n_heads = {self.n_heads} gives an odd head width: RoPE needs pairs. "
-                "Use another n_heads, or positions = learned."
-            )
+        check_heads(self.d_model, self.n_heads, self.n_kv_heads, rotated=self.positions == "rope")
 
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
@@ -112,7 +97,8 @@ class Block(nn.Module):
     family="transformer",
     paper="arXiv:2302.13971",
     forms=(("tokens", "next"),),
-    can=("decodes", "hidden"),
+    can=("decodes", "features", "matrix_head"),
+    head=("head",),
     config=GPTConfig,
     causal=True,
     reference="transformers GPT2LMHeadModel, LlamaForCausalLM",
@@ -153,7 +139,7 @@ class GPT(nn.Module):
         """
         return to_gpt(module).build(cls, GPTConfig)
 
-    def hidden(
+    def features(
         self,
         tokens_BT: Tensor,
         *,
@@ -190,4 +176,4 @@ class GPT(nn.Module):
         `positions` (T,) or (B, T) and `mask` (T, S), (B, 1, T, S), True = may attend, override the default of both: an
         engine that decodes several streams of different length in one batch passes them.
         """
-        return self.head(self.hidden(tokens_BT, cache=cache, positions=positions, mask=mask))
+        return self.head(self.features(tokens_BT, cache=cache, positions=positions, mask=mask))

@@ -7,7 +7,7 @@ Paper: Cho et al. 2014, arXiv:1406.1078.
     n    = tanh(W x_t + b + r ⊙ (U h_{t-1} + c))
     h_t  = (1 − z) ⊙ n + z ⊙ h_{t-1}
 
-Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one". B batch, T steps.
+Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out). B batch, T steps.
 Deviations from the paper: the reset gate r multiplies U h + c, not h before the product, as in torch and cuDNN; biases.
 Complexity: O(n_layers·T·d_model²) time, T steps in sequence.
 Checked against: torch.nn.GRU, outputs and input gradients to 1e-5.
@@ -26,6 +26,7 @@ from oliveira.registry import register
     family="recurrent",
     paper="arXiv:1406.1078",
     forms=CAUSAL_SEQUENCE,
+    can=("features",),
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.GRU",

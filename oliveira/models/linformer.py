@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_long import to_linformer
+from oliveira.nn.attention import check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -45,11 +46,7 @@ class LinformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
 
 
 @register(
@@ -57,15 +54,16 @@ class LinformerConfig(SequenceConfig):
     family="efficient attention",
     paper="arXiv:2006.04768",
     forms=SEQUENCE,
+    can=("features",),
     config=LinformerConfig,
     reference="linformer.LinformerLM",
     tiny=dict(d_model=16, n_layers=2, n_heads=2, d_ff=32, projected_len=4),
     train=dict(lr=1e-3),
 )
 class Linformer(nn.Module):
-    def __init__(self, config: LinformerConfig) -> None:
+    def __init__(self, config: LinformerConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.positions = Learned(config.max_len, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -84,7 +82,7 @@ class Linformer(nn.Module):
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
-        self.output = Output(config, config.d_model, pool="mean")
+        self.output = Output(config, gives, config.d_model, pool="mean")
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
@@ -96,8 +94,12 @@ class Linformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out). Raises ValueError when there are more steps than `max_len`."""
+        return self.output(self.features(x, mask), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the last layer: (B, T, d_model)."""
         h_BTD = self.input(x) + self.positions(torch.arange(x.shape[1], device=x.device))
         h_BTD = self.dropout(h_BTD)
         for block in self.blocks:
             h_BTD = block(h_BTD, mask)
-        return self.output(h_BTD, mask)
+        return h_BTD

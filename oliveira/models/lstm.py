@@ -8,7 +8,7 @@ Paper: Hochreiter & Schmidhuber 1997, Long Short-Term Memory, Neural Computation
     s_t     = f ⊙ s_{t-1} + i ⊙ g
     h_t     = o ⊙ tanh(s_t)
 
-Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one". B batch, T steps.
+Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out). B batch, T steps.
 Deviations from the paper: the forget gate f of Gers et al. 2000, open (bias 1) at first as in Jozefowicz et al. 2015;
 two bias vectors, as torch keeps them; gradients through the whole sequence.
 Complexity: O(n_layers·T·d_model²) time, T steps in sequence; four times the weights of the plain RNN.
@@ -28,6 +28,7 @@ from oliveira.registry import register
     family="recurrent",
     paper="doi:10.1162/neco.1997.9.8.1735",
     forms=CAUSAL_SEQUENCE,
+    can=("features",),
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.LSTM",

@@ -70,7 +70,10 @@ class Block(nn.Module):
     family="state space",
     paper="arXiv:2312.00752",
     forms=CAUSAL_SEQUENCE,
-    can=("keeps_state",),
+    can=(
+        "features",
+        "keeps_state",
+    ),
     config=MambaConfig,
     causal=True,
     reference="transformers MambaForCausalLM, mambapy Mamba",
@@ -78,13 +81,13 @@ class Block(nn.Module):
     train=dict(lr=3e-3),
 )
 class Mamba(nn.Module):
-    def __init__(self, config: MambaConfig) -> None:
+    def __init__(self, config: MambaConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.output = Output(config, config.d_model, pool="last")
+        self.output = Output(config, gives, config.d_model, pool="last")
         for name, parameter in self.named_parameters():  # the residual stream keeps its scale
             if name.endswith("mixer.output.weight"):
                 parameter.data /= config.n_layers**0.5
@@ -99,10 +102,14 @@ class Mamba(nn.Module):
         return to_mamba(module).build(cls, MambaConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.output(self.features(x, mask), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The normalised states of the last layer: (B, T, d_model)."""
         u = self.input(x)
         for layer in self.blocks:
             u = layer(u, mask)
-        return self.output(self.norm(u), mask)
+        return self.norm(u)
 
     def step(self, x: Tensor, state: list[SelectiveState] | None = None) -> tuple[Tensor, list[SelectiveState]]:
         """One step, tokens (B,) or numbers (B, d_in), after `state` (None: the beginning): (B, d_out), next state.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +34,6 @@ class MLPConfig:
     height: int = 0
     width: int = 0
     d_out: int
-    gives: Literal["one"] = "one"
     max_len: int = 256
     d_model: int = 128  # width of every hidden layer
     n_layers: int = 2  # hidden layers; 0 is a linear model
@@ -62,6 +60,7 @@ class MLPConfig:
     family="feed-forward",
     paper="doi:10.1038/323533a0",
     forms=(("tokens", "one"), ("series", "one"), ("image", "one")),
+    can=("features",),
     config=MLPConfig,
     reference="sklearn MLPClassifier, torch.nn.Sequential",
     tiny=dict(d_model=8, n_layers=2),
@@ -90,8 +89,14 @@ class MLP(nn.Module):
         return to_mlp(module).build(cls, MLPConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`, and for images
-        of other sides, which might have as many pixels.
+        """(B, d_out)."""
+        return self.output(self.features(x, mask))
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The last hidden layer, (B, d_model).
+
+        `mask` (B, T): padding becomes zeros. Raises ValueError for a sequence longer than `max_len`, and for images of
+        other sides, which might have as many pixels.
         """
         if self.embedding is not None:
             x = self.embedding(x)
@@ -108,4 +113,4 @@ class MLP(nn.Module):
         h_BD = x.flatten(1)
         for layer in self.hidden:
             h_BD = self.dropout(F.relu(layer(h_BD)))
-        return self.output(h_BD)
+        return h_BD

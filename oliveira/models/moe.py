@@ -9,7 +9,7 @@ sparse upcycling of a dense model: Komatsuzaki et al. 2022, arXiv:2212.05055.
     auxiliary loss = balance_weight · mean over layers of E Σ_i f_i P_i + z_weight · mean of the router z-loss
                      (balance = "pooled": f and P over the tokens of all layers, E Σ_i f_i P_i once, as transformers)
 
-Shapes: tokens (B, T) int64 or series (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one".
+Shapes: tokens (B, T) int64 or series (B, T, d_in) → (B, T, d_out), or (B, d_out).
 Deviations from the paper: the head has a bias (zero after conversion); f_i is the share of all k assignments, so the
 balance loss is 1 when even for any k; padded tokens count in no loss; no capacity, no token is dropped.
 Complexity: O(L·(T²·D + k·T·D·d_ff)) time, O(L·E·D·d_ff) parameters.
@@ -28,7 +28,7 @@ from oliveira.errors import UserError
 from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_moe import to_moe
 from oliveira.models.gpt import GPT
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.masking import causal_keys
@@ -57,15 +57,7 @@ class MoEConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads or self.d_model // self.n_heads % 2:
-            raise ValueError(
-                f"d_model = {self.d_model} does not split into n_heads = {self.n_heads} heads of even width. "
-                f"Use d_model = {2 * self.n_heads * max(1, self.d_model // (2 * self.n_heads))}."
-            )
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_heads = {self.n_heads} is not divisible by n_kv_heads = {self.n_kv_heads}. Use n_kv_heads = 1."
-            )
+        check_heads(self.d_model, self.n_heads, self.n_kv_heads, rotated=True)
         if not 1 <= self.top_k <= self.n_experts:
             raise ValueError(f"top_k = {self.top_k} does not fit n_experts = {self.n_experts}. Use top_k = 1 or 2.")
 
@@ -96,7 +88,10 @@ class Block(nn.Module):
     family="transformer",
     paper="arXiv:2401.04088",
     forms=CAUSAL_SEQUENCE,
-    can=("auxiliary_loss",),
+    can=(
+        "features",
+        "auxiliary_loss",
+    ),
     config=MoEConfig,
     causal=True,
     reference="transformers MixtralForCausalLM",
@@ -104,15 +99,15 @@ class Block(nn.Module):
     tiny=dict(d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24, n_experts=2, top_k=2),
 )
 class MoE(nn.Module):
-    def __init__(self, config: MoEConfig) -> None:
+    def __init__(self, config: MoEConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.rotary = Rotary(config.max_len, config.d_model // config.n_heads, config.rope_base)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.output = Output(config, config.d_model, pool="last")
+        self.output = Output(config, gives, config.d_model, pool="last")
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2 and not name.startswith("input.project"):
                 # The residual stream keeps its scale: 1/√(2L), as in GPT-2 §2.3.
@@ -170,18 +165,22 @@ class MoE(nn.Module):
         return model
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.output(self._run(x, mask)[0], mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The normalised states of the last layer: (B, T, d_model)."""
         return self._run(x, mask)[0]
 
     def forward_with_auxiliary(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The output, and the weighted balance and router losses to add to the task's."""
-        output, routings = self._run(x, mask)
+        states, routings = self._run(x, mask)
         real = None if mask is None else mask.flatten()
         if self.config.balance == "pooled":
             balance = balance_loss(pooled(routings), None if real is None else real.repeat(len(routings)))
         else:
             balance = torch.stack([balance_loss(routing, real) for routing in routings]).mean()
         z = torch.stack([z_loss(routing, real) for routing in routings]).mean()
-        return output, self.config.balance_weight * balance + self.config.z_weight * z
+        return self.output(states, mask), self.config.balance_weight * balance + self.config.z_weight * z
 
     @torch.no_grad()
     def expert_load(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -197,4 +196,4 @@ class MoE(nn.Module):
         for block in self.blocks:
             h_BTD, routing = block(h_BTD, attend, rotation)
             routings.append(routing)
-        return self.output(self.norm(h_BTD), mask), routings
+        return self.norm(h_BTD), routings

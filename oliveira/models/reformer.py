@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.models.convert_long import to_reformer
+from oliveira.nn.attention import check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
 from oliveira.nn.lsh import LocalAttention, LSHAttention
@@ -57,11 +58,7 @@ class ReformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {-(-self.d_model // self.n_heads) * self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
         if self.n_buckets % 2 or self.n_buckets < 0:
             raise ValueError(
                 f"n_buckets = {self.n_buckets} is not even. Use {abs(self.n_buckets) + 1}, or 0 to have it set."
@@ -111,6 +108,7 @@ def _block(config: ReformerConfig, layer: int) -> ReversibleBlock:
     family="efficient attention",
     paper="arXiv:2001.04451",
     forms=CAUSAL_SEQUENCE,
+    can=("features",),
     config=ReformerConfig,
     causal=True,
     reference="transformers ReformerModelWithLMHead",
@@ -123,15 +121,15 @@ def _block(config: ReformerConfig, layer: int) -> ReversibleBlock:
     },
 )
 class Reformer(nn.Module):
-    def __init__(self, config: ReformerConfig) -> None:
+    def __init__(self, config: ReformerConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.positions = Learned(config.max_len, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.n_layers))
         self.norm = LayerNorm(2 * config.d_model, config.norm_eps)
-        self.output = Output(config, 2 * config.d_model, pool="last")
+        self.output = Output(config, gives, 2 * config.d_model, pool="last")
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
@@ -146,7 +144,7 @@ class Reformer(nn.Module):
 
     def with_hashes(self, n_hashes: int) -> Reformer:
         """A copy that hashes `n_hashes` times: fewer are faster, more find more. The first ones are those it has."""
-        model = type(self)(replace(self.config, n_hashes=n_hashes))
+        model = type(self)(replace(self.config, n_hashes=n_hashes), self.gives)
         state = model.state_dict()
         for name, tensor in self.state_dict().items():
             state[name] = torch.cat([tensor, state[name][len(tensor) :]])[:n_hashes] if "rotations" in name else tensor
@@ -155,6 +153,10 @@ class Reformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out)."""
+        return self.output(self.dropout(self.features(x, mask)), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The normalised states of both streams: (B, T, 2·d_model)."""
         h_BTD = self.dropout(self.input(x)) + self.dropout(self.positions(torch.arange(x.shape[1], device=x.device)))
         x1, x2 = reversible(self.blocks, h_BTD, h_BTD, mask)  # type: ignore[arg-type]
-        return self.output(self.dropout(self.norm(torch.cat([x1, x2], dim=-1))), mask)
+        return self.norm(torch.cat([x1, x2], dim=-1))

@@ -4,7 +4,7 @@ Paper: Elman 1990, Finding Structure in Time, Cognitive Science 14(2).
 
     h_t = tanh(W x_t + b + U h_{t-1} + c)
 
-Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out) with gives = "one". B batch, T steps.
+Shapes: x (B, T) int64 or (B, T, d_in) → (B, T, d_out), or (B, d_out). B batch, T steps.
 Deviations from the paper: several layers, and dropout between them.
 Complexity: O(n_layers·T·d_model²) time, T steps in sequence.
 Checked against: torch.nn.RNN, outputs and input gradients to 1e-5.
@@ -23,6 +23,7 @@ from oliveira.registry import register
     family="recurrent",
     paper="doi:10.1207/s15516709cog1402_1",
     forms=CAUSAL_SEQUENCE,
+    can=("features",),
     config=RecurrentConfig,
     causal=True,
     reference="torch.nn.RNN",

@@ -67,7 +67,10 @@ class Block(nn.Module):
     family="state space",
     paper="arXiv:2206.11893",
     forms=CAUSAL_SEQUENCE,
-    can=("keeps_state",),
+    can=(
+        "features",
+        "keeps_state",
+    ),
     config=S4DConfig,
     causal=True,
     reference="scipy.signal cont2discrete, dlsim",
@@ -75,19 +78,23 @@ class Block(nn.Module):
     train=dict(lr=3e-3),
 )
 class S4D(nn.Module):
-    def __init__(self, config: S4DConfig) -> None:
+    def __init__(self, config: S4DConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model)
-        self.output = Output(config, config.d_model, pool="last")
+        self.output = Output(config, gives, config.d_model, pool="last")
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.output(self.features(x, mask), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The normalised states of the last layer: (B, T, d_model)."""
         u = self.input(x)
         for layer in self.blocks:
             u = layer(u, mask)
-        return self.output(self.norm(u), mask)
+        return self.norm(u)
 
     def step(self, x: Tensor, state: list[DiagonalState] | None = None) -> tuple[Tensor, list[DiagonalState]]:
         """One step, tokens (B,) or numbers (B, d_in), after `state` (None: the beginning): (B, d_out), next state.

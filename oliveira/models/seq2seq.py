@@ -63,7 +63,10 @@ class Maxout(nn.Module):
     family="recurrent",
     paper="arXiv:1409.0473",
     forms=(("pairs", "next"),),
-    can=("attention_map",),
+    can=(
+        "features",
+        "attention_map",
+    ),
     config=Seq2SeqConfig,
     reference="torch.nn.GRUCell, keras AdditiveAttention, g2p-en",
     tiny=dict(d_model=8, n_layers=2),
@@ -120,7 +123,11 @@ class Seq2Seq(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (B, T, target_vocab_size) of the token after each target step. `mask`: the source's real steps."""
-        return self.output(self._states(source, target, mask)[0])
+        return self.output(self.features(source, target, mask))
+
+    def features(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the output reads at each target step: (B, T, d_model)."""
+        return self._states(source, target, mask)[0]
 
     def attention_map(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """α (B, T, S): what the decoder looks at, having read target[:, : t + 1], to write the token after it."""

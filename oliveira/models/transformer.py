@@ -13,8 +13,8 @@ Shapes:
     tokens: (B, T) int64, or series: (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) from `pool`
     B batch, S source steps, T steps, D d_model. Mask: True = a real step.
 Deviations from the paper: a bias b per target word (0 at first; Marian has it). `tied` shares one matrix between target
-embedding, output and, where both vocabularies have one size, source, as in §3.4; untied they are three. With
-gives="next" the single stack attends causally: a decoder without a source. No label smoothing: that is training.
+embedding, output and, where both vocabularies have one size, source, as in §3.4; untied they are three. Asked for the
+next token, the single stack attends causally: a decoder without a source. No label smoothing: that is training.
 Complexity: O(L·(S²·D + T²·D + S·T·D + (S + T)·D·d_ff)) time.
 Checked against: torch.nn.Transformer (post- and pre-norm), transformers MarianMTModel, outputs and gradients to 1e-5.
 """
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
 from oliveira.models.convert_transformer import to_transformer
-from oliveira.nn.attention import MultiHeadAttention, causal_mask
+from oliveira.nn.attention import MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.encoder import EncoderBlock, residual
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -42,7 +42,6 @@ from oliveira.registry import register
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(SequenceConfig):
     d_out: int = 0  # one sequence: numbers or classes out …
-    gives: Literal["steps", "one", "next"] = "steps"  # type: ignore[assignment]
     target_vocab_size: int = 0  # … or two: tokens out
     d_model: int = 128
     n_layers: int = 2
@@ -60,11 +59,7 @@ class TransformerConfig(SequenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            fits = [str(heads) for heads in range(1, self.d_model + 1) if self.d_model % heads == 0]
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. Use {', '.join(fits)} heads."
-            )
+        check_heads(self.d_model, self.n_heads)
         if not (self.target_vocab_size or self.d_out):
             raise ValueError(
                 "target_vocab_size = 0 and d_out = 0. Give target_vocab_size to write a second sequence, "
@@ -118,6 +113,8 @@ class DecoderBlock(nn.Module):
     family="transformer",
     paper="arXiv:1706.03762",
     forms=(("pairs", "next"), ("tokens", "next"), *SEQUENCE),
+    can=("features",),
+    head=("output", "head"),
     config=TransformerConfig,
     reference="torch.nn.Transformer, transformers MarianMTModel",
     tiny=dict(d_model=16, n_layers=2, n_decoder_layers=2, n_heads=2, d_ff=32, dropout=0.0, pre_norm=True),
@@ -128,14 +125,14 @@ class Transformer(nn.Module):
     target vocabulary, a `OneTower` else.
     """
 
-    def __new__(cls, config: TransformerConfig | None = None) -> Transformer:
+    def __new__(cls, config: TransformerConfig | None = None, gives: str = "steps") -> Transformer:
         if cls is Transformer and config is not None:  # a copy is made without a config, of its own class
             return super().__new__(TwoTowers if config.target_vocab_size else OneTower)
         return super().__new__(cls)
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.source = Input(config, config.d_model)
         self.scale = config.d_model**0.5 if config.vocab_size else 1.0
         self.positions = Sinusoidal(config.max_len, config.d_model)
@@ -194,26 +191,30 @@ class Transformer(nn.Module):
 class OneTower(Transformer):
     """The encoder alone: labels each step, answers once, or (causally) predicts the next token."""
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
-        self.output = Output(config, config.d_model, pool=config.pool)
+    def __init__(self, config: TransformerConfig, gives: str = "steps") -> None:
+        super().__init__(config, gives)
+        self.output = Output(config, gives, config.d_model, pool=config.pool)
         self._initialise()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, T) or numbers (B, T, d_in) → (B, T, d_out) or (B, d_out)."""
+        return self.output(self.features(x, mask), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the last layer: (B, T, d_model)."""
         allowed: Tensor | None
-        if self.config.gives == "next":
+        if self.gives == "next":
             allowed = causal_mask(x.shape[1], 0, x.device) if mask is None else causal_keys(mask)
         else:
             allowed = keys(mask)
-        return self.output(self.encode(self.embed(x), allowed), mask)
+        return self.encode(self.embed(x), allowed)
 
 
 class TwoTowers(Transformer):
     """Encoder and decoder: a source sequence in, the target's next token at each of its steps out."""
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: TransformerConfig, gives: str = "next") -> None:
+        super().__init__(config, "next")
         self.target = nn.Embedding(config.target_vocab_size, config.d_model)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_decoder_layers))
         self.decoder_norm = self._final_norm()
@@ -236,6 +237,10 @@ class TwoTowers(Transformer):
 
     def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """Source (B, S), target (B, T), mask (B, S) → logits (B, T, target_vocab_size)."""
+        return self.head(self.features(source, target, mask))
+
+    def features(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the decoder's last layer: (B, T, d_model)."""
         allowed = keys(mask)
         memory = self.encode(self.embed(source), allowed)
-        return self.head(self.decode(self.embed_target(target), memory, allowed))
+        return self.decode(self.embed_target(target), memory, allowed)

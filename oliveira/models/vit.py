@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.models.convert_vision import to_vit
-from oliveira.nn.attention import MultiHeadAttention
+from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.feedforward import FeedForward
 from oliveira.nn.norm import LayerNorm
@@ -50,11 +50,7 @@ class ViTConfig:
                 f"patch_size = {self.patch_size} does not divide an image of {self.height} × {self.width}. "
                 "Use a common divisor of both sides."
             )
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}. "
-                f"Use d_model = {self.d_model // self.n_heads * self.n_heads or self.n_heads}."
-            )
+        check_heads(self.d_model, self.n_heads)
 
 
 @register(
@@ -62,6 +58,7 @@ class ViTConfig:
     family="transformer",
     paper="arXiv:2010.11929",
     forms=(("image", "one"),),
+    can=("features",),
     config=ViTConfig,
     reference="transformers ViTForImageClassification",
     tiny=dict(patch_size=4, d_model=8, n_layers=2, n_heads=2, d_ff=16),
@@ -103,7 +100,14 @@ class ViT(nn.Module):
         return to_vit(module).build(cls, ViTConfig)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, d_out). Raises ValueError for images of other sides, which might have as many patches."""
+        """(B, d_out)."""
+        return self.output(self.features(x_BCHW))
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """The class token's normalised state, (B, d_model).
+
+        Raises ValueError for images of other sides, which might have as many patches.
+        """
         sides = self.config.height, self.config.width
         if tuple(x_BCHW.shape[2:]) != sides:
             raise ValueError(f"images of {tuple(x_BCHW.shape[2:])} do not fit height, width = {sides}")
@@ -112,4 +116,4 @@ class ViT(nn.Module):
         z = self.dropout(torch.cat([first_B1D, patches_BND], dim=1) + self.positions)
         for block in self.blocks:
             z = block(z)
-        return self.output(self.norm(z[:, 0]))
+        return self.norm(z[:, 0])

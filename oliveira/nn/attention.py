@@ -20,6 +20,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def check_heads(d_model: int, n_heads: int, n_kv_heads: int = 1, *, rotated: bool = False) -> None:
+    """Raises ValueError, one sentence, unless `d_model` splits into heads and these into groups of one key each.
+
+    `rotated`: RoPE turns pairs of numbers, so that a head's width is even.
+    """
+
+    def fits(heads: int) -> bool:
+        return d_model % heads == 0 and not (rotated and d_model // heads % 2)
+
+    if not fits(n_heads):
+        near = sorted(filter(fits, range(1, d_model + 1)), key=lambda heads: abs(heads - n_heads))[:3]
+        use = f"Use {', '.join(map(str, sorted(near)))} heads" if near else "Use an even d_model"
+        even = " of even width, as RoPE needs them" if rotated else ""
+        raise ValueError(f"d_model = {d_model} does not split into n_heads = {n_heads} heads{even}. {use}.")
+    if n_heads % n_kv_heads:
+        raise ValueError(
+            f"n_heads = {n_heads} does not split over n_kv_heads = {n_kv_heads}. Use {n_heads} (no sharing) or 1."
+        )
+
+
 class KeyValueCache(Protocol):
     """Keys and values of the tokens already seen. The caller keeps it, the model only reads and extends it."""
 

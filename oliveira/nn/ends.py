@@ -23,7 +23,6 @@ class SequenceConfig:
     vocab_size: int = 0  # tokens in …
     d_in: int = 0  # … or so many numbers a step: one of the two
     d_out: int
-    gives: Literal["steps", "one"] = "steps"
     max_len: int = 256
 
     def __post_init__(self) -> None:
@@ -45,11 +44,13 @@ class Input(nn.Module):
 
 
 class Output(nn.Module):
-    """`pool` is for `gives = "one"`: the last real step of a causal model, the mean of all real steps else."""
+    """The head of a one-tower model: an answer a step, or for `gives = "one"` a single one, from `pool`: the last real
+    step of a causal model, the mean of all real steps else.
+    """
 
-    def __init__(self, config: SequenceConfig, d_model: int, pool: Literal["last", "mean"]) -> None:
+    def __init__(self, config: SequenceConfig, gives: str, d_model: int, pool: Literal["last", "mean"]) -> None:
         super().__init__()
-        self.gives, self.pool = config.gives, pool
+        self.gives, self.pool = gives, pool
         self.project = nn.Linear(d_model, config.d_out)
 
     def forward(self, h_BTD: Tensor, mask: Tensor | None = None) -> Tensor:

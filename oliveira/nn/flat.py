@@ -7,7 +7,6 @@ Mask: (B, T) boolean, True = a real step; padded steps, and those missing up to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +21,6 @@ class FlatConfig:
     height: int = 0
     width: int = 0
     d_out: int
-    gives: Literal["one"] = "one"
     max_len: int = 256  # steps of a series
 
     def __post_init__(self) -> None:

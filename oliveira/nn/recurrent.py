@@ -176,15 +176,15 @@ class RecurrentConfig(SequenceConfig):
 class RecurrentModel(nn.Module):
     """Input → recurrent layers → output. A subclass names its kind and whether it reads both ways.
 
-    With `gives = "one"` the answer comes from the last real step, or from the mean of the steps if it reads both ways.
+    Where one answer is asked for it comes from the last real step, or from the mean of the steps if it reads both ways.
     """
 
     kind: ClassVar[Kind]
     bidirectional: ClassVar[bool] = False
 
-    def __init__(self, config: RecurrentConfig) -> None:
+    def __init__(self, config: RecurrentConfig, gives: str = "steps") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.gives = config, gives
         self.input = Input(config, config.d_model)
         self.layers = Recurrent(
             self.kind,
@@ -195,9 +195,12 @@ class RecurrentModel(nn.Module):
             dropout=config.dropout,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.output = Output(config, self.layers.d_out, pool="mean" if self.bidirectional else "last")
+        self.output = Output(config, gives, self.layers.d_out, pool="mean" if self.bidirectional else "last")
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, T) int64 or (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out) with `gives = "one"`."""
-        h_BTD = self.layers(self.dropout(self.input(x)), mask)
-        return self.output(self.dropout(h_BTD), mask)
+        """x (B, T) int64 or (B, T, d_in), mask (B, T) → (B, T, d_out), or (B, d_out)."""
+        return self.output(self.dropout(self.features(x, mask)), mask)
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The states of the last layer: (B, T, d_model), or (B, T, 2·d_model) both ways."""
+        return self.layers(self.dropout(self.input(x)), mask)

@@ -12,7 +12,7 @@ import torch
 from oliveira import __version__
 from oliveira.artifact import Artifact, open_artifact
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira.errors import OliveiraError, UserError
 from oliveira.export.choice import choice, graph_path, read
 from oliveira.files import sha256_file
 from oliveira.kernels.build import digest_in_use, path_in_use
@@ -21,6 +21,7 @@ from oliveira.kernels.options import Options, fastest_safe, native
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import AttentionCache, CacheBusyError
 from oliveira.models.gpt import GPT
+from oliveira.registry import decoding
 from oliveira.serving.prefixes import Prefixes, chunk_bytes
 from oliveira.serving.speculation import DraftModel, LookUp, Speculator, cost_of_a_guess, step_seconds
 from oliveira.serving.window import Window
@@ -144,9 +145,7 @@ def make_prefixes(decoder: Decoder, pool: BlockPool, artifact: Artifact, setting
 
 def _draft(path: Path, tokenizer: Tokenizer) -> Decoder:
     opened = open_artifact(path)
-    model = opened.load_model()
-    if not isinstance(model, GPT):
-        raise CorruptError(f"serve.draft: {path} holds a {opened.name}, which does not continue text. Give a gpt.")
+    model: GPT = decoding(opened.load_model(), f"serve.draft = {path}: ")
     theirs = Tokenizer.load(path / "tokenizer.json")
     if theirs.vocab_size != tokenizer.vocab_size or any(
         theirs.token_bytes(token) != tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)

@@ -19,6 +19,7 @@ from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
+from oliveira.registry import decoding
 from oliveira.serving.adapters import Adapters
 from oliveira.serving.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.embedding import Embedder, Text, blocks_for
@@ -108,11 +109,7 @@ class TextEngine:
     @cached_property
     def model(self) -> GPT:
         """The model in torch: kept where no faster decoder covers it."""
-        model = self.artifact.load_model()
-        if not isinstance(model, GPT):
-            raise CorruptError(
-                f"artifact {self.artifact.digest[:12]} holds a {self.artifact.name}, which does not continue text"
-            )
+        model: GPT = decoding(self.artifact.load_model(), f"artifact {self.artifact.digest[:12]}: ")
         return model
 
     def smoke(self) -> None:

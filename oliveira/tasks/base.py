@@ -109,7 +109,7 @@ class Task(ABC):
 class Data(ABC):
     """A task with its data in memory. Same seed and number, same batch: what makes a resumed run bit-identical."""
 
-    sizes: dict[str, Any]  # vocab_size, d_in, d_out, gives, max_len …: what the task sets in a config
+    sizes: dict[str, Any]  # vocab_size, d_in, d_out, max_len …: what the task sets in a config
     counts: dict[str, int]  # examples in train, validation and test
     baselines: ClassVar[dict[str, float]] = {}  # metric of what needs no learning, on the test split
     fields: ClassVar[tuple[str, ...]] = ()  # all fields that a request may have; () = not checked

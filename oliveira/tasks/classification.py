@@ -56,7 +56,6 @@ class TextClassData(Data):
         self.sizes = {
             "vocab_size": self.tokenizer.vocab_size,
             "d_out": len(self.labels),
-            "gives": "one",
             "max_len": max_len,
         }
 

@@ -94,7 +94,7 @@ class ForecastData(Data):
                 f"a series of {count} {steps} leaves {self.counts} windows of {history + horizon} {steps}. "
                 f"Give at least {fewest(history, horizon)} {steps}."
             )
-        self.sizes = {"d_in": self.x.shape[1], "d_out": horizon, "gives": "one", "max_len": history}
+        self.sizes = {"d_in": self.x.shape[1], "d_out": horizon, "max_len": history}
 
     def _moments(self, values: Array) -> tuple[float, float]:
         """Mean and standard deviation of the training steps."""

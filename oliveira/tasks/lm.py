@@ -63,7 +63,6 @@ class TextData(Data):
         self.sizes = {
             "vocab_size": self.tokenizer.vocab_size,
             "d_out": self.tokenizer.vocab_size,
-            "gives": "steps",
             "max_len": max_len,
         }
         self._batches = functools.lru_cache(maxsize=4)(self._make_batches)

@@ -24,9 +24,8 @@ from oliveira.nn.beam import beam_search
 from oliveira.tasks.base import Array, Batch, Data, Run, Split, shuffled
 from oliveira.tasks.observing import arrived, evenly, frequencies
 from oliveira.tasks.scoring import chunks, judged, runner
-from oliveira.training.loss import cross_entropy
+from oliveira.training.loss import IGNORED, cross_entropy
 
-IGNORED = -100  # target of padding
 GROUP = 8
 _ROWS = 64  # hypotheses of a call of the model
 
@@ -66,7 +65,7 @@ class PairData(Data):
         return Batch(inputs, torch.from_numpy(out))
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(output, targets, ignore_index=IGNORED)
+        return cross_entropy(output, targets)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The figures of `score`, and the loss of the true targets."""

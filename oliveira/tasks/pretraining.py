@@ -36,11 +36,10 @@ from oliveira.data.wordpiece import MASK, SPECIAL, WordPiece
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.scoring import chunks, judged
-from oliveira.training.loss import cross_entropy
+from oliveira.training.loss import IGNORED, cross_entropy
 from oliveira.training.seeds import stream
 from oliveira.world import DataSection
 
-IGNORED = -100
 ASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1  # of the pieces; of those asked for
 TOP = 5  # words that an answer offers for a mask
 SCORED = {"validation": 256, "test": 1024}  # pairs
@@ -57,7 +56,7 @@ class Place(NamedTuple):
     middle: int
 
 
-class PairData(Data):
+class SentencePairs(Data):
     fields = ("text", "next")
 
     def __init__(self, texts: dict[str, list[str]], wordpiece: WordPiece, max_len: int) -> None:
@@ -69,7 +68,7 @@ class PairData(Data):
             if len({place.document for place in places}) < 2:
                 raise UserError(f"{split} has fewer than two documents of two lines. Give more text.")
         self.counts = {split: len(places) for split, places in self.places.items()}
-        self.sizes = {"vocab_size": wordpiece.vocab_size, "gives": "mlm+nsp", "max_len": max_len}
+        self.sizes = {"vocab_size": wordpiece.vocab_size, "max_len": max_len}
 
     def _lines(self, text: str) -> list[list[int]]:
         return [tokens for tokens in self.wordpiece.encode_many(text.split("\n")) if tokens]
@@ -238,13 +237,13 @@ def _softmax(logits: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Task):
-    kind: ClassVar[type[Data]] = PairData
+    kind: ClassVar[type[Data]] = SentencePairs
     source: str  # a name of `oliveira sources`
     vocab_size: int
     max_len: int
     held_out: float  # share of the documents for validation, and again for the test
 
-    def open(self, home: Path, say: Say) -> PairData:
+    def open(self, home: Path, say: Say) -> SentencePairs:
         def build(folder: Path) -> None:
             collect(self.source, folder, home=home, max_chars=0, say=say)
             (folder / "prepared").mkdir()
@@ -275,7 +274,7 @@ class Pretraining(Task):
         folder = prepared(home, self.name.replace("/", "-"), key, build, say)
         pieces = json.loads((folder / "pieces.json").read_text(encoding="utf-8"))
         texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        return PairData(texts, WordPiece(pieces, lowercase=False), self.max_len)
+        return SentencePairs(texts, WordPiece(pieces, lowercase=False), self.max_len)
 
 
 def _split(folder: Path, split: str) -> DocumentFile:

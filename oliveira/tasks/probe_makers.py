@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from oliveira.training.loss import IGNORED
+
 Array = NDArray[Any]
-IGNORED = -100
 
 
 class Examples(NamedTuple):

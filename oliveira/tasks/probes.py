@@ -23,9 +23,9 @@ from oliveira.errors import UserError
 from oliveira.nn.beam import beam_search
 from oliveira.tasks import probe_makers as makers
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Say, Split, Task
-from oliveira.tasks.probe_makers import BEGIN, END, IGNORED, LISTOPS, LISTOPS_LENGTHS, PADDING, Examples, Make
+from oliveira.tasks.probe_makers import BEGIN, END, LISTOPS, LISTOPS_LENGTHS, PADDING, Examples, Make
 from oliveira.tasks.scoring import chunks, judged, runner
-from oliveira.training.loss import cross_entropy
+from oliveira.training.loss import IGNORED, cross_entropy
 from oliveira.training.seeds import stream
 
 HELD_OUT: dict[str, int] = {"validation": 500, "test": 1000}
@@ -41,7 +41,7 @@ EXACT = Metric(name="exact match", better="higher")
 @dataclass(frozen=True, kw_only=True)
 class Probe(Task):
     make: Make
-    sizes: dict[str, Any]  # without `gives`, which follows from the kind
+    sizes: dict[str, Any]
     lengths: tuple[int, int]  # shortest and longest example; padding is masked where they differ
     first_token: int = 0  # what a request may hold starts here
     baselines: dict[str, float] = field(default_factory=dict)
@@ -56,8 +56,7 @@ class ProbeData(Data):
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
-        gives = "one" if probe.gives == "one" else "steps"
-        self.sizes = {**probe.sizes, **({} if probe.eats == "pairs" else {"gives": gives})}
+        self.sizes = probe.sizes
         self.counts = {"train": UNLIMITED, **HELD_OUT}
         self.baselines = probe.baselines  # type: ignore[misc]
         self.dynamic = probe.lengths[0] < probe.lengths[1]

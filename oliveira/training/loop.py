@@ -53,7 +53,6 @@ class Job(Generic[Batch]):
     tokens_per_batch: int = 0
     on_progress: Callable[[Progress], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
-    d_model: int = 1  # for the Noam schedule
 
 
 def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *, seed: int) -> dict[str, float]:
@@ -152,7 +151,7 @@ def one_step(model: nn.Module, job: Job[Any], config: TrainSection, turns: list[
 
     A loss or a norm that is not finite leaves these weights as they were and ends the step.
     """
-    lr = learning_rate(step, config, job.d_model)
+    lr = learning_rate(step, config, model)
     losses, norms = list[float](), list[float]()
     for turn in turns:
         loss = 0.0
@@ -186,8 +185,9 @@ def _evaluating(model: nn.Module, look: Callable[[nn.Module], Result]) -> Result
     return result
 
 
-def learning_rate(step: int, config: TrainSection, d_model: int) -> float:
+def learning_rate(step: int, config: TrainSection, model: nn.Module) -> float:
     if config.schedule == "noam":
+        d_model = getattr(getattr(model, "config", None), "d_model", 1)  # what has no width is as if it had one of 1
         return schedules.noam(step, d_model=d_model, warmup_steps=config.warmup_steps, factor=config.lr)
     return schedules.cosine(
         step, peak=config.lr, warmup_steps=config.warmup_steps, steps=config.steps, min_lr=config.min_lr

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from oliveira.kernels.products import add_product, pays, product
 from oliveira.registry import can
 
-IGNORED = -100
+IGNORED = -100  # a target that asks nothing: padding, or a word that is not hidden
 ROWS = 512  # their logits are held at a time
 
 
@@ -127,14 +127,14 @@ def head_cross_entropy(
 def next_token(model: nn.Module, tokens: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean loss in nats of `targets` (B, T) after `tokens` (B, T).
 
-    A model that trains, can give its `hidden` states and has a plain `head`, as `gpt` has, gives those states to
+    A model that trains, has features and a plain matrix `head`, as `gpt` has, gives those states to
     `head_cross_entropy`; any other its logits to `cross_entropy`. The loss is the same to 1e-6.
     """
     parts: Any = model
-    head: Any = parts.head if can(model, "hidden") else None
+    head: Any = parts.head if can(model, "matrix_head") else None
     plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32
     if plain and torch.is_grad_enabled():
-        hidden: Tensor = parts.hidden(tokens)
+        hidden: Tensor = parts.features(tokens)
         if pays(hidden, len(head.weight)):
             return head_cross_entropy(hidden, head.weight, targets, label_smoothing=label_smoothing)
         return cross_entropy(head(hidden), targets, label_smoothing=label_smoothing)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira import artifact
+from oliveira.adaptation.lora import add_lora, layers, merge
 from oliveira.compression.int8 import quantise_int8
 from oliveira.errors import Interrupted
 from oliveira.export.forward import ForwardRunner, export_forward
@@ -38,7 +39,7 @@ SIZES |= {"max_len": 16}
 
 def build(entry: Entry, form: Form, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    return create(entry.name, **{**entry.tiny, **entry.sizes(form, SIZES)})
+    return create(entry.name, gives=form[1], **{**entry.tiny, **entry.sizes(form, SIZES)})
 
 
 def example(form: Form, batch: int = 2, seed: int = 1, length: int = LENGTH) -> tuple[Tensor, ...]:
@@ -188,12 +189,38 @@ def check_cache_equals_full_recompute(entry: Entry, form: Form) -> None:
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
 
 
+def check_features_are_what_the_head_reads(entry: Entry, form: Form) -> None:
+    """Finite, states of steps or one row, of the same body the same bits under any head; and all of the answer."""
+    if "features" not in entry.can:
+        return
+    model, inputs = build(entry, form).eval(), example(form, batch=3)
+    features, parts = model.features(*inputs), dict(model.named_children())
+    of_steps = any(STEPS in gives(head).arguments[0].axes for head in entry.heads)
+    assert features.shape[:-1] == ((3, LENGTH) if of_steps else (3,)) and features.isfinite().all()
+    body = {name: tensor for name, tensor in model.state_dict().items() if name.split(".")[0] not in entry.head}
+    for head in entry.heads:
+        causal = entry.causal or gives(head).causal == gives(form[1]).causal  # attention may be so for one head only
+        if (form[0], head) in entry.forms and causal:
+            other = build(entry, (form[0], head), seed=9)
+            other.load_state_dict(body, strict=False)
+            assert torch.equal(other.eval().features(*inputs), features), head
+    features.sum().backward()
+    own = {name for name, p in model.named_parameters() if p.grad is None}
+    assert {name.split(".")[0] for name in own} <= set(entry.head), "features need no head"
+    assert set(entry.head) & parts.keys(), "there is a head"
+    for name in entry.head:
+        for parameter in model.get_submodule(name).parameters() if parts.get(name) else ():
+            parameter.data.zero_()
+    answers = parts_of(model(*inputs))
+    assert all(torch.equal(answer[:1].expand_as(answer), answer) for answer in answers), "another way to the answer"
+
+
 def check_capabilities_keep_their_word(entry: Entry, form: Form) -> None:
     """What is declared beyond `forward` agrees with `forward`."""
     model, inputs = build(entry, form).eval(), example(form)
     expected = model(*inputs)
-    if "hidden" in entry.can:
-        torch.testing.assert_close(model.head(model.hidden(*inputs)), expected)
+    if "matrix_head" in entry.can:
+        torch.testing.assert_close(model.head(model.features(*inputs)), expected)
     if "auxiliary_loss" in entry.can:
         output, auxiliary = model.forward_with_auxiliary(*inputs)
         assert torch.equal(output, expected) and auxiliary.dim() == 0 and 0 < auxiliary.item() < float("inf")
@@ -250,6 +277,35 @@ def check_int8_agrees(entry: Entry, form: Form) -> None:
     assert report.bytes < before or not report.layers
     scale = expected.abs().max().clamp(min=1e-6)
     assert (got - expected).abs().max() / scale < 0.1, f"off by {(got - expected).abs().max() / scale:.3f} of the range"
+
+
+def check_lora_learns_and_merges(entry: Entry, form: Form) -> None:
+    """Steps of LoRA on every linear layer: the loss falls, what is frozen keeps its bits, merged = unmerged."""
+    base, inputs = build(entry, form), example(form, batch=3)
+    frozen = {name: tensor.clone() for name, tensor in base.named_parameters()}
+    model = add_lora(copy.deepcopy(base), 4, 8.0, None)
+    torch.testing.assert_close(first(model.eval()(*inputs)), first(base.eval()(*inputs)), atol=1e-6, rtol=1e-5)
+    parameters = [p for p in model.train().parameters() if p.requires_grad]
+    assert parameters and len(parameters) == 2 * len(layers(model))
+    optimizer, losses = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1), []
+    for _ in range(12):
+        losses.append(_loss(model, (inputs, form)))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0], (losses[0].item(), losses[-1].item())
+    kept = {_plain(name): tensor for name, tensor in model.named_parameters() if not tensor.requires_grad}
+    assert kept.keys() == frozen.keys() and all(torch.equal(kept[name], frozen[name]) for name in frozen)
+    expected = first(model.eval()(*inputs))
+    merge(model)
+    torch.testing.assert_close(first(model(*inputs)), expected, atol=1e-6, rtol=1e-5)
+    assert model.state_dict().keys() == base.state_dict().keys() and not artifact.same_weights(model, base)
+
+
+def _plain(name: str) -> str:
+    """A frozen weight's name in the model without LoRA."""
+    name = name.replace(".linear.", ".").removeprefix("linear.")
+    return name.replace("parametrizations.", "").removesuffix(".original")
 
 
 def _loss(model: nn.Module, batch: tuple[tuple[Tensor, ...], Form]) -> Tensor:

@@ -16,7 +16,7 @@ from oliveira.errors import UserError
 from oliveira.kinds import Form
 from oliveira.models.gpt import GPT
 from oliveira.models.gru import GRU
-from oliveira.registry import Entry, can, entries, entry, entry_of
+from oliveira.registry import Entry, can, decoding, entries, entry, entry_of
 from oliveira.tasks.catalogue import pair, tasks
 
 EXPORTS = "onnx_equals_torch"
@@ -66,6 +66,23 @@ def test_what_a_model_can_is_declared(found: Entry) -> None:
     assert entry_of(nn.Linear(1, 1)) is None and not can(nn.Linear(1, 1), "decodes")
 
 
+def test_what_does_not_continue_a_text_is_refused() -> None:
+    gpt = build(entry("gpt"), entry("gpt").forms[0])
+    assert decoding(gpt) is gpt
+    with pytest.raises(UserError, match=r"^serve.draft = x: a gru does not continue a text. Give one of: gpt.$"):
+        decoding(build(entry("gru"), ("tokens", "next")), "serve.draft = x: ")
+
+
+HEADS = [found.name for found in entries() if "n_heads" in found.tiny]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_do_not_fit_are_refused_alike(name: str) -> None:
+    form, wrong = entry(name).forms[0], {"d_model": 16, "n_heads": 3}
+    with pytest.raises(UserError, match=rf"{name}: d_model = 16 does not split into n_heads = 3 heads.*Use .*2, 4"):
+        registry.create(name, **{**entry(name).tiny, **entry(name).sizes(form), **wrong})
+
+
 FORMS = [(eats, gives) for eats in kinds.EATS for gives in kinds.GIVES]
 
 
@@ -95,14 +112,14 @@ def test_every_form_and_every_task_is_of_known_kinds() -> None:
 
 
 class SeesTheFuture(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * x.mean(dim=1, keepdim=True)
 
 
 class MixesTheBatch(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * x.mean(dim=0, keepdim=True)
 
 
@@ -118,18 +135,18 @@ class HasADeadParameter(GPT):
 
 
 class DrawsAtRandom(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        x = super().hidden(tokens_BT, **arguments)
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        x = super().features(tokens_BT, **arguments)
         return x + 1e-3 * torch.randn_like(x)
 
 
 class CannotLearn(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
-        return super().hidden(tokens_BT, **arguments).detach()
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+        return super().features(tokens_BT, **arguments).detach()
 
 
 class IgnoresPosition(GPT):
-    def hidden(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+    def features(self, tokens_BT: Tensor, **arguments: Any) -> Tensor:
         return self.norm(self.embedding(tokens_BT))
 
 

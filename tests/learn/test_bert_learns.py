@@ -11,7 +11,7 @@ import torch
 
 from oliveira.data.wordpiece import SPECIAL, WordPiece
 from oliveira.registry import create
-from oliveira.tasks.pretraining import PairData
+from oliveira.tasks.pretraining import SentencePairs
 
 WORDS, LINES, LENGTH = 8, 120, 6
 PIECES = [f"{kind}{topic}{number}" for kind in "nv" for topic in "ab" for number in range(WORDS)]
@@ -35,7 +35,7 @@ def corpus(seed: int, *, world: bool) -> list[str]:
 def pretrained(*, world: bool) -> tuple[dict[str, float], float]:
     """Figures on held-out documents, and the unigram baseline."""
     texts = {split: corpus(seed, world=world) for seed, split in enumerate(("train", "validation", "test"))}
-    data = PairData(texts, WordPiece([*SPECIAL, *PIECES], lowercase=False), max_len=27)
+    data = SentencePairs(texts, WordPiece([*SPECIAL, *PIECES], lowercase=False), max_len=27)
     torch.manual_seed(0)
     model = create("bert", **data.sizes, **SIZES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)

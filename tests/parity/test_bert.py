@@ -98,7 +98,7 @@ def test_encoder_under_a_fresh_head(gives: Any) -> None:
     ours, tokens = BERT.from_reference(theirs, gives=gives, d_out=3), torch.randint(29, (2, 7))
     mask = torch.arange(7) < torch.tensor([[7], [4]])
     expected = theirs(tokens, attention_mask=mask)
-    hidden = ours.hidden(tokens, mask)
+    hidden = ours.features(tokens, mask)
     torch.testing.assert_close(hidden, expected.last_hidden_state, atol=1e-5, rtol=1e-5)
     below = expected.last_hidden_state if gives == "steps" else expected.pooler_output
     torch.testing.assert_close(ours(tokens, mask), ours.head(below), atol=1e-5, rtol=1e-5)
@@ -111,7 +111,7 @@ def test_a_fresh_head_takes_the_place_of_any(kind: str) -> None:
     theirs = reference(KINDS[kind])
     ours, tokens = BERT.from_reference(theirs, gives="one", d_out=4), torch.randint(29, (2, 7))
     expected = theirs.bert(tokens).last_hidden_state
-    torch.testing.assert_close(ours.hidden(tokens), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.features(tokens), expected, atol=1e-5, rtol=1e-5)
     assert ours(tokens).shape == (2, 4)
 
 

@@ -384,7 +384,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "scale_embedding": ("marian", {"scale_embedding": False}),
     "patch_size": ("vit", {"patch_size": (4, 2)}),
     "leaves pixels over": ("vit", {"image_size": [9, 12]}),
-    "not divide": ("llama", {"num_attention_heads": 4, "num_key_value_heads": 3}),
+    "does not split": ("llama", {"num_attention_heads": 4, "num_key_value_heads": 3}),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from transformers import MarianConfig, MarianMTModel
 from oliveira.errors import UserError
 from oliveira.models.transformer import OneTower, Transformer, TransformerConfig, TwoTowers
 from oliveira.registry import entry
-from oliveira.runs import config_for
+from oliveira.runs import build
 from oliveira.tasks.catalogue import task
 
 # torch warns when its faster path for inference is not open to a layer.
@@ -110,7 +110,7 @@ def test_encoder_alone_against_torch(name: str) -> None:
     sizes: dict[str, Any] = dict(
         d_model=24, n_heads=3, n_layers=2, d_ff=40, pre_norm=name == "pre", final_norm=True, max_len=16
     )
-    ours = OneTower(TransformerConfig(d_in=3, d_out=4, gives="one", **sizes)).eval()
+    ours = OneTower(TransformerConfig(d_in=3, d_out=4, **sizes), gives="one").eval()
     ours.load_state_dict({**ours.state_dict(), **{k: v for k, v in state.items() if k.startswith("encoder")}})
     x, mask = torch.randn(2, 7, 3), padding([7, 4], 7)
 
@@ -237,13 +237,14 @@ def test_one_tower_is_causal_exactly_when_it_gives_the_next_token(masked: bool) 
     mask = padding([9, 7], 9) if masked else None
     for gives, equal in (("next", True), ("steps", False)):
         torch.manual_seed(0)
-        model = Transformer(TransformerConfig(gives=gives, **sizes)).eval()
+        model = Transformer(TransformerConfig(**sizes), gives).eval()
         assert torch.equal(model(x, mask)[:, :5], model(changed, mask)[:, :5]) == equal
 
 
 def test_a_task_that_wants_the_next_token_gets_a_causal_tower() -> None:
     """With gives="steps" every step sees the token that it is to foretell: a language model would score near 0 bits."""
     wanted = task("lm/bncc")
-    data: Any = SimpleNamespace(sizes={"vocab_size": 37, "d_out": 37, "gives": "steps", "max_len": 16})
+    data: Any = SimpleNamespace(sizes={"vocab_size": 37, "d_out": 37, "max_len": 16})
     assert wanted.gives == "next"
-    assert config_for(entry("transformer"), wanted, data, {}).gives == "next"
+    made: Any = build(wanted, data, entry("transformer"))
+    assert made.gives == "next"

@@ -193,7 +193,7 @@ def test_logprobs_are_the_models_and_cover_the_text(engine: TextEngine) -> None:
 
 def test_embedding_is_the_normalised_mean_of_the_last_states(engine: TextEngine) -> None:
     tokens = prompts(engine)[6]
-    mean = engine.model.hidden(torch.tensor([tokens]))[0].mean(0)
+    mean = engine.model.features(torch.tensor([tokens]))[0].mean(0)
     assert torch.allclose(torch.tensor(embedding(engine, tokens)), mean / mean.norm(), atol=1e-6)
 
 

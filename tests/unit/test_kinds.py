@@ -54,7 +54,7 @@ def test_what_a_form_sets() -> None:
         "max_len": 128,
         "d_out": 7,
     }
-    assert entry("lstm").told("next") == "steps" and entry("transformer").told("next") == "next"
+    assert entry("lstm").heads == ("steps", "one", "next") and entry("mlp").heads == ("one",)
     assert entry("lstm").in_words == "tokens → steps, one, next; series → steps, one"
     assert entry("mlp").in_words == "tokens, series, image → one"
 

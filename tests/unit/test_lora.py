@@ -10,9 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oliveira.adaptation.lora import LoRALinear, add_lora, layers, load_adapter, merge, save_adapter
-from oliveira.errors import CorruptError, OliveiraError, UserError
+from oliveira import artifact
+from oliveira.adaptation.lora import (
+    LoRALinear,
+    add_lora,
+    layers,
+    load_adapter,
+    lora_targets,
+    merge,
+    save_adapter,
+)
+from oliveira.adaptation.training import train_adapter
+from oliveira.errors import CorruptError, Interrupted, OliveiraError, UserError
 from oliveira.models.gpt import GPT, GPTConfig
+from oliveira.nn.recurrent import Recurrent
+from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
+from oliveira.training.loop import Job, train
+from oliveira.world import AdaptSection, TrainSection
 
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 TARGETS = ["query", "value", "down"]
@@ -199,3 +213,83 @@ def test_a_rank_above_the_narrowest_side_is_refused() -> None:
     with pytest.raises(UserError, match=r"adapt.rank = 9 is above 8, the narrower side of layer 'key' \(16 → 8\)"):
         add_lora(narrow, 9, 8.0, ["key"])
     assert not layers(narrow)
+
+
+class NoLinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 2, 3)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize(("model", "words"), [(NoLinear, "no linear layer: LoRA"), (Tied, "whose weight is its own")])
+def test_a_model_without_a_linear_layer_is_refused_by_name(model: type[nn.Module], words: str) -> None:
+    with pytest.raises(UserError, match=f"{model.__name__} has no linear layer.*{words.split()[-1]}") as refused:
+        add_lora(model(), 4, 8.0, None)
+    assert words in str(refused.value) and all(p.requires_grad for p in model().parameters())
+
+
+def test_narrow_layers_get_the_rank_that_they_can_have_and_are_not_saved(tmp_path: Path) -> None:
+    model = add_lora(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2)), 8, 32.0, None)
+    assert [(layer.rank, layer.scale) for layer in layers(model).values()] == [(8, 4.0), (2, 4.0)]
+    with pytest.raises(OliveiraError, match="several ranks"):
+        save_adapter(tmp_path, model, base="a" * 64)
+
+
+def test_recurrent_kernels_are_adapted_saved_and_put_back(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base = Recurrent("gru", 6, 5, n_layers=2, bidirectional=True)
+    model, x = trained(add_lora(copy.deepcopy(base), 2, 4.0, ["weight_ih", "weight_hh"])), torch.randn(2, 4, 6)
+    assert len(layers(model)) == 2 * 2 * 2 and not torch.allclose(model(x), base(x))
+    save_adapter(tmp_path, model, base="a" * 64)
+    loaded = load_adapter(tmp_path, copy.deepcopy(base), base="a" * 64)
+    assert torch.equal(loaded(x), model(x))
+    expected = model(x).detach()
+    merge(model)
+    torch.testing.assert_close(model(x), expected, atol=1e-6, rtol=0)
+    assert model.state_dict().keys() == base.state_dict().keys() and not layers(model)
+    other = Recurrent("gru", 6, 5)
+    kept = copy.deepcopy(other.state_dict())
+    with pytest.raises(CorruptError, match="other layers"):
+        load_adapter(tmp_path, other, base="a" * 64)
+    assert all(torch.equal(kept[name], value) for name, value in other.state_dict().items())
+
+
+def test_training_is_what_its_three_callers_did_by_hand(tmp_path: Path) -> None:
+    """Same seed, same bits; stopped and begun again too."""
+    section, base = AdaptSection(rank=2, alpha=4.0, steps=4, batch_size=2), GPT(SMALL)
+    training = section.training(TrainSection(), steps=4, n_threads=1).model_copy(update={"checkpoint_every": 2})
+    batches, loss, steps = TokenBatches(torch.arange(60).numpy() % 37, 8, 2, 5), next_token_loss(), list[int]()
+
+    def adapted(folder: Path, *, stops: bool = False) -> nn.Module:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return train_adapter(
+            copy.deepcopy(base),
+            section,
+            training,
+            tmp_path / folder,
+            targets=lora_targets(base, section),
+            batch=batches,
+            loss=loss,
+            seed=5,
+            tokens_per_batch=16,
+            on_progress=lambda progress: steps.append(progress.step),
+            should_stop=lambda: stops and steps[-1] == 2,
+        )
+
+    expected = copy.deepcopy(base)
+    torch.manual_seed(5)
+    add_lora(expected, 2, 4.0, ["down", "gate", "key", "output", "query", "up", "value"])
+    (tmp_path / "hand").mkdir()
+    train(expected, Job(batch=batches, loss=loss), training, tmp_path / "hand", seed=5)
+    whole = adapted(Path("whole"))
+    assert artifact.same_weights(whole, expected) and not whole.training
+    with pytest.raises(Interrupted):
+        adapted(Path("parted"), stops=True)
+    assert artifact.same_weights(adapted(Path("parted")), expected) and steps == [1, 2, 3, 4, 1, 2, 3, 4]

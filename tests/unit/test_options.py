@@ -153,7 +153,7 @@ def test_states_are_the_models_and_blank_zeros_what_is_not_used() -> None:
 
     model = trained_like()
     with torch.inference_mode():
-        expected = model.hidden(torch.tensor([TEXT[:50]]))[0]
+        expected = model.features(torch.tensor([TEXT[:50]]))[0]
     for decoder in (native(model, Options()), native(model, Options(cache="fp16")), TorchDecoder(model)):
         pool = BlockPool(decoder, 8)
         pool.blocks[:] = float("nan")

@@ -15,8 +15,9 @@ from oliveira.data.wordpiece import SPECIAL, WordPiece
 from oliveira.errors import CorruptError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.models.bert import BERT, BERTConfig, Pretraining
-from oliveira.tasks.pretraining import IGNORED, PairData, hide, paired
+from oliveira.tasks.pretraining import SentencePairs, hide, paired
 from oliveira.tasks.scoring import judged
+from oliveira.training.loss import IGNORED
 
 WORDS = [f"palavra{number}" for number in range(60)]
 TINY: dict[str, Any] = dict(d_model=16, n_heads=2, d_ff=32, n_layers=1, dropout=0.0)
@@ -34,9 +35,10 @@ def wordpiece() -> WordPiece:
 
 
 @pytest.fixture(scope="module")
-def data(wordpiece: WordPiece) -> PairData:
+def data(wordpiece: WordPiece) -> SentencePairs:
     texts = {"train": range(10), "validation": range(10, 14), "test": range(14, 20)}
-    return PairData({split: [document(n) for n in numbers] for split, numbers in texts.items()}, wordpiece, max_len=19)
+    documents = {split: [document(n) for n in numbers] for split, numbers in texts.items()}
+    return SentencePairs(documents, wordpiece, max_len=19)
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 100, 1000, 4321])
@@ -71,7 +73,7 @@ def test_the_tenth_that_is_replaced(wordpiece: WordPiece) -> None:
     assert int(asked.sum()) == 4500 and changed == pytest.approx(450 * 30 / 31, abs=15)
 
 
-def test_every_piece_is_asked_for_in_time(data: PairData) -> None:
+def test_every_piece_is_asked_for_in_time(data: SentencePairs) -> None:
     """Dynamic masks: the same pair, other pieces."""
     masks = [data._examples("train", [0], np.random.default_rng(n)).targets[0][0, :12] != IGNORED for n in range(60)]
     asked = torch.stack(masks).any(0)
@@ -79,7 +81,7 @@ def test_every_piece_is_asked_for_in_time(data: PairData) -> None:
     assert len({tuple(mask.tolist()) for mask in masks}) > 10
 
 
-def test_same_seed_and_number_same_batch(data: PairData) -> None:
+def test_same_seed_and_number_same_batch(data: SentencePairs) -> None:
     def flat(seed: int, number: int) -> list[list[int]]:
         batch = data.batch(number, seed=seed, size=8)
         return [tensor.flatten().tolist() for tensor in (*batch.inputs, *batch.targets)]
@@ -88,7 +90,7 @@ def test_same_seed_and_number_same_batch(data: PairData) -> None:
     assert flat(3, 5) != flat(4, 5) and flat(3, 5) != flat(3, 6)
 
 
-def test_pairs_are_what_their_labels_say(data: PairData, wordpiece: WordPiece) -> None:
+def test_pairs_are_what_their_labels_say(data: SentencePairs, wordpiece: WordPiece) -> None:
     strangers, firsts, lengths = 0, set(), {0: [], 1: []}
     for number in range(60):
         (seen, mask, segments), (labels, strange), _ = data.batch(number, seed=0, size=8)
@@ -124,7 +126,7 @@ class Knowing(nn.Module):
         return Pretraining(torch.zeros(*tokens.shape, self.vocab_size), torch.tensor([[4.0, 0.0]] * len(tokens)))
 
 
-def test_evaluation_and_loss(data: PairData, wordpiece: WordPiece) -> None:
+def test_evaluation_and_loss(data: SentencePairs, wordpiece: WordPiece) -> None:
     model = Knowing(wordpiece.vocab_size)
     figures = data.evaluate(model, "test")
     assert figures["nats per masked piece"] == pytest.approx(math.log(wordpiece.vocab_size), rel=1e-5)
@@ -139,7 +141,7 @@ def test_evaluation_and_loss(data: PairData, wordpiece: WordPiece) -> None:
     assert data.baselines["unigram"] < math.log(36)
 
 
-def test_the_baseline_is_of_the_test_split(data: PairData, wordpiece: WordPiece) -> None:
+def test_the_baseline_is_of_the_test_split(data: SentencePairs, wordpiece: WordPiece) -> None:
     counts = np.ones(wordpiece.vocab_size)
     for lines in data.lines["train"]:
         counts += np.bincount(np.concatenate(lines), minlength=len(counts))
@@ -154,7 +156,7 @@ def test_the_baseline_is_of_the_test_split(data: PairData, wordpiece: WordPiece)
 
 def test_too_little_text(wordpiece: WordPiece) -> None:
     with pytest.raises(UserError, match="validation"):
-        PairData({"train": [document(0), document(1)], "validation": ["d2"], "test": [document(3)]}, wordpiece, 19)
+        SentencePairs({"train": [document(0), document(1)], "validation": ["d2"], "test": [document(3)]}, wordpiece, 19)
 
 
 def run_of(wordpiece: WordPiece, best: list[str]) -> Any:
@@ -171,7 +173,7 @@ def run_of(wordpiece: WordPiece, best: list[str]) -> Any:
     return run
 
 
-def test_answer_fills_each_gap(data: PairData, wordpiece: WordPiece) -> None:
+def test_answer_fills_each_gap(data: SentencePairs, wordpiece: WordPiece) -> None:
     state = data.state()
     answer = data.answer(state, run_of(wordpiece, ["l3", "fim"]), {"text": "d1 [MASK] [MASK]"})
     assert [words[0]["word"] for words in answer["masks"]] == ["l3", "fim"] and len(answer["masks"][0]) == 5
@@ -186,13 +188,13 @@ def test_answer_fills_each_gap(data: PairData, wordpiece: WordPiece) -> None:
     [({}, "text"), ({"text": " "}, "text"), ({"text": "d1 l1"}, "MASK"), ({"text": "d1 [MASK]", "next": 3}, "next"),
      ({"text": "[MASK] " + "d1 " * 30}, "max_len")],
 )  # fmt: skip
-def test_refusals(request_: dict[str, Any], word: str, data: PairData, wordpiece: WordPiece) -> None:
+def test_refusals(request_: dict[str, Any], word: str, data: SentencePairs, wordpiece: WordPiece) -> None:
     with pytest.raises(UserError, match=word):
         data.answer(data.state(), run_of(wordpiece, []), request_)
 
 
 @pytest.mark.slow
-def test_an_exported_bert_gives_the_same_answer(data: PairData, wordpiece: WordPiece, tmp_path: Path) -> None:
+def test_an_exported_bert_gives_the_same_answer(data: SentencePairs, wordpiece: WordPiece, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = BERT(BERTConfig(**data.sizes, **TINY)).eval()
     torch.nn.init.normal_(model.embedding.weight)  # far from uniform

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from oliveira.errors import UserError
 from oliveira.tasks import probe_makers as makers
-from oliveira.tasks.probe_makers import BEGIN, END, IGNORED, LISTOPS, Examples
+from oliveira.tasks.probe_makers import BEGIN, END, LISTOPS, Examples
 from oliveira.tasks.probes import TASKS, Probe, ProbeData
+from oliveira.training.loss import IGNORED
 
 PROBES = {probe.name.removeprefix("probe/"): probe for probe in TASKS}
 

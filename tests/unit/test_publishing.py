@@ -31,7 +31,7 @@ STD = statistics.stdev(TEST)
 
 
 class FakeData(Data):
-    sizes = {"d_in": 1, "d_out": 1, "gives": "one", "max_len": 2}  # noqa: RUF012
+    sizes = {"d_in": 1, "d_out": 1, "max_len": 2}  # noqa: RUF012
     counts = {"train": 4, "validation": 2, "test": 2}  # noqa: RUF012
     baselines = {"low": 15.0, "high": 25.0}  # noqa: RUF012
 

@@ -144,7 +144,7 @@ def close(path: Path, model: nn.Module, *inputs: Tensor) -> None:
 @pytest.mark.slow
 def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
     """Padded rows, other lengths than those exported, in torch and in the file; also after another export."""
-    model = BiLSTM(RecurrentConfig(d_in=3, d_out=5, gives="one", d_model=6, n_layers=2)).eval()
+    model = BiLSTM(RecurrentConfig(d_in=3, d_out=5, d_model=6, n_layers=2), gives="one").eval()
     path = tmp_path / "bilstm.onnx"
     masked = (torch.randn(2, 9, 3), torch.ones(2, 9, dtype=torch.bool))
     assert export_forward(model, masked, path, ("series", "one")) == {"x": "free", "mask": "free"}

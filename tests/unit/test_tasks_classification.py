@@ -48,7 +48,7 @@ def data(home: Path) -> TextClassData:
 
 def test_sizes_and_counts(data: TextClassData) -> None:
     assert data.counts == {"train": 920, "validation": 204, "test": 180} and len(data.labels) == 9
-    assert data.sizes == {"vocab_size": 2048, "d_out": 9, "gives": "one", "max_len": 96}
+    assert data.sizes == {"vocab_size": 2048, "d_out": 9, "max_len": 96}
     assert "Matemática" in data.labels
     longest = max(len(row) for rows in data.tokens.values() for row in rows)
     assert longest == 96 and all(0 not in row for row in data.tokens["train"])

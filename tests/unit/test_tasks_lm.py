@@ -43,7 +43,7 @@ def data(home: Path) -> TextData:
 
 
 def test_sizes_and_the_three_splits(data: TextData) -> None:
-    assert data.sizes == {"vocab_size": 1024, "d_out": 1024, "gives": "steps", "max_len": 128}
+    assert data.sizes == {"vocab_size": 1024, "d_out": 1024, "max_len": 128}
     assert data.counts["train"] > 5 * data.counts["test"] > 0 and data.counts["validation"] > 0
     names = {split: {d.name for d in DocumentFile(data.folder / f"{split}.jsonl")} for split in data.counts}
     assert not names["train"] & (names["validation"] | names["test"]) and not names["validation"] & names["test"]

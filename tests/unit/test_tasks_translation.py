@@ -23,7 +23,7 @@ from oliveira.errors import UserError
 from oliveira.registry import entry
 from oliveira.tasks.base import Array
 from oliveira.tasks.catalogue import task
-from oliveira.tasks.pairs import GROUP, IGNORED, PairData, write
+from oliveira.tasks.pairs import GROUP, PairData, write
 from oliveira.tasks.pronunciation import (
     PronunciationData,
     PronunciationTask,
@@ -36,6 +36,7 @@ from oliveira.tasks.pronunciation import (
 )
 from oliveira.tasks.scoring import runner
 from oliveira.tasks.translation import Translation, TranslationData, nearest, translation_scores
+from oliveira.training.loss import IGNORED
 
 
 class Copier(nn.Module):

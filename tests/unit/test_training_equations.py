@@ -33,7 +33,9 @@ D_MODEL = 6
 def network() -> nn.Module:
     """Matrices, biases and a gain."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, D_MODEL), nn.LayerNorm(D_MODEL), nn.Tanh(), nn.Linear(D_MODEL, 2)).double()
+    made: Any = nn.Sequential(nn.Linear(3, D_MODEL), nn.LayerNorm(D_MODEL), nn.Tanh(), nn.Linear(D_MODEL, 2)).double()
+    made.config = SimpleNamespace(d_model=D_MODEL)
+    return made
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
@@ -83,7 +85,7 @@ def by_the_equations(config: TrainSection) -> nn.Module:
 def test_a_run_is_its_equations(schedule: str, tmp_path: Path) -> None:
     config = ODD.model_copy(update=dict(schedule=schedule))
     ours, wanted = network(), by_the_equations(config)
-    train(ours, Job(batch=batch, loss=squared, d_model=D_MODEL), config, tmp_path, seed=0)
+    train(ours, Job(batch=batch, loss=squared), config, tmp_path, seed=0)
     for (name, x), y in zip(ours.named_parameters(), wanted.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-10, msg=name)
     rows = read_curve(tmp_path / "curve.jsonl")
@@ -137,7 +139,7 @@ def test_a_kill_while_it_looks_costs_no_step_and_no_look(killed_at: int, by: str
                 raise Killed
             return f"{float(torch.rand(()))}"
 
-        return Job(batch=counted, loss=squared, evaluate=evaluate, sample=sample, d_model=D_MODEL)
+        return Job(batch=counted, loss=squared, evaluate=evaluate, sample=sample)
 
     begun: list[int] = []
     whole = train(network(), job(99), LOOKS, tmp_path / "whole", seed=0)
@@ -158,9 +160,7 @@ def test_a_kill_while_it_looks_costs_no_step_and_no_look(killed_at: int, by: str
 
 
 def test_a_finished_run_is_not_trained_again_and_says_its_last_metrics(tmp_path: Path) -> None:
-    job = Job(
-        batch=batch, loss=squared, evaluate=lambda model: {"weight": float(next(model.parameters()).sum())}, d_model=1
-    )
+    job = Job(batch=batch, loss=squared, evaluate=lambda model: {"weight": float(next(model.parameters()).sum())})
     first = train(network(), job, LOOKS, tmp_path, seed=0)
     assert train(network(), job, LOOKS, tmp_path, seed=0) == first
     assert (tmp_path / CHECKPOINT).exists()
@@ -240,7 +240,7 @@ def test_the_training_stage_gives_the_loop_what_the_world_says(tmp_path: Path, m
     with pytest.raises(Taken):
         stages._train(context)
     model, job, config = taken
-    assert config == world.train and job.d_model == 16
+    assert config == world.train
     rows = job.batch(0)
     model.embedding.weight.data.mul_(30)
     torch.testing.assert_close(job.loss(model, rows), smoothed(model, rows, 0.3), rtol=1e-5, atol=1e-6)

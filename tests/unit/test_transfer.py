@@ -13,7 +13,7 @@ from oliveira.training.loss import cross_entropy
 def tiny() -> BERT:
     torch.manual_seed(0)
     sizes = dict(vocab_size=40, max_len=16, d_model=16, n_layers=1, n_heads=2, d_ff=32)
-    return BERT(BERTConfig(gives="one", d_out=2, dropout=0.0, **sizes))
+    return BERT(BERTConfig(d_out=2, dropout=0.0, **sizes), gives="one")
 
 
 def test_features_are_those_of_each_text_alone() -> None:

@@ -209,6 +209,8 @@ def test_a_section_is_not_a_value(tmp_path: Path) -> None:
             {"model.feed_forward": "gelu", "adapt.targets": '["gate"]'},
             "holds gate, which model.feed_forward = gelu does not have",
         ),
+        ({"adapt.targets": '["query", "head"]'}, "holds head, which no layer of the model is called"),
+        ({"update.method": "full"}, "update.method = full is of a task's model: text is retrained by LoRA"),
     ],
 )
 def test_an_impossible_pair_names_both_and_the_remedy(flags: dict[str, str], says: str) -> None:
@@ -234,6 +236,8 @@ def test_the_remedies_work(tmp_path: Path) -> None:
     load_world("tiny", {"model.feed_forward": "gelu", "adapt.targets": targets}, {})
     load_world("tiny", {"train.steps": "1", "train.warmup_steps": "1"}, {})
     load_world("tiny", {"compress.serve": "nf4"}, {})
+    load_world("tiny", {"task.name": "classify/digits", "update.method": "full"}, {})
+    load_world("tiny", {"task.name": "classify/digits", "update.method": "lora", "adapt.targets": '["project"]'}, {})
     load_world("tiny", {"compress.serve": "int8", "compress.methods": '["int8"]'}, {})
 
 

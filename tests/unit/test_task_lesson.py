@@ -1,0 +1,77 @@
+"""A retraining of a task's model without a process: all weights, or LoRA on any model, merged and served as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from oliveira.artifact import open_artifact, same_weights
+from oliveira.errors import UserError
+from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.task_lesson import TaskLesson
+from oliveira.lifecycle.task_plan import check_task
+from oliveira.runs import fit
+from oliveira.tasks.catalogue import task
+from oliveira.world import AdaptSection, TaskSection, UpdateSection, World
+
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which a GRU has learnt a wave, and whose answers all had their truth told."""
+    home = tmp_path_factory.mktemp("home")
+    table = home / "wave.csv"
+    table.write_text("v\n" + "\n".join(f"{(n % 8) / 4 + n / 1000:.3f}" for n in range(400)), encoding="utf-8")
+    run = fit(f"forecast/path:{table}", model="gru", budget="steps=2", home=home, d_model=8)
+    (home / "run").symlink_to(run.folder)
+    return home
+
+
+def lesson(home: Path, tmp_path: Path, **update: Any) -> TaskLesson:
+    opened = open_artifact((home / "run" / "artifact").resolve())
+    name = json.loads((opened.path / "task.json").read_bytes())["task"]
+    adapt = AdaptSection(rank=4, alpha=8.0, lr=1e-2, batch_size=8, replay=0.0)
+    world = World(task=TaskSection(name=name, model="gru"), adapt=adapt, update=UpdateSection(min_truths=10, **update))
+    with Ledger(tmp_path / "ledger") as ledger:
+        asked = task(name).open(home, lambda text: None).requests("validation", COUNT)
+        for number, (request, truth) in enumerate(asked):
+            row = f"pred-{number}"
+            ledger.add_answer(
+                row, time=1.0, digest=opened.digest, request=request, answer={"forecast": truth}, observed={}
+            )
+            ledger.add_truth(row, [value + 1 for value in truth], 1.0)
+        return TaskLesson(home, ledger, world, opened)
+
+
+@pytest.mark.parametrize("method", ["auto", "lora"])
+def test_a_retraining_learns_what_came_back(home: Path, tmp_path: Path, method: str) -> None:
+    made = lesson(home, tmp_path, method=method, steps=40)
+    before, model = made.opened.load_model(), made.opened.load_model()
+    (tmp_path / "run").mkdir()
+    made.train(model, tmp_path / "run", lambda progress: None, lambda: False)
+    batch = made.data.learn(made.held_out)
+    with torch.no_grad():
+        assert made.data.objective(model.eval(), batch) < 0.8 * made.data.objective(before, batch)
+    whole = sum(p.numel() for p in before.parameters())
+    assert model.state_dict().keys() == before.state_dict().keys() and not same_weights(model, before)
+    assert made.amount.get("trained_parameters", whole) < whole or method == "auto"
+    moved = {name for name, p in model.state_dict().items() if not torch.equal(p, before.state_dict()[name])}
+    matrices = {name for name in moved if "weight" in name}
+    assert (moved == matrices) == (method == "lora"), "LoRA moves matrices alone"
+
+
+def test_lora_is_refused_before_anything_where_it_has_nothing_to_adapt() -> None:
+    def world(method: str, **adapt: Any) -> World:
+        section = TaskSection(name="classify/digits", model="mlp")
+        return World(task=section, update=UpdateSection(method=method), adapt=AdaptSection(**adapt))  # type: ignore[arg-type]
+
+    check_task(world("lora"))
+    check_task(world("lora", targets=["output"]))
+    check_task(world("auto", targets=["nothing"]))
+    with pytest.raises(UserError, match=r"'nothing' names no linear layer of MLP\. Use some of 0, 1, output"):
+        check_task(world("lora", targets=["nothing"]))
