@@ -132,13 +132,17 @@ def train(
         return
     metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
     unit = f", {metric['unit']}" if metric["unit"] else ""
-    table = Table(f"{metric['name']}{unit}", f"test, {metric['better']} is better")
+    table = Table(f"{translate(metric['name'])}{unit}", f"test, {metric['better']} is better")
     scores = {model: run.metric, **run.result["baselines"]}
     for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
-        table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")
+        table.add_row(name if name == model else translate(name), f"{value:.4f}", style="bold" if name == model else "")
     console.print(table)
-    said = f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
-    console.print(translate(said), markup=False)
+    console.print(
+        translate(
+            f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
+        ),
+        markup=False,
+    )
     console.print(run.result["fit"]["words"]["en" if current() == ENGLISH else "pt"], markup=False)
     console.print(f"{run.folder}: {', '.join(_shown(run.folder))}", markup=False)
     name = shlex.quote(f"{task}/{model}")
