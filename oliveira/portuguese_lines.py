@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_figures import FIGURE_LINES
 from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_tables import TABLE_LINES
@@ -24,6 +25,7 @@ LINES = {
         "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
     ),
     "loss {}, {} {}/s": "perda {}, {} {}/s",
+    "loss {}, {} tokens/s": "perda {}, {} tokens/s",
     "loss {}": "perda {}",
     "tokens of {}": "tokens de {}",
     "cleaning and comparing documents": "limpando e comparando documentos",
@@ -117,6 +119,7 @@ LINES = {
     **TABLE_LINES,
     **TASK_LINES,
     **FOLDER_LINES,
+    **FIGURE_LINES,
     **TEXT_LINES,
     **HOME_LINES,
 }

@@ -8,9 +8,7 @@ What a request means is the task's affair (`Data.answer`); here is only which ru
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,61 +25,14 @@ from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
-from oliveira.runs import open_run, run_held
+from oliveira.runs import run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
-from oliveira.tasks.catalogue import place_of, task
+from oliveira.tasks.catalogue import task
 from oliveira.together import answer_together
 
 GRAPH = "model.onnx"
 MAX_ERROR = 1e-4  # of an exported output, relative to the largest
-
-
-def find_run(home: Path, name: str) -> Path:
-    """The folder of a finished run that kept its weights: a path, or TASK/MODEL for the newest such run of the two.
-
-    Runs of `compare` are measured and keep none; they are passed over.
-    """
-    if (Path(name) / "run.json").is_file():
-        if not (Path(name) / "artifact").is_dir():
-            raise UserError(f"run {name} was measured by `compare` and kept no weights. {_how_to_train(Path(name))}")
-        return Path(name)
-    task_name, _, model = name.rpartition("/")
-    folder, wanted = place_of(task_name)
-    place = home / "runs" / folder / model
-    runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
-    if wanted:
-        records = {path: _record(path) for path in runs}
-        runs = [path for path, record in records.items() if record and record["task"] == wanted]
-        if not runs and (damaged := [path for path, record in records.items() if record is None]):
-            open_run(damaged[-1].parent)  # says so
-    kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
-    if runs and not kept:
-        raise UserError(
-            f"run {name!r} in {home} was only measured by `compare`, which keeps no weights. "
-            f"{_how_to_train(runs[-1].parent)}"
-        )
-    if not kept:
-        there = sorted(
-            f"{made['task']}/{path.parent.parent.name}"
-            for path in (home / "runs").glob("*/*/*/run.json")
-            if (path.parent / "artifact").is_dir() and (made := _record(path))
-        )
-        known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
-        raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
-    return kept[-1]
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    """What a run's run.json holds; None if it is damaged."""
-    with contextlib.suppress(CorruptError):
-        return open_run(path.parent).result
-    return None
-
-
-def _how_to_train(folder: Path) -> str:
-    made = open_run(folder).result
-    return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
 class Answerer:

@@ -20,6 +20,7 @@ from oliveira.compression.model import quantise_model
 from oliveira.lifecycle.gate import Scores, lost
 from oliveira.lifecycle.latency import Latency, compare
 from oliveira.lifecycle.pipeline import Context, Stage
+from oliveira.lifecycle.summaries import OF_TASK
 from oliveira.predict import GRAPH, Answerer, export
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import task
@@ -114,16 +115,11 @@ def _config(world: World) -> dict[str, Any]:
     return {"seed": world.seed, "weights": world.compress.serve, "max_forgetting": world.gate.max_forgetting}
 
 
-def _summary(outputs: dict[str, Any]) -> str:
-    told, reason = outputs["told"], outputs["reason"]
-    return f"{told}; fp32 is served: {reason}" if reason else str(told)
-
-
 COMPRESS = Stage(
     "compress",
     1,
     ("collect", "train", "export"),
     _config,
     _compress,
-    summary=_summary,
+    summary=OF_TASK["compress"],
 )

@@ -36,6 +36,7 @@ from oliveira.registry import entry
 from oliveira.runs import section_for, split_values
 from oliveira.tasks.base import Batch, Run
 from oliveira.tasks.catalogue import task
+from oliveira.training.features import frozen
 from oliveira.training.loop import Job, Progress, train
 from oliveira.world import World
 
@@ -125,7 +126,8 @@ class TaskLesson:
             self.amount["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             merge(model)
             return
-        job: Job[Batch] = Job(batch=batch, loss=data.objective, **shown)
+        learn = frozen(model) if world.task.values.get("features") == "frozen" else nn.Module.train
+        job: Job[Batch] = Job(batch=batch, loss=data.objective, learn=learn, **shown)
         train(model, job, section, folder, seed=world.seed)
         model.eval()
 

@@ -17,6 +17,7 @@ from oliveira import artifact
 from oliveira.errors import OliveiraError, UserError
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
+from oliveira.lifecycle.summaries import OF_TASK
 from oliveira.lifecycle.task_compress import COMPRESS, served_of
 from oliveira.lifecycle.task_plan import chosen_model
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
@@ -86,12 +87,6 @@ def _best(result: dict[str, Any]) -> tuple[str, float] | None:
     return None if name is None else (name, known[name])
 
 
-def _trained_summary(outputs: dict[str, Any]) -> str:
-    unit = f" {outputs['unit']}" if outputs["unit"] else ""
-    text = f"{outputs['model']}: {outputs['metric']} {outputs['test']:.4g}{unit}"
-    return text + (f", {outputs['baseline']} {outputs['baseline_test']:.4g}" if "baseline" in outputs else "")
-
-
 def _export(context: Context) -> dict[str, Any]:
     if not context.world.export.onnx:
         return {"onnx": "off"}
@@ -154,14 +149,6 @@ def _monitor(context: Context) -> dict[str, Any]:
     return {name: measured[name] for name in ("windows", "alarms", "rate", "upper95")}
 
 
-def _monitored(outputs: dict[str, Any]) -> str:
-    if not outputs["windows"]:  # too few held-out requests: nothing was counted, or nothing is watched
-        return (
-            "drift is watched, false alarms are not counted" if outputs["watched"] == "yes" else "no drift is watched"
-        )
-    return f"{outputs['alarms']} false alarms in {outputs['windows']} windows"
-
-
 def _part(*names: str) -> Any:
     return lambda world: {"seed": world.seed} | {name: getattr(world, name).model_dump() for name in names}
 
@@ -186,26 +173,26 @@ STAGES = (
         lambda w: {"task": w.task.name},
         _collect,
         inputs=_source,
-        summary=lambda o: f"{o['train_examples']} examples to learn from",
+        summary=OF_TASK["collect"],
     ),
-    Stage("train", 1, ("collect",), _part("task"), _train, summary=_trained_summary),
-    Stage("export", 1, ("train",), _part("export"), _export),
+    Stage("train", 1, ("collect",), _part("task"), _train, summary=OF_TASK["train"]),
+    Stage("export", 1, ("train",), _part("export"), _export, summary=OF_TASK["export"]),
     Stage(
         "package",
         1,
         ("collect", "train", "export"),
         _part("monitor"),
         _package,
-        summary=lambda o: f"artifact {o['base'][:12]}",
+        summary=OF_TASK["package"],
         whole=artifacts_are_whole,
     ),
-    Stage("serve", 1, ("package",), lambda w: {}, serve, summary=lambda o: f"champion {o['champion'][:12]}"),
+    Stage("serve", 1, ("package",), lambda w: {}, serve, summary=OF_TASK["serve"]),
     Stage(
         "monitor",
         1,
         ("package", "serve"),
         _part("monitor"),
         _monitor,
-        summary=_monitored,
+        summary=OF_TASK["monitor"],
     ),
 )

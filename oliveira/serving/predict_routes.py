@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import JSONResponse
 
+from oliveira.lifecycle.ledger import AnswerRow, Key
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError
 from oliveira.serving.protocol import Message
@@ -76,12 +77,12 @@ def make_predict_router(service: Service) -> APIRouter:
 
     @router.post("/v1/feedback")
     async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
-        """What was true after all, for an answer of /v1/predict. It is kept before this is answered."""
+        """What was true after all, for an answer of /v1/predict to the same key. It is kept before this is answered."""
         service.check_open()
         check_task(await service.fleet.engine())
         row = await service.write(lambda ledger: ledger.get_answer(body.id))
-        if row is None:
-            raise unknown(body.id)
+        if row is None or not may_tell(request.state.key, row):
+            raise unknown(body.id)  # the same for an answer to somebody else: an id tells nothing
         message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
         permit = service.admission.take(1, request.state.key.id)
         try:
@@ -126,9 +127,14 @@ def several(asked: dict[str, Any]) -> list[Any] | None:
     return bodies
 
 
+def may_tell(key: Key, answer: AnswerRow) -> bool:
+    """The key that asked, or one of an operator; of an answer so old that it does not say who asked, the latter."""
+    return "admin" in key.scopes or key.id == answer.key
+
+
 def unknown(number: str) -> ApiError:
     said = (
-        f"answer {number!r} is not kept here: it was never given, came with X-Oliveira-No-Traffic, is too old, or "
-        "serve.keep_traffic is off. Send the id of a newer answer."
+        f"answer {number!r} is not kept here for this key: it was never given to it, came with X-Oliveira-No-Traffic, "
+        "is too old, or serve.keep_traffic is off. Send the id of a newer answer."
     )
     return ApiError(404, said, code="answer_not_found", param="id")

@@ -11,7 +11,8 @@ import pytest
 from oliveira.artifact import Artifact
 from oliveira.errors import CorruptError, UserError
 from oliveira.predict import Answerer, export
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.serving.forward_engine import ForwardEngine
 from oliveira.serving.protocol import Message, pack
 

@@ -201,6 +201,26 @@ def test_a_truth_is_judged_and_kept(house: House) -> None:
     assert house.service.ledger.pairs() == [({"level": 3}, 7)]
 
 
+def test_only_who_asked_or_an_operator_tells_the_truth(house: House) -> None:
+    number = house.predict({"level": 3}).json()["id"]
+
+    def tell(scopes: tuple[str, ...], name: str) -> Any:
+        key = house.service.ledger.add_key("bia", scopes)
+        client = TestClient(house.client.app, headers={"Authorization": f"Bearer {key}"})
+        return client.post("/v1/feedback", json={"id": name, "truth": 4})
+
+    other, none = tell(("use",), number), tell(("use",), "pred-none")
+    assert other.status_code == none.status_code == 404
+    assert other.json()["error"]["message"].replace(number, "pred-none") == none.json()["error"]["message"]
+    assert house.service.ledger.truths() == [] and not any(asked["op"] == "judge" for asked in house.engine.asked)
+    assert tell(("use", "admin"), number).status_code == 200
+    [row] = house.kept()
+    house.service.ledger.add_answer(
+        "pred-old", time=1.0, digest="d", request=row.request, answer=row.answer, observed={}, key=""
+    )
+    assert tell(("use",), "pred-old").status_code == 404 and tell(("admin",), "pred-old").status_code == 200
+
+
 @pytest.mark.parametrize("way", ["header", "setting"])
 def test_what_is_not_to_be_kept_is_not(tmp_path: Path, way: str) -> None:
     house = House(tmp_path, keep_traffic=way != "setting")
