@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from oliveira import artifact, kinds
 from oliveira.artifact import TASK, Artifact, open_artifact
+from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
@@ -28,6 +29,7 @@ from oliveira.runs import run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
 from oliveira.tasks.catalogue import task
+from oliveira.together import answer_together
 
 GRAPH = "model.onnx"
 MAX_ERROR = 1e-4  # of an exported output, relative to the largest
@@ -51,16 +53,34 @@ class Answerer:
             self.inputs = graph.described
         else:
             run = torch_runner(made)
-        self.run = _bounded(run, made, self.task.eats)
+        self._plain = run
+        self.run = self._bounded(run)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
+        return self._answer(self.run, request)
+
+    def all(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Several at once, in one run where shapes allow. `UserError` says the place of the one that is refused."""
+
+        def answer(place: int, run: Run) -> dict[str, Any]:
+            try:
+                return self._answer(self._bounded(run), requests[place])
+            except UserError as error:
+                raise UserError(f"requests[{place}]: {error}") from None
+
+        return answer_together(answer, self._plain, len(requests), (self.task.eats, self.task.gives))
+
+    def _bounded(self, run: Run) -> Run:
+        return _bounded(run, self.artifact, self.task.eats)
+
+    def _answer(self, run: Run, request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(request, dict):
             raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
         if not all_finite(request):
             raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
         with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
-            answer = self.task.answer(self.state, self.run, request)
+            answer = self.task.answer(self.state, run, request)
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer
@@ -100,18 +120,24 @@ def _bounded(run: Run, made: Artifact, eats: str) -> Run:
     return bounded
 
 
-def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def export(folder: Path, say: Callable[[str], None] = lambda text: None, *, weights: str = "") -> dict[str, Any]:
     """Writes RUN/export: the artifact with its ONNX graph, after every output of the run's own request agreed.
 
-    Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
+    `weights`: "int8" rounds those of the linear layers, which the graph then holds as bytes and their scales; "" leaves
+    them. Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
     """
     with run_held(folder, say):
-        return _export(folder, say)
+        return _export(folder, say, weights)
 
 
-def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _export(folder: Path, say: Callable[[str], None], weights: str) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
+    whole = _torch(made.load_model())
+    if weights not in ("", made.weights):
+        quantise_model(model, weights)
+    else:
+        weights = made.weights
     described = json.loads((made.path / "task.json").read_bytes())
     wanted = task(described["task"])
     calls: list[tuple[Array, ...]] = []
@@ -129,6 +155,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
+        rounding = max(_error(whole(*arrays), plain(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:
             raise OliveiraError(f"{GRAPH}: outputs differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
         answer = wanted.answer(described["state"], runner, described["request"])
@@ -138,6 +165,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
             folder / "export",
             model=model,
             name=made.name,
+            weights=weights,
             files=files,
             lineage=made.lineage,
             metrics={**made.metrics, "onnx_error": error},
@@ -149,8 +177,14 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "inputs": runner.described,
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
+        "weights": weights,
+        "rounding": rounding,
     }
     say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
+    if weights != "fp32":
+        say(
+            translate(f"{weights} weights change the outputs of the run's own request by {rounding:.1e} of the largest")
+        )
     for name, told in runner.described.items():
         say(f"  {name}: {told}; steps {steps[name]}")
     return figures

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from oliveira import artifact
 from oliveira.adaptation.lora import add_lora, layers, merge
-from oliveira.compression.int8 import quantise_int8
+from oliveira.compression.model import quantise_model
+from oliveira.compression.report import size_in_bytes
 from oliveira.errors import Interrupted, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.export.onnx import export_onnx, verify_onnx
@@ -295,10 +296,9 @@ def check_int8_agrees(entry: Entry, form: Form) -> None:
     """Weights of a byte each: the answers stay near, and fewer bytes hold them."""
     model, inputs = build(entry, form).eval(), example(form, batch=4)
     expected = first(model(*inputs))
-    before = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    report = quantise_int8(model)
-    got = first(model(*inputs))
-    assert report.bytes < before or not report.layers
+    before = size_in_bytes(model)
+    got = first(quantise_model(model, "int8")(*inputs))
+    assert size_in_bytes(model) < before
     scale = expected.abs().max().clamp(min=1e-6)
     assert (got - expected).abs().max() / scale < 0.1, f"off by {(got - expected).abs().max() / scale:.3f} of the range"
 
