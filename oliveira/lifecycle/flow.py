@@ -23,11 +23,17 @@ TASK_FLOW = ("collect", "train", "export", "package", "serve", "monitor")
 
 def flow_of(home: Path) -> tuple[str, ...]:
     """Stages in the order in which this home's life goes through them; a task's graph is made before it is packaged."""
+    return TASK_FLOW if task_of(home) else FLOW
+
+
+def task_of(home: Path) -> str:
+    """The task of a life, without its folder; "" = it continues text."""
     try:
-        world = json.loads((home / "world.json").read_bytes())
-        return TASK_FLOW if world["task"]["name"] else FLOW
+        name = str(json.loads((home / "world.json").read_bytes())["task"]["name"])
     except (OSError, ValueError, KeyError, TypeError):  # before the first start, or of an older version
-        return FLOW
+        return ""
+    kind, _, rest = name.partition("/")
+    return f"{kind}/{rest.partition('?')[0].rpartition('/')[2]}" if name else ""
 
 
 def mermaid(states: dict[str, str]) -> str:

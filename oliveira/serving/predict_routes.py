@@ -9,32 +9,35 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
 
+from oliveira.lifecycle.ledger import AnswerRow
+from oliveira.lifecycle.lives import OWN
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError
 from oliveira.serving.protocol import Message
-from oliveira.serving.questions import MODEL, ask_all, check_model, check_task, model_header, while_connected
+from oliveira.serving.questions import ask_all, check_model, check_task, model_header, while_connected
 from oliveira.serving.schemas import FeedbackRequest
+from oliveira.serving.served import Served
 from oliveira.serving.service import Service
 
 MOST_NAMED = 128  # characters of a model's name
 
 
-def make_predict_router(service: Service) -> APIRouter:
+def make_predict_router(service: Served) -> APIRouter:
     router = APIRouter()
     deadline = service.world.serve.deadline
 
-    async def ask(request: Request, model: str, message: Message) -> tuple[EngineProcess, Message]:
+    async def ask(request: Request, model: str, life: Service, message: Message) -> tuple[EngineProcess, Message]:
         """One question to the engine."""
 
         def check(engine: EngineProcess) -> None:
             check_task(engine)
-            check_model(model, engine)
+            check_model(model, life, engine)
 
         message = {**message, "request": request.state.id, "tenant": request.state.key.id}
-        engine, [answer] = await while_connected(request, deadline, ask_all(service, [message], check))
+        engine, [answer] = await while_connected(request, deadline, ask_all(life, [message], check))
         return engine, answer
 
     @router.post("/v1/predict")
@@ -42,10 +45,11 @@ def make_predict_router(service: Service) -> APIRouter:
         """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields."""
         service.check_open()
         model, asked = split(body)
-        metrics, begun = service.metrics, time.monotonic()
+        life = service.of(model)
+        metrics, begun = life.metrics, time.monotonic()
         permit = service.admission.take(1, request.state.key.id)
         try:
-            engine, found = await ask(request, model, {"op": "predict", "body": asked})
+            engine, found = await ask(request, model, life, {"op": "predict", "body": asked})
         except BaseException:
             metrics.request_success_total.labels(finished_reason="abort").inc()
             raise
@@ -57,48 +61,55 @@ def make_predict_router(service: Service) -> APIRouter:
         metrics.time_to_first_token_seconds.observe(seconds)  # the whole answer is its first part
         metrics.e2e_request_latency_seconds.observe(seconds)
         number = f"pred-{request.state.id}"
-        if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
+        if life.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
             kept = {
                 "key": request.state.key.id,
                 "request": asked,
                 "answer": found["answer"],
                 "observed": found["observed"],
             }
-            service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+            life.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
         return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
 
     @router.post("/v1/feedback")
     async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
         """What was true after all, for an answer of /v1/predict. It is kept before this is answered."""
         service.check_open()
-        check_task(await service.fleet.engine())
-        row = await service.write(lambda ledger: ledger.get_answer(body.id))
-        if row is None:
-            raise unknown(body.id)
+        if len(service.lives) == 1:
+            check_task(await service.main.fleet.engine())
+        life, row = await _kept(service, body.id)
         message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
         permit = service.admission.take(1, request.state.key.id)
         try:
-            engine, found = await ask(request, MODEL, message)
+            engine, found = await ask(request, life.name, life, message)
         finally:
             permit.release()
-        if not await service.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
+        if not await life.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
             raise unknown(body.id)
         return JSONResponse({"id": body.id, "error": found["error"]}, headers=model_header(engine.digest))
 
     @router.get("/v1/task")
-    async def task() -> JSONResponse:
+    async def task(model: Annotated[str | None, Query(max_length=MOST_NAMED)] = None) -> JSONResponse:
         """What is served: what it eats and gives, how it is measured, and a request that runs as it stands."""
-        engine = await service.fleet.engine()
+        engine = await service.told(model).fleet.engine()
         return JSONResponse(check_task(engine), headers=model_header(engine.digest))
 
     return router
+
+
+async def _kept(service: Served, number: str) -> tuple[Service, AnswerRow]:
+    """The answer of this id, and the life that gave it."""
+    for life in service.lives.values():
+        if row := await life.write(lambda ledger: ledger.get_answer(number)):
+            return life, row
+    raise unknown(number)
 
 
 def split(body: Any) -> tuple[str, dict[str, Any]]:
     """The name of the model, and the task's own request."""
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object. GET /v1/task shows an example.", code="invalid_request")
-    model = body.get("model", MODEL)
+    model = body.get("model", OWN)
     if not isinstance(model, str) or len(model) > MOST_NAMED:
         said = f"model is not a text of at most {MOST_NAMED} characters. Leave it out, or see GET /v1/models."
         raise ApiError(400, said, code="invalid_value", param="model")
