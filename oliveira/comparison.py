@@ -17,9 +17,11 @@ from typing import Any
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.files import check_writable, write_atomic, write_json_atomic
+from oliveira.language import CODES, local, translate
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import commit
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.tasks import classical
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import pair
@@ -189,11 +191,11 @@ def verdict(result: dict[str, Any], language: str) -> list[str]:
     if result["baselines"]:
         pick = max if higher else min
         baseline = pick(result["baselines"], key=result["baselines"].get)
-        level = result["baselines"][baseline]
+        level, named = result["baselines"][baseline], translate(baseline, CODES[language])
         won = [name for name in names if (rows[name]["mean"] > level) == higher]
         for key, group in (("beats", won), ("loses", [name for name in names if name not in won])):
             if group:
-                said.append(words[key].format(names=", ".join(group), baseline=baseline, value=f"{level:.4g}"))
+                said.append(words[key].format(names=", ".join(group), baseline=named, value=f"{level:.4g}"))
     fast, slow = min(names, key=lambda m: rows[m]["seconds"]), max(names, key=lambda m: rows[m]["seconds"])
     t, u = rows[fast]["seconds"], rows[slow]["seconds"]
     said.append(words["cost"].format(fast=fast, slow=slow, t=t, u=u, r=u / max(t, 1e-9), device=result["device"]))
@@ -201,7 +203,7 @@ def verdict(result: dict[str, Any], language: str) -> list[str]:
     said.append(
         words["size"].format(small=small, large=large, p=rows[small]["parameters"], q=rows[large]["parameters"])
     )
-    return said
+    return [local(sentence, CODES[language]) for sentence in said]
 
 
 def _value(row: dict[str, Any]) -> str:
@@ -212,16 +214,18 @@ def report_text(result: dict[str, Any], title: str, language: str) -> str:
     words, metric = WORDS[language], result["metric"]
     unit = f", {metric['unit']}" if metric["unit"] else ""
     arrow = "↑" if metric["better"] == "higher" else "↓"
-    lines = [f"# {result['task']}: {', '.join(result['models'])}", "", title, ""]
-    lines += [words["head"].format(metric=f"{metric['name']} {arrow}{unit}"), "| --- | --- | --- | --- | --- |"]
+    code = CODES[language]
+    lines = [f"# {result['task']}: {', '.join(result['models'])}", "", translate(title, code), ""]
+    rows = [words["head"].format(metric=f"{metric['name']} {arrow}{unit}"), "| --- | --- | --- | --- | --- |"]
     for name, row in result["models"].items():
-        lines.append(
+        rows.append(
             f"| {name} | {_value(row)} | {row['parameters']:,} | {row['seconds']:.1f} | {row['flops'] / 1e9:,.0f} |"
         )
     for name, value in result["baselines"].items():
-        lines.append(f"| {name} ({words['naive']}) | {value:.4g} | – | – | – |")
+        rows.append(f"| {translate(name, code)} ({words['naive']}) | {value:.4g} | – | – | – |")
     for name, value in result.get("peers", {}).items():
-        lines.append(f"| {name} ({classical.PACKAGE}) | {value:.4g} | – | – | – |")
+        rows.append(f"| {name} ({classical.PACKAGE}) | {value:.4g} | – | – | – |")
+    lines += [local(row, code) for row in rows]
     lines += ["", "![](compare.png)", "", f"## {words['verdict']}", ""]
     lines += [f"- {sentence}" for sentence in verdict(result, language)]
     return "\n".join([*lines, "", words["command"].format(command=result["command"]), ""])

@@ -6,6 +6,7 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.portuguese_figures import FIGURE_WORDS
 from oliveira.portuguese_folders import FOLDER_WORDS
 from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.portuguese_lives import LIFE_HELP, LIFE_WORDS
@@ -351,6 +352,7 @@ WORDS = {
     "stopped": "parado",
     **TABLE_WORDS,
     **FOLDER_WORDS,
+    **FIGURE_WORDS,
     **TEXT_WORDS,
     **HOME_WORDS,
     **LIFE_WORDS,

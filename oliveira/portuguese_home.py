@@ -105,15 +105,14 @@ HOME_LINES = {
         "a chave {} segue válida. `oliveira keys revoke {}` encerra-a."
     ),
     # What is recorded
-    "Keep the prompts that clients send, in home {}? Drift and retraining need them; `oliveira forget` deletes a "
-    "key's.": (
-        "Guardar em {} os textos que os clientes enviam? Deriva e retreino precisam deles; `oliveira forget` apaga os "
-        "de uma chave."
+    "Keep the {} that clients send, in home {}? Drift and retraining need them; `oliveira forget` deletes a key's.": (
+        "Guardar os {} que os clientes enviam, em {}? Deriva e retreino precisam deles; `oliveira forget` apaga os de "
+        "uma chave."
     ),
-    "no prompts are kept: no drift is seen and nothing is learnt from them": (
-        "nenhum texto é guardado: não se vê deriva e nada se aprende com eles"
+    "no {} are kept: no drift is seen and nothing is learnt from them": (
+        "os {} não são guardados: não se vê deriva e nada se aprende com eles"
     ),
-    "prompts are kept, at most {} MiB": "os textos são guardados, no máximo {} MiB",
+    "{} are kept, at most {} MiB": "os {} são guardados, no máximo {} MiB",
     "{} and {} days": "{} e {} dias",
     # A champion that the loop puts back
     "the champion {} was put back to {}: {}.": "o campeão {} voltou a {}: {}.",

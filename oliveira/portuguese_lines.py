@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.portuguese_figures import FIGURE_LINES
 from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
 from oliveira.portuguese_lives import LIFE_LINES
@@ -25,6 +26,7 @@ LINES = {
         "{}: {} MiB, {} bits por peso, perda {} nats por token, {} ms por token"
     ),
     "loss {}, {} {}/s": "perda {}, {} {}/s",
+    "loss {}, {} tokens/s": "perda {}, {} tokens/s",
     "loss {}": "perda {}",
     "tokens of {}": "tokens de {}",
     "cleaning and comparing documents": "limpando e comparando documentos",
@@ -118,6 +120,7 @@ LINES = {
     **TABLE_LINES,
     **TASK_LINES,
     **FOLDER_LINES,
+    **FIGURE_LINES,
     **TEXT_LINES,
     **HOME_LINES,
     **LIFE_LINES,
@@ -175,6 +178,15 @@ FOREIGN = {
     ),
     "compress.serve = {} is not among compress.methods = {} ({}). Add it there or serve fp32.": (
         "compress.serve = {} não está em compress.methods = {} ({}). Acrescente-o lá ou sirva fp32."
+    ),
+    "compress.serve = {} is of text, whose kernels alone read 4 bits ({}). Use int8 or fp32.": (
+        "compress.serve = {} é de texto, pois só os seus kernels leem 4 bits ({}). Use int8 ou fp32."
+    ),
+    "update.method = full is of a task's model: text is retrained by LoRA ({}). Use lora or auto.": (
+        "update.method = full é do modelo de uma tarefa: texto se retreina por LoRA ({}). Use lora ou auto."
+    ),
+    "adapt.targets = {} holds {}, which no layer of the model is called ({}). Use some of {}.": (
+        "adapt.targets = {raw[0]} contém {raw[1]}, que não é nome de camada ({raw[2]}). Use alguns destes: {raw[3]}."
     ),
     "adapt.targets = {} holds gate, which model.feed_forward = {} does not have ({}). "
     "Use adapt.targets = {} or feed_forward = swiglu.": (

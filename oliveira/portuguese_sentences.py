@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.portuguese_figures import FIGURE_SENTENCES
 from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
 from oliveira.portuguese_lives import LIFE_SENTENCES
@@ -314,6 +315,7 @@ SENTENCES = {
     **TABLE_SENTENCES,
     **TASK_SENTENCES,
     **FOLDER_SENTENCES,
+    **FIGURE_SENTENCES,
     **TEXT_SENTENCES,
     **HOME_SENTENCES,
     **LIFE_SENTENCES,

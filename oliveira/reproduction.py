@@ -23,9 +23,11 @@ from oliveira import recipes
 from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.figures import EXPECTED
 from oliveira.files import canonical_json, sha256_bytes, write_atomic, write_json_atomic
+from oliveira.language import figure, local, translate
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import Files, clean_commit, commit, differing, files_of
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.training.curves import draw_seeds, read_curve
 
 LOSSES = 20  # of the first seed, kept and replayed
@@ -177,18 +179,19 @@ def publish(name: str, result: dict[str, Any], draw: Draw) -> None:
 def show(console: Console, result: dict[str, Any], published: dict[str, Any] | None) -> None:
     metric = result["metric"]
     table = Table(result["recipe"], f"{metric['name']} ({metric['better']} is better)")
-    table.add_row("ours now", f"{metric['mean']:.4f} ± {metric['std']:.4f}", style="bold")
+    table.add_row("ours now", local(f"{metric['mean']:.4f} ± {metric['std']:.4f}"), style="bold")
     if published and "band" in published["metric"]:
         low, high = published["metric"]["band"]
         word = "inside" if recipes.inside(published, metric["mean"]) else "OUTSIDE"
-        table.add_row("stored", f"{published['metric']['mean']:.4f} ({word} its band {low:.4f} … {high:.4f})")
+        table.add_row("stored", local(f"{published['metric']['mean']:.4f} ({word} its band {low:.4f} … {high:.4f})"))
     if result["paper"]:
         table.add_row(f"paper: {result['paper']['source']}", str(result["paper"]["value"]))
     for name, value in result["baselines"].items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(translate(name), figure(value, ".4f"))
     console.print(table)
     for key, met in result["met"].items():
-        console.print(f"expected {EXPECTED.get(key, key)} {result['expect'][key]:.4g}: {'met' if met else 'NOT MET'}")
+        level = figure(result["expect"][key], ".4g")
+        console.print(f"expected {EXPECTED.get(key, key)} {level}: {'met' if met else 'NOT MET'}")
 
 
 def complaints(result: dict[str, Any], published: dict[str, Any] | None) -> list[str]:

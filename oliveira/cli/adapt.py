@@ -11,7 +11,7 @@ from rich.console import Console
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.errors import OliveiraError, UserError
-from oliveira.language import translate
+from oliveira.language import figure, translate
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 
@@ -53,8 +53,10 @@ def adapt(
         report.begin("adapt")
 
         def show(progress: Progress) -> None:
-            text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
-            report.progress(progress.step / progress.steps, text)
+            report.progress(
+                progress.step / progress.steps,
+                f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s",
+            )
 
         found = make_adapter(
             life_folder(home, life).absolute(),
@@ -76,7 +78,7 @@ def adapt(
     elif found["active"]:
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"{name}: {_measured(found)}", markup=False)
-        console.print(f"{home / 'adapters' / name}, {found['bytes'] / 1e6:.1f} MB", markup=False)
+        console.print(f"{home / 'adapters' / name}, {figure(found['bytes'] / 1e6, '.1f')} MB", markup=False)
         console.print(translate(f'next: send "model": "{name}" to the server'), markup=False)
     if not found["active"]:
         raise OliveiraError(
@@ -87,7 +89,11 @@ def adapt(
 
 def _measured(found: dict[str, Any]) -> str:
     bits, documents = found["bits_per_byte"], found["documents"]
-    said = [f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"]
+    said = [
+        translate(
+            f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"
+        )
+    ]
     if documents["duplicates"]:
-        said.append(f"{documents['duplicates']} that repeated others left out")
-    return ", ".join(map(translate, said))
+        said.append(translate(f"{documents['duplicates']} that repeated others left out"))
+    return ", ".join(said)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, life_folder, read_ledger
 from oliveira.cli.table import Table
-from oliveira.language import translate
+from oliveira.language import figure, local, translate
 from oliveira.serving import adapter_names
 
 app = typer.Typer(
@@ -38,8 +38,8 @@ def list_adapters(home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson = 
     table = Table("name", "fits the champion", "bits per byte", "rank", "MB")
     for row in rows:
         bits = row.get("bits_per_byte")
-        gain = f"{bits['before']:.3f} → {bits['after']:.3f}" if bits else "–"
-        size = f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "–"
+        gain = local(f"{bits['before']:.3f} → {bits['after']:.3f}") if bits else "–"
+        size = figure(row["bytes"] / 1e6, ".1f") if "bytes" in row else "–"
         table.add_row(row["name"], translate("yes" if row["fits"] else "no"), gain, str(row.get("rank", "–")), size)
     Console(highlight=False).print(table)
 
@@ -60,7 +60,7 @@ def show(name: Name, home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson
     for key, value in found.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = ", ".join(map(str, value)) if isinstance(value, list) else text
-        Console(highlight=False, soft_wrap=True).print(f"{key.replace('_', ' '):<14} {text}", markup=False)
+        Console(highlight=False, soft_wrap=True).print(f"{key.replace('_', ' '):<14} {local(str(text))}", markup=False)
 
 
 @app.command()

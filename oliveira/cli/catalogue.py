@@ -12,7 +12,7 @@ from rich.console import Console
 
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 from oliveira.cli.table import Table
-from oliveira.language import translate
+from oliveira.language import local, translate
 
 WIDTH = 80  # columns of a terminal that nobody has widened
 READMES = [Path("README.md"), Path("README.pt-BR.md")]
@@ -83,7 +83,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
         rest = [", ".join(row["models"])]
     else:
         head = f"{row['name']:<14} {row['runs']}"
-        rest = [f"as in {row['parity']}", *row["results"]]
+        rest = [f"as in {row['parity']}", *map(local, row["results"])]
     indent = " " * 4
     wrapped = (wrap(text, WIDTH, initial_indent=indent, subsequent_indent=2 * indent) for text in rest if text)
     return [head, *(line for lines in wrapped for line in lines)]
@@ -105,7 +105,7 @@ def _result(found: dict[str, Any]) -> str:
     metric = found["metric"]
     spread = f" ± {metric['std']:.2g}" if metric.get("std") else ""
     unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"{found['recipe']}: {metric['mean']:.4g}{spread} {metric['name'].replace('_', ' ')}{unit}"
+    return f"{found['recipe']}: {metric['mean']:.4g}{spread} {metric['name'].replace('_', ' ')}{unit}"  # for JSON too
 
 
 def sources(as_json: AsJson = False) -> None:
@@ -147,7 +147,7 @@ def reproduce(
         console = Console(highlight=False, soft_wrap=True)
         for name in recipes.names():
             found = recipes.stored(name)
-            value = f"{found['metric']['mean']:.4g} {found['metric']['name']}" if found else "no result yet"
+            value = local(f"{found['metric']['mean']:.4g} {found['metric']['name']}") if found else "no result yet"
             console.print(f"{name:<28} {value:<28} {recipes.load(name)['title']}", markup=False)
         return
     wanted = recipes.names() if recipe == "all" else [recipe]

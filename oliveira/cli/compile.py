@@ -13,7 +13,7 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
-from oliveira.language import translate
+from oliveira.language import figure, translate
 from oliveira.world import ServeSection
 
 
@@ -83,7 +83,7 @@ def compile_(
         return
     table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
     for name, size in found["weight_bytes"].items():
-        times = (f"{found['seconds'][str(n)][name] * 1e3:.3f}" for n in numbers)
+        times = (figure(found["seconds"][str(n)][name] * 1e3, ".3f") for n in numbers)
         table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["fastest"] else "")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)

@@ -24,7 +24,7 @@ from oliveira.cli.options import (
     Time,
 )
 from oliveira.cli.table import Table, printable
-from oliveira.language import translate
+from oliveira.language import figure, translate
 
 
 def data(
@@ -87,7 +87,7 @@ def data(
     if found.columns:
         table = Table("column", "type", "missing", "distinct", "smallest", "largest")
         for column in found.columns:
-            counts = (f"{column.missing:,}", f"{column.distinct:,}")
+            counts = (figure(column.missing, ","), figure(column.distinct, ","))
             ends = map(translate, (column.smallest, column.largest))
             table.add_row(column.name, translate(column.kind), *counts, *ends)
         console.print(table)

@@ -14,6 +14,7 @@ from rich.console import Console
 from oliveira.cli.table import Table
 from oliveira.files import write_atomic
 from oliveira.formulas import Formula, Result, find, formulas, run
+from oliveira.language import local, translate
 
 app = typer.Typer(
     help="Every formula of the seeds: as written, as published, and a numeric check.\n\n"
@@ -51,12 +52,12 @@ def list_(as_json: AsJson = False) -> None:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     for name in ("id", "seed and heading", "verdict", "default", "where"):
-        table.add_column(name, no_wrap=True, ratio=1 if name == "seed and heading" else None)
+        table.add_column(translate(name), no_wrap=True, ratio=1 if name == "seed and heading" else None)
     for formula in found:
         table.add_row(
             formula.id,
             headings(formula),
-            formula.verdict,
+            translate(formula.verdict),
             formula.default,
             formula.where.removeprefix("oliveira."),
         )
@@ -84,7 +85,7 @@ def show(
 
 
 def _text(formula: Formula) -> str:
-    lines = [f"{formula.id}: {formula.title} ({formula.verdict})"]
+    lines = [f"{formula.id}: {formula.title} ({translate(formula.verdict)})"]
     for seed in formula.seeds:
         said = "in words" if seed.kind == "words" else "as written"
         lines += [
@@ -153,7 +154,7 @@ def _report(result: Result) -> str:
 
 
 def _number(value: Any) -> str:
-    return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+    return ", ".join(local(str(part)) for part in (value if isinstance(value, list) else [value]))
 
 
 @app.command()

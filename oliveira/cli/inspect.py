@@ -11,7 +11,7 @@ from rich.console import Console
 from oliveira.cli.models import parse_values
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home
 from oliveira.cli.table import Table
-from oliveira.language import ENGLISH, current, translate
+from oliveira.language import ENGLISH, current, figure, translate
 
 Model = Annotated[str, typer.Argument(help="Name of a model; `oliveira list` shows them.")]
 Values = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of the model's config.")]
@@ -47,16 +47,16 @@ def inspect(
     weights = ", ".join(f"{kind} {_bytes(size)}" for kind, size in found.weight_bytes.items())
     facts = {
         "input": f"{', '.join(found.input)}  ({found.eats} → {found.gives})",
-        "parameters": f"{found.parameters:,}",
+        "parameters": figure(found.parameters, ","),
         "weights": weights,
-        "forward": f"{found.flops:,} FLOPs, {_time(found.forward_ms, found.forward_ms_range)}",
+        "forward": f"{figure(found.flops, ',')} FLOPs, {_time(found.forward_ms, found.forward_ms_range)}",
         "with backward": _time(found.forward_backward_ms, found.forward_backward_ms_range),
         "kept for backward": f"{_bytes(found.activation_bytes)}",
-        "times": f"median (quickest to slowest) of {found.rounds} rounds on {found.threads} thread(s)",
-        "FLOPs leave out": ", ".join(found.uncounted) or "nothing",
+        "times": translate(f"median (quickest to slowest) of {found.rounds} rounds on {found.threads} thread(s)"),
+        "FLOPs leave out": ", ".join(found.uncounted) or translate("nothing"),
     }
     for name, text in facts.items():
-        console.print(f"{translate(name):<18} {translate(text)}", markup=False)
+        console.print(f"{translate(name):<18} {text}", markup=False)
 
 
 def explain(
@@ -89,12 +89,12 @@ def explain(
 
 def _time(median: float, extremes: tuple[float, float]) -> str:
     low, high = extremes
-    return f"{median:.2f} ms ({low:.2f} to {high:.2f} ms)"
+    return translate(f"{median:.2f} ms ({low:.2f} to {high:.2f} ms)")
 
 
 def _bytes(size: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+            return f"{size:.0f} {unit}" if unit == "B" else f"{figure(size, '.1f')} {unit}"
         size /= 1024
-    return f"{size:.1f} GiB"
+    return f"{figure(size, '.1f')} GiB"

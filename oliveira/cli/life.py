@@ -26,7 +26,7 @@ from oliveira.cli.options import (
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
-from oliveira.language import translate
+from oliveira.language import figure, translate
 from oliveira.lifecycle.asking import ask
 from oliveira.lifecycle.flow import flow_of, mermaid
 from oliveira.lifecycle.lives import chosen as chosen_life
@@ -38,6 +38,7 @@ from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.starting import life_to_start, worlds_of_others
+from oliveira.lifecycle.summaries import told
 from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
 from oliveira.world import parse_override
 
@@ -247,9 +248,10 @@ def status(
     table = Table("stage", "state", "seconds", "result")
     for name in flow_of(folder):
         row = found["stages"].get(name, {"state": "waiting"})
-        result = row.get("message") or ", ".join(
-            f"{k} {_short(v)}" for k, v in list(row.get("outputs", {}).items())[:3]
-        )
+        outputs = row.get("outputs", {})
+        if name == "serve" and outputs and "champion" in found["aliases"]:  # the stage crowned the first of them
+            outputs = {"champion": found["aliases"]["champion"]}
+        result = translate(row.get("message") or told(name, outputs))
         seconds = row.get("seconds")
         table.add_row(translate(name), translate(row["state"]), "" if seconds is None else f"{seconds:.1f}", result)
     console.print(table)
@@ -264,10 +266,6 @@ def _line(name: str, text: str) -> str:
 def _reasons(numbers: dict[str, Any]) -> str:
     said = numbers.get("reasons", []) or [numbers.get("reason", "")]
     return "; ".join(translate(str(reason)) for reason in said)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)[:32]
 
 
 def history(
@@ -305,7 +303,7 @@ def history(
 
 def _score(value: Any) -> str:
     value = value.get("after") if isinstance(value, dict) else value
-    return f"{value:.3f}" if isinstance(value, float) else "–"
+    return figure(value, ".3f") if isinstance(value, float) else "–"
 
 
 def swap(digest: Digest, home: Home = DEFAULT_HOME, life: Life = "") -> None:

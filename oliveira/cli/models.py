@@ -7,7 +7,7 @@ import json
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -103,6 +103,8 @@ def train(
     oliveira train forecast/path:consumo.csv gru --target kwh
 
     oliveira train classify/path:fotos cnn
+
+    oliveira train classify/told-br bert start=minilm features=frozen
     """
     from oliveira.runs import fit
     from oliveira.tasks.catalogue import with_options
@@ -130,13 +132,17 @@ def train(
         return
     metric, console = run.result["metric"], Console(highlight=False, soft_wrap=True)
     unit = f", {metric['unit']}" if metric["unit"] else ""
-    table = Table(f"{metric['name']}{unit}", f"test, {metric['better']} is better")
+    table = Table(f"{translate(metric['name'])}{unit}", f"test, {metric['better']} is better")
     scores = {model: run.metric, **run.result["baselines"]}
     for name, value in sorted(scores.items(), key=lambda pair: pair[1], reverse=metric["better"] == "higher"):
-        table.add_row(name, f"{value:.4f}", style="bold" if name == model else "")
+        table.add_row(name if name == model else translate(name), f"{value:.4f}", style="bold" if name == model else "")
     console.print(table)
-    said = f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
-    console.print(translate(said), markup=False)
+    console.print(
+        translate(
+            f"{run.result['parameters']:,} parameters, {run.result['steps']} steps in {run.result['seconds']:.1f} s"
+        ),
+        markup=False,
+    )
     console.print(run.result["fit"]["words"]["en" if current() == ENGLISH else "pt"], markup=False)
     console.print(f"{run.folder}: {', '.join(_shown(run.folder))}", markup=False)
     name = shlex.quote(f"{task}/{model}")
@@ -219,17 +225,28 @@ def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str,
     return values
 
 
-def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def export(
+    run: RunName,
+    weights: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="int8 holds linear layers in a byte a weight: smaller, a little less exact."),
+    ] = "fp32",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
     """Writes a trained run as ONNX beside its weights, after checking that both answer alike.
 
     oliveira export forecast/power/lstm
 
+    oliveira export forecast/power/mlp --weights int8
+
     oliveira export forecast/power/lstm --json
     """
     from oliveira.predict import export as write
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
 
-    figures = write(find_run(home.absolute(), run), lambda text: None if as_json else print(text))
+    folder = find_run(home.absolute(), run)
+    figures = write(folder, lambda text: None if as_json else print(text), weights=weights)
     if as_json:
         print(json.dumps(figures, indent=2))
 
@@ -245,7 +262,8 @@ def predict(
 
     oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
     """
-    from oliveira.predict import Predictor, find_run
+    from oliveira.predict import Predictor
+    from oliveira.records import find_run
     from oliveira.strict_json import parse
 
     predictor = Predictor(find_run(home.absolute(), run))
@@ -276,7 +294,7 @@ def serve(
     import sys
 
     from oliveira.lifecycle.stall import set_up
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
     from oliveira.serving.address import authority, listen
 
     folder = find_run(home.absolute(), run)

@@ -83,7 +83,7 @@ class Reporter:
 
     def done(self, name: str, seconds: float, digest: str, *, reused: bool, text: str = "") -> None:
         self._stop_bar()
-        what = translate("reused") if reused else duration(seconds)
+        what = translate("reused" if reused else duration(seconds))
         self._print(f"{translate(name):<10} {what:>8}  {digest[:12]}  {translate(text)}")
 
     def _stop_bar(self) -> None:

@@ -12,7 +12,7 @@ from oliveira.lifecycle.remembered import IN_FORCE, Chosen, is_new
 
 FIELD = "serve.keep_traffic"
 QUESTION = (
-    "Keep the prompts that clients send, in home {}? Drift and retraining need them; `oliveira forget` deletes a key's."
+    "Keep the {} that clients send, in home {}? Drift and retraining need them; `oliveira forget` deletes a key's."
 )
 
 
@@ -20,23 +20,29 @@ def ask_recording(home: Path, chosen: Chosen, confirm: Callable[[str], bool]) ->
     """Asks in a home in which nothing was learnt yet, unless the world, the environment or --set say it."""
     if not is_new(home) or FIELD in chosen.explicit:
         return chosen
-    serve = chosen.world.serve.model_copy(update={"keep_traffic": confirm(QUESTION.format(home))})
+    keep = confirm(QUESTION.format(_what(chosen.world.task.name), home))
+    serve = chosen.world.serve.model_copy(update={"keep_traffic": keep})
     world = chosen.world.model_copy(update={"serve": serve})
     return dataclasses.replace(chosen, world=world, explicit=chosen.explicit | {FIELD})
+
+
+def _what(task: str) -> str:
+    return "requests" if task else "prompts"
 
 
 def recording(home: Path) -> dict[str, Any] | None:
     """What the world in force says of it; None before there is one."""
     try:
-        serve = json.loads((home / IN_FORCE).read_bytes())["serve"]
+        world = json.loads((home / IN_FORCE).read_bytes())
         names = ("keep_traffic", "traffic_megabytes", "traffic_days")
-        return {name: serve.get(name, 0) for name in names}
+        kept = {name: world["serve"].get(name, 0) for name in names}
+        return {"what": _what(world.get("task", {}).get("name", "")), **kept}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def recording_line(found: dict[str, Any]) -> str:
     if not found["keep_traffic"]:
-        return "no prompts are kept: no drift is seen and nothing is learnt from them"
-    size = f"prompts are kept, at most {found['traffic_megabytes']} MiB"
+        return f"no {found['what']} are kept: no drift is seen and nothing is learnt from them"
+    size = f"{found['what']} are kept, at most {found['traffic_megabytes']} MiB"
     return f"{size} and {found['traffic_days']:g} days" if found["traffic_days"] else size

@@ -27,6 +27,7 @@ from oliveira.files import sha256_file
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
+from oliveira.lifecycle.summaries import OF_TEXT
 from oliveira.monitoring.drift import measure_false_alarms
 from oliveira.registry import create, decoding
 from oliveira.tasks import baselines
@@ -359,9 +360,7 @@ STAGES = (
         lambda w: {"base": w.data.base, "new": w.data.new, "max_chars": w.data.max_chars},
         _collect,
         inputs=lambda w, home: {domain: sources.fingerprint(spec, home=home) for domain, spec in _domains(w).items()},
-        summary=lambda o: (
-            f"{o['base_characters']} characters of {o['base_source']}, {o['new_characters']} of {o['new_source']}"
-        ),
+        summary=OF_TEXT["collect"],
     ),
     Stage(
         "preprocess",
@@ -369,7 +368,7 @@ STAGES = (
         ("collect",),
         _part("data"),
         _preprocess,
-        summary=lambda o: f"{o['base_tokens']} + {o['new_tokens']} training tokens",
+        summary=OF_TEXT["preprocess"],
     ),
     Stage(
         "train",
@@ -377,7 +376,7 @@ STAGES = (
         ("preprocess",),
         _part("model", "train"),
         _train,
-        summary=lambda o: f"{o['validation_bits_per_byte']:.3f} bits per byte",
+        summary=OF_TEXT["train"],
     ),
     Stage(
         "adapt",
@@ -385,29 +384,26 @@ STAGES = (
         ("preprocess", "train"),
         _part("adapt"),
         _adapt,
-        summary=lambda o: (
-            f"new domain {o['new_before']:.3f} → {o['new_after']:.3f}, "
-            f"base {o['base_before']:.3f} → {o['base_after']:.3f}"
-        ),
+        summary=OF_TEXT["adapt"],
     ),
-    Stage("compress", 1, ("preprocess", "train"), _part("compress"), _compress),
+    Stage("compress", 1, ("preprocess", "train"), _part("compress"), _compress, summary=OF_TEXT["compress"]),
     Stage(
         "package",
         1,
         ("preprocess", "train", "adapt", "compress"),
         _part("compress", "monitor"),
         _package,
-        summary=lambda o: f"artifact {o['base'][:12]}",
+        summary=OF_TEXT["package"],
         whole=artifacts_are_whole,
     ),
-    Stage("export", 1, ("preprocess", "package"), _part("export"), _export),
+    Stage("export", 1, ("preprocess", "package"), _part("export"), _export, summary=OF_TEXT["export"]),
     Stage(
         "serve",
         1,
         ("package", "export"),
         lambda w: {},
         serve,
-        summary=lambda o: f"champion {o['champion'][:12]}",
+        summary=OF_TEXT["serve"],
     ),
     Stage(
         "monitor",
@@ -415,6 +411,6 @@ STAGES = (
         ("preprocess", "train", "serve"),
         _part("monitor"),
         _monitor,
-        summary=lambda o: f"{o['alarms']} false alarms in {o['windows']} windows",
+        summary=OF_TEXT["monitor"],
     ),
 )

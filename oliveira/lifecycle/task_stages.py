@@ -1,13 +1,15 @@
 """The stages of a task's life: collect → train → export → package → serve → monitor, of any (Task, Entry).
 
 `train` is `oliveira.fit`: the run that a life serves is the run that `oliveira train` would make. `export` comes before
-`package`, since what is served is the exported graph, after its outputs agreed with the model's.
+`package`, since what is served is the exported graph, after its outputs agreed with the model's. Where int8 weights are
+asked for, `compress` stands between the two (`task_compress.py`) and what it accepted is packaged.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from oliveira import artifact
 from oliveira.errors import OliveiraError, UserError
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
+from oliveira.lifecycle.summaries import OF_TASK
+from oliveira.lifecycle.task_compress import COMPRESS, served_of
 from oliveira.lifecycle.task_plan import chosen_model
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
 from oliveira.monitoring.features import measure_feature_false_alarms
@@ -83,12 +87,6 @@ def _best(result: dict[str, Any]) -> tuple[str, float] | None:
     return None if name is None else (name, known[name])
 
 
-def _trained_summary(outputs: dict[str, Any]) -> str:
-    unit = f" {outputs['unit']}" if outputs["unit"] else ""
-    text = f"{outputs['model']}: {outputs['metric']} {outputs['test']:.4g}{unit}"
-    return text + (f", {outputs['baseline']} {outputs['baseline_test']:.4g}" if "baseline" in outputs else "")
-
-
 def _export(context: Context) -> dict[str, Any]:
     if not context.world.export.onnx:
         return {"onnx": "off"}
@@ -102,8 +100,7 @@ def _export(context: Context) -> dict[str, Any]:
 
 def _package(context: Context) -> dict[str, Any]:
     world = context.world
-    exported = context.results["export"] / "export"
-    opened = artifact.open_artifact(exported if exported.exists() else context.results["train"] / "artifact")
+    opened = served_of(context)
     described = json.loads((opened.path / "task.json").read_bytes())
     wanted = task(described["task"])
     data = wanted.open(context.home, _quiet)
@@ -117,6 +114,7 @@ def _package(context: Context) -> dict[str, Any]:
         context.home / "artifacts" / f"{context.key[:16]}-base",
         model=opened.load_model(),
         name=opened.name,
+        weights=opened.weights,
         files={name: (opened.path / name).read_bytes() for name in ("task.json", "model.onnx") if name in opened.files},
         reference=reference,
         metrics={"scores": {"base": {"name": metric, "after": context.outputs["train"]["validation"]}}},
@@ -151,20 +149,20 @@ def _monitor(context: Context) -> dict[str, Any]:
     return {name: measured[name] for name in ("windows", "alarms", "rate", "upper95")}
 
 
-def _monitored(outputs: dict[str, Any]) -> str:
-    if not outputs["windows"]:  # too few held-out requests: nothing was counted, or nothing is watched
-        return (
-            "drift is watched, false alarms are not counted" if outputs["watched"] == "yes" else "no drift is watched"
-        )
-    return f"{outputs['alarms']} false alarms in {outputs['windows']} windows"
-
-
 def _part(*names: str) -> Any:
     return lambda world: {"seed": world.seed} | {name: getattr(world, name).model_dump() for name in names}
 
 
 def _source(world: World, home: Path) -> dict[str, str]:
     return {"content": task(world.task.name).fingerprint()}
+
+
+def task_stages(world: World) -> tuple[Stage, ...]:
+    if world.compress.serve == "fp32":
+        return STAGES
+    place = [stage.name for stage in STAGES].index("package")
+    package = replace(STAGES[place], needs=(*STAGES[place].needs, COMPRESS.name))
+    return (*STAGES[:place], COMPRESS, package, *STAGES[place + 1 :])
 
 
 STAGES = (
@@ -175,26 +173,26 @@ STAGES = (
         lambda w: {"task": w.task.name},
         _collect,
         inputs=_source,
-        summary=lambda o: f"{o['train_examples']} examples to learn from",
+        summary=OF_TASK["collect"],
     ),
-    Stage("train", 1, ("collect",), _part("task"), _train, summary=_trained_summary),
-    Stage("export", 1, ("train",), _part("export"), _export),
+    Stage("train", 1, ("collect",), _part("task"), _train, summary=OF_TASK["train"]),
+    Stage("export", 1, ("train",), _part("export"), _export, summary=OF_TASK["export"]),
     Stage(
         "package",
         1,
         ("collect", "train", "export"),
         _part("monitor"),
         _package,
-        summary=lambda o: f"artifact {o['base'][:12]}",
+        summary=OF_TASK["package"],
         whole=artifacts_are_whole,
     ),
-    Stage("serve", 1, ("package",), lambda w: {}, serve, summary=lambda o: f"champion {o['champion'][:12]}"),
+    Stage("serve", 1, ("package",), lambda w: {}, serve, summary=OF_TASK["serve"]),
     Stage(
         "monitor",
         1,
         ("package", "serve"),
         _part("monitor"),
         _monitor,
-        summary=_monitored,
+        summary=OF_TASK["monitor"],
     ),
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
 
-from oliveira.lifecycle.ledger import AnswerRow
+from oliveira.lifecycle.ledger import AnswerRow, Key
 from oliveira.lifecycle.lives import OWN
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError
@@ -23,6 +23,7 @@ from oliveira.serving.served import Served
 from oliveira.serving.service import Service
 
 MOST_NAMED = 128  # characters of a model's name
+MOST_REQUESTS = 64  # in one body
 
 
 def make_predict_router(service: Served) -> APIRouter:
@@ -42,14 +43,20 @@ def make_predict_router(service: Served) -> APIRouter:
 
     @router.post("/v1/predict")
     async def predict(request: Request, body: Annotated[Any, Body()]) -> JSONResponse:
-        """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields."""
+        """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields.
+
+        `{"requests": [ … ]}` asks at most 64 at once and gives `{"answers": [ … ]}`, each with its id; where one is
+        refused all are, and the error names its place.
+        """
         service.check_open()
         model, asked = split(body)
         life = service.of(model)
         metrics, begun = life.metrics, time.monotonic()
-        permit = service.admission.take(1, request.state.key.id)
+        bodies = several(asked)
+        one_or_more = {"bodies": bodies} if bodies else {"body": asked}
+        permit = service.admission.take(len(bodies or [asked]), request.state.key.id)
         try:
-            engine, found = await ask(request, model, life, {"op": "predict", "body": asked})
+            engine, found = await ask(request, model, life, {"op": "predict"} | one_or_more)
         except BaseException:
             metrics.request_success_total.labels(finished_reason="abort").inc()
             raise
@@ -60,24 +67,24 @@ def make_predict_router(service: Served) -> APIRouter:
         metrics.request_queue_time_seconds.observe(found["queue_seconds"])
         metrics.time_to_first_token_seconds.observe(seconds)  # the whole answer is its first part
         metrics.e2e_request_latency_seconds.observe(seconds)
-        number = f"pred-{request.state.id}"
-        if life.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
-            kept = {
-                "key": request.state.key.id,
-                "request": asked,
-                "answer": found["answer"],
-                "observed": found["observed"],
-            }
-            life.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
-        return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
+        answers = []
+        for place, (one, given) in enumerate(zip(bodies or [asked], found.get("answers", [found]), strict=True)):
+            number = f"pred-{request.state.id}" + (f"-{place}" if bodies else "")
+            answers.append({**given["answer"], "id": number})
+            if life.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
+                kept = {name: given[name] for name in ("answer", "observed")}
+                kept |= {"key": request.state.key.id, "request": one}
+                life.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+        whole = {"answers": answers} if bodies else answers[0]
+        return JSONResponse({**whole, "model": model}, headers=model_header(engine.digest))
 
     @router.post("/v1/feedback")
     async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
-        """What was true after all, for an answer of /v1/predict. It is kept before this is answered."""
+        """What was true after all, for an answer of /v1/predict to the same key. It is kept before this is answered."""
         service.check_open()
         if len(service.lives) == 1:
             check_task(await service.main.fleet.engine())
-        life, row = await _kept(service, body.id)
+        life, row = await _kept(service, body.id, request.state.key)
         message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
         permit = service.admission.take(1, request.state.key.id)
         try:
@@ -97,10 +104,11 @@ def make_predict_router(service: Served) -> APIRouter:
     return router
 
 
-async def _kept(service: Served, number: str) -> tuple[Service, AnswerRow]:
-    """The answer of this id, and the life that gave it."""
+async def _kept(service: Served, number: str, key: Key) -> tuple[Service, AnswerRow]:
+    """The answer of this id, and the life that gave it. To somebody else it is unknown: an id tells nothing."""
     for life in service.lives.values():
-        if row := await life.write(lambda ledger: ledger.get_answer(number)):
+        row = await life.write(lambda ledger: ledger.get_answer(number))
+        if row is not None and may_tell(key, row):
             return life, row
     raise unknown(number)
 
@@ -116,9 +124,28 @@ def split(body: Any) -> tuple[str, dict[str, Any]]:
     return model, {name: value for name, value in body.items() if name != "model"}
 
 
+def several(asked: dict[str, Any]) -> list[Any] | None:
+    """The requests of a body that asks more than one; None where it is a request itself."""
+    if "requests" not in asked:
+        return None
+    bodies, beside = asked["requests"], [name for name in asked if name != "requests"]
+    if beside:
+        said = f"{beside[0][:60]} stands beside requests. Put it into each of them, or leave it out."
+        raise ApiError(400, said, code="invalid_value", param="requests")
+    if not isinstance(bodies, list) or not 1 <= len(bodies) <= MOST_REQUESTS:
+        said = f"requests is not a list of 1 to {MOST_REQUESTS} requests. Send more of them in further bodies."
+        raise ApiError(400, said, code="invalid_value", param="requests")
+    return bodies
+
+
+def may_tell(key: Key, answer: AnswerRow) -> bool:
+    """The key that asked, or one of an operator; of an answer so old that it does not say who asked, the latter."""
+    return "admin" in key.scopes or key.id == answer.key
+
+
 def unknown(number: str) -> ApiError:
     said = (
-        f"answer {number!r} is not kept here: it was never given, came with X-Oliveira-No-Traffic, is too old, or "
-        "serve.keep_traffic is off. Send the id of a newer answer."
+        f"answer {number!r} is not kept here for this key: it was never given to it, came with X-Oliveira-No-Traffic, "
+        "is too old, or serve.keep_traffic is off. Send the id of a newer answer."
     )
     return ApiError(404, said, code="answer_not_found", param="id")

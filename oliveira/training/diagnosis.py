@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from oliveira.language import CODES, local, translate
+
 FAR = 1.5  # validation loss over training loss
 WORSE = 0.02  # at the end than at the best look, relative
 GAINING = 0.01  # from the last look but one to the last, relative
@@ -74,10 +76,14 @@ def diagnose(
         facts = facts or [said["train"].format(train=train)]
         facts += [said["best"].format(metric=metric, step=step, best=best, last=last)] if turned else []
         facts += [said["gaining"].format(metric=metric)] if gaining and verdict == "under-fits" else []
-        facts += [said["baseline"].format(name=strongest, value=ahead[strongest])] if strongest else []
+        facts += (
+            [said["baseline"].format(name=translate(strongest, CODES[language]), value=ahead[strongest])]
+            if strongest
+            else []
+        )
         earlier = said["earlier"].format(step=step) if turned else ""
         helps = said[f"help {verdict}"].format(steps=earlier, more=2 * looks[-1][0])
-        words[language] = f"{said[verdict]}: {'; '.join(facts)}. {helps}"
+        words[language] = f"{said[verdict]}: {local('; '.join(facts), CODES[language])}. {helps}"
     return {
         "verdict": verdict,
         "train_loss": train,

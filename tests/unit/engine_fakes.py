@@ -49,6 +49,15 @@ class Engine:
         return Job([self.answer(message) for message in messages])
 
     def answer(self, message: dict[str, Any]) -> Any:
+        if "bodies" in message:
+            alone = [
+                self.answer({"op": "predict", "body": body if isinstance(body, dict) else {}})
+                for body in message["bodies"]
+            ]
+            for place, one in enumerate(alone):
+                if isinstance(one, ApiError):
+                    return ApiError(400, f"requests[{place}]: {one}", code="invalid_request")
+            return {"queue_seconds": 0.0, "answers": alone}
         level = message["body"].get("level")
         if message["op"] == "judge":
             if not isinstance(message["truth"], int | float):

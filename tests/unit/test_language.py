@@ -8,23 +8,28 @@ import shlex
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
-from oliveira import cli
+from oliveira import cli, recipes
+from oliveira.cli.table import Table
+from oliveira.data.series import HOURLY
 from oliveira.errors import UserError
-from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, of_environment, translate
+from oliveira.formulas.registry import Verdict
+from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, local, of_environment, translate
 from oliveira.portuguese import HELP, WORDS
 from oliveira.portuguese_lines import FOREIGN, LINES, TERMS
 from oliveira.portuguese_sentences import SENTENCES
+from oliveira.tasks.catalogue import tasks
 from oliveira.world import load_world, parse_override
 
 ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "records.py",
     "conversation.py",
     "world.py",
     "data/held_out.py",
@@ -135,6 +140,8 @@ def shown(file: Path) -> Iterator[str]:
             if name == "append" and getattr(getattr(node.func, "value", None), "id", "") == "reasons":
                 places = node.args
             yield from filter(None, map(template, places))
+        if file.name == "summaries.py" and isinstance(node, ast.Return | ast.Lambda):
+            yield from filter(None, [template(node.body if isinstance(node, ast.Lambda) else node.value or node)])
 
 
 SAME = {
@@ -148,11 +155,24 @@ SAME = {
     "{}: {} MB",
     "{}{}",
     "test, {} is better",
+    "{}, {} {}",  # of a stage: put together in the language that is spoken
 }  # in both languages, or put together from what is told elsewhere
 
 
 def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
-    names = ("stages", "task_stages", "task_reference", "once", "visitors", "pipeline", "gate", "backup", "restore")
+    names = (
+        "stages",
+        "task_stages",
+        "task_reference",
+        "task_compress",
+        "once",
+        "visitors",
+        "pipeline",
+        "gate",
+        "backup",
+        "restore",
+    )
+    names += ("summaries",)
     files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
     files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]
     known = LINES.keys() | WORDS.keys() | TERMS.keys() | SENTENCES.keys()
@@ -250,3 +270,75 @@ def test_a_person_reads_portuguese(monkeypatch: pytest.MonkeyPatch, capsys: pyte
             cli.main()
         out = " ".join("".join(capsys.readouterr()).split())
         assert (ended.value.code or 0) == code and all(part in out for part in said), out
+
+
+# Numbers for people
+
+TO_PEOPLE = {"add_row", "translate", "local", "figure", "say", "_line", "progress", "append", *ERRORS}
+
+
+def loose_numbers(file: Path) -> Iterator[str]:
+    """Formatted decimals and thousands that go nowhere where the language's own marks are put into them."""
+
+    def walk(node: ast.AST, told: bool) -> Iterator[str]:
+        if isinstance(node, ast.Call):
+            told = told or getattr(node.func, "attr", getattr(node.func, "id", "")) in TO_PEOPLE
+        if isinstance(node, ast.FormattedValue) and node.format_spec is not None and not told:
+            form = "".join(str(getattr(part, "value", "")) for part in ast.walk(node.format_spec))
+            if form.endswith(tuple("fge%,")) and ".0" not in form:
+                yield f"{file.name}:{node.lineno} {ast.unparse(node)}"
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, told)
+
+    yield from walk(ast.parse(file.read_text(encoding="utf-8")), False)
+
+
+def test_every_number_of_a_table_and_a_sentence_is_written_as_the_language_does() -> None:
+    files = [*ROOM.glob("*.py"), PROGRAM / "lifecycle" / "progress.py"]
+    loose = [line for file in files for line in loose_numbers(file)]
+    for_json_too = [line for line in loose if line.startswith("catalogue.py") and "metric[" in line]
+    assert sorted(set(loose) - set(for_json_too)) == [] and len(for_json_too) == 2
+    tables = {file.name for file in PROGRAM.rglob("*.py") if "from rich.table" in file.read_text(encoding="utf-8")}
+    assert tables <= {"reproduction.py"}, "oliveira.cli.table knows how numbers are written"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.711", "0,711"),
+        ("12,345.5", "12.345,5"),
+        ("0.7 ± 0.02 (1.5 × 2)", "0,7 ± 0,02 (1,5 × 2)"),
+        ("-3.2e-05 → 12.5%", "-3,2e-05 → 12,5%"),
+        *((same, same) for same in ("127.0.0.1:8420", "2.13.0+cpu", "x/1.5.csv", "1.5.csv", "lr=0.1", "2024-01-31")),
+        *((same, same) for same in ("--lr 0.1", "data.test = 0.1", "1,8", "v1.5", "8420")),
+    ],
+)
+def test_a_number_for_people(text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local(text, PORTUGUESE) == said and local(text, ENGLISH) == text
+    monkeypatch.setenv(VARIABLE, PORTUGUESE)
+    assert translate(f"{text} parameters, 3 steps in 2.5 s").endswith("2,5 s")
+
+
+def test_what_a_person_types_stays_as_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, PORTUGUESE)
+    assert "--lr 0.5 " in translate("--lr 0.5 and --alpha 1.5 must be above 0.")
+    assert "1.234 " in translate(
+        "the text has 1,234 characters, at least 18,000 are needed: 7,150 of them must be held out to judge on. "
+        "Give more text."
+    )
+
+
+def test_the_cells_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, PORTUGUESE)
+    table = Table("name", "bits per byte")
+    table.add_row("run 1.5", "0.711 ± 0.02")
+    table.add_row("[b]", "2024-01-31")
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert cells == [["run 1.5", "[b]"], ["0,711 ± 0,02", "2024-01-31"]]
+
+
+def test_names_beside_figures_are_told_in_portuguese() -> None:
+    stored = (recipes.stored(name) for name in recipes.names())
+    names = {name for result in stored if result for name in result["baselines"]}
+    names |= {task.title for task in tasks().values()} | set(get_args(Verdict)) | {HOURLY.ago("day"), "last value"}
+    assert sorted(name for name in names - {"xz"} if translate(name, PORTUGUESE) == name and "_" not in name) == []

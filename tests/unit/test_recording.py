@@ -30,7 +30,7 @@ def test_it_is_asked_at_the_first_start_and_remembered(tmp_path: Path, answer: b
     asked: list[str] = []
     wish = Asked("tiny", "", {}, NOBODY)
     chosen = ask_recording(tmp_path, choose(tmp_path, wish), answering(answer, asked))
-    assert chosen.world.serve.keep_traffic is answer and asked == [QUESTION.format(tmp_path)]
+    assert chosen.world.serve.keep_traffic is answer and asked == [QUESTION.format("prompts", tmp_path)]
     remember(tmp_path, chosen)
     with Ledger(tmp_path) as ledger:
         ledger.begin_stage("key", "train", {}, {}, "me")
@@ -61,7 +61,12 @@ def test_who_has_said_it_is_not_asked(tmp_path: Path, wish: Asked) -> None:
             "prompts are kept, at most 64 MiB and 30 days",
             "os textos são guardados, no máximo 64 MiB e 30 dias",
         ),
-        ({"serve.keep_traffic": "false"}, "no prompts are kept: no drift", "nenhum texto é guardado: não se vê deriva"),
+        (
+            {"serve.keep_traffic": "false"},
+            "no prompts are kept: no drift",
+            "os textos não são guardados: não se vê",
+        ),
+        ({"task.name": "'forecast/power'"}, "requests are kept, at most 64 MiB", "os pedidos são guardados"),
     ],
 )
 def test_status_says_it(
