@@ -20,7 +20,8 @@ from oliveira.files import check_writable, write_atomic, write_json_atomic
 from oliveira.language import CODES, local, translate
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import commit
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.tasks import classical
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import pair

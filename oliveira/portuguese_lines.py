@@ -177,6 +177,15 @@ FOREIGN = {
     "compress.serve = {} is not among compress.methods = {} ({}). Add it there or serve fp32.": (
         "compress.serve = {} não está em compress.methods = {} ({}). Acrescente-o lá ou sirva fp32."
     ),
+    "compress.serve = {} is of text, whose kernels alone read 4 bits ({}). Use int8 or fp32.": (
+        "compress.serve = {} é de texto, pois só os seus kernels leem 4 bits ({}). Use int8 ou fp32."
+    ),
+    "update.method = full is of a task's model: text is retrained by LoRA ({}). Use lora or auto.": (
+        "update.method = full é do modelo de uma tarefa: texto se retreina por LoRA ({}). Use lora ou auto."
+    ),
+    "adapt.targets = {} holds {}, which no layer of the model is called ({}). Use some of {}.": (
+        "adapt.targets = {raw[0]} contém {raw[1]}, que não é nome de camada ({raw[2]}). Use alguns destes: {raw[3]}."
+    ),
     "adapt.targets = {} holds gate, which model.feed_forward = {} does not have ({}). "
     "Use adapt.targets = {} or feed_forward = swiglu.": (
         "adapt.targets = {} contém gate, que model.feed_forward = {} não tem ({}). "

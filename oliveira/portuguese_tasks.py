@@ -15,6 +15,9 @@ TASK_HELP = {
     "What is learnt instead of a text: a task of `oliveira list`, or a kind and --data.": (
         "O que se aprende em vez de um texto: uma tarefa de `oliveira list`, ou um tipo e --data."
     ),
+    "int8 holds linear layers in a byte a weight: smaller, a little less exact.": (
+        "int8 guarda as camadas lineares em um byte por peso: menor, um pouco menos exato."
+    ),
     "Of the task; left out: one that suits it.": "Da tarefa; se faltar: um que sirva para ela.",
 }
 
@@ -57,7 +60,19 @@ TASK_LINES = {
     ),
     "false alarms are not counted: {}": "os alarmes falsos não são contados: {}",
     "drift is watched, false alarms are not counted": "a deriva é vigiada, os alarmes falsos não são contados",
+    "{}: {} MB instead of {}, {} {} instead of {}{}, {} ms an answer instead of {}": (
+        "{}: {} MB em vez de {}, {} {} em vez de {}{}, {} ms por resposta em vez de {}"
+    ),
+    "{}, which is slower": "{}, o que é mais lento",
+    "{}; fp32 is served: {}": "{}; serve-se fp32: {}",
+    "no byte is saved, as few of this model's weights are in linear layers": (
+        "nenhum byte se poupa, pois poucos pesos deste modelo estão em camadas lineares"
+    ),
+    "{} is {} worse, more than gate.max_forgetting = {}": "{} fica {} pior, mais que gate.max_forgetting = {}",
     "no drift is watched": "nenhuma deriva é vigiada",
+    "{} weights change the outputs of the run's own request by {} of the largest": (
+        "pesos em {} mudam as saídas do pedido do próprio treino em {} da maior"
+    ),
     "{} examples to learn from": "{} exemplos para aprender",
     "the error of the answers whose truth came back fell by {}, less than {}": (
         "o erro das respostas cuja verdade voltou caiu {}, menos que {}"

@@ -8,12 +8,10 @@ What a request means is the task's affair (`Data.answer`); here is only which ru
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,63 +21,18 @@ from torch import Tensor, nn
 
 from oliveira import artifact, kinds
 from oliveira.artifact import TASK, Artifact, open_artifact
+from oliveira.compression.model import quantise_model
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.language import translate
-from oliveira.runs import open_run, run_held
+from oliveira.runs import run_held
 from oliveira.strict_json import all_finite
 from oliveira.tasks.base import Array, Run
-from oliveira.tasks.catalogue import place_of, task
+from oliveira.tasks.catalogue import task
+from oliveira.together import answer_together
 
 GRAPH = "model.onnx"
 MAX_ERROR = 1e-4  # of an exported output, relative to the largest
-
-
-def find_run(home: Path, name: str) -> Path:
-    """The folder of a finished run that kept its weights: a path, or TASK/MODEL for the newest such run of the two.
-
-    Runs of `compare` are measured and keep none; they are passed over.
-    """
-    if (Path(name) / "run.json").is_file():
-        if not (Path(name) / "artifact").is_dir():
-            raise UserError(f"run {name} was measured by `compare` and kept no weights. {_how_to_train(Path(name))}")
-        return Path(name)
-    task_name, _, model = name.rpartition("/")
-    folder, wanted = place_of(task_name)
-    place = home / "runs" / folder / model
-    runs = sorted(place.glob("*/run.json"), key=lambda path: path.stat().st_mtime) if model else []
-    if wanted:
-        records = {path: _record(path) for path in runs}
-        runs = [path for path, record in records.items() if record and record["task"] == wanted]
-        if not runs and (damaged := [path for path, record in records.items() if record is None]):
-            open_run(damaged[-1].parent)  # says so
-    kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
-    if runs and not kept:
-        raise UserError(
-            f"run {name!r} in {home} was only measured by `compare`, which keeps no weights. "
-            f"{_how_to_train(runs[-1].parent)}"
-        )
-    if not kept:
-        there = sorted(
-            f"{made['task']}/{path.parent.parent.name}"
-            for path in (home / "runs").glob("*/*/*/run.json")
-            if (path.parent / "artifact").is_dir() and (made := _record(path))
-        )
-        known = f"Runs here: {', '.join(dict.fromkeys(there))}." if there else "There is no run yet."
-        raise UserError(f"run {name!r} is not in {home}. {known} Train one with `oliveira train TASK MODEL`.")
-    return kept[-1]
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    """What a run's run.json holds; None if it is damaged."""
-    with contextlib.suppress(CorruptError):
-        return open_run(path.parent).result
-    return None
-
-
-def _how_to_train(folder: Path) -> str:
-    made = open_run(folder).result
-    return f"Train it with `oliveira train {shlex.quote(made['task'])} {made['model']}`."
 
 
 class Answerer:
@@ -100,16 +53,34 @@ class Answerer:
             self.inputs = graph.described
         else:
             run = torch_runner(made)
-        self.run = _bounded(run, made, self.task.eats)
+        self._plain = run
+        self.run = self._bounded(run)
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         """Raises `UserError` for a request that the task refuses."""
+        return self._answer(self.run, request)
+
+    def all(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Several at once, in one run where shapes allow. `UserError` says the place of the one that is refused."""
+
+        def answer(place: int, run: Run) -> dict[str, Any]:
+            try:
+                return self._answer(self._bounded(run), requests[place])
+            except UserError as error:
+                raise UserError(f"requests[{place}]: {error}") from None
+
+        return answer_together(answer, self._plain, len(requests), (self.task.eats, self.task.gives))
+
+    def _bounded(self, run: Run) -> Run:
+        return _bounded(run, self.artifact, self.task.eats)
+
+    def _answer(self, run: Run, request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(request, dict):
             raise UserError(f"a request is a JSON object, for example {json.dumps(self.example, ensure_ascii=False)}.")
         if not all_finite(request):
             raise UserError("the request holds a number that is not finite or too large for any float. Correct it.")
         with np.errstate(over="ignore", invalid="ignore"):  # what that makes of an answer is seen below
-            answer = self.task.answer(self.state, self.run, request)
+            answer = self.task.answer(self.state, run, request)
         if not all_finite(answer):
             raise UserError("the model's answer is not a finite number: the request's numbers are too large for it.")
         return answer
@@ -149,18 +120,24 @@ def _bounded(run: Run, made: Artifact, eats: str) -> Run:
     return bounded
 
 
-def export(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def export(folder: Path, say: Callable[[str], None] = lambda text: None, *, weights: str = "") -> dict[str, Any]:
     """Writes RUN/export: the artifact with its ONNX graph, after every output of the run's own request agreed.
 
-    Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
+    `weights`: "int8" rounds those of the linear layers, which the graph then holds as bytes and their scales; "" leaves
+    them. Returns the figures. Raises `OliveiraError` when the exporter refuses the model or an output differs.
     """
     with run_held(folder, say):
-        return _export(folder, say)
+        return _export(folder, say, weights)
 
 
-def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _export(folder: Path, say: Callable[[str], None], weights: str) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
+    whole = _torch(made.load_model())
+    if weights not in ("", made.weights):
+        quantise_model(model, weights)
+    else:
+        weights = made.weights
     described = json.loads((made.path / "task.json").read_bytes())
     wanted = task(described["task"])
     calls: list[tuple[Array, ...]] = []
@@ -178,6 +155,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
+        rounding = max(_error(whole(*arrays), plain(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:
             raise OliveiraError(f"{GRAPH}: outputs differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
         answer = wanted.answer(described["state"], runner, described["request"])
@@ -187,6 +165,7 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
             folder / "export",
             model=model,
             name=made.name,
+            weights=weights,
             files=files,
             lineage=made.lineage,
             metrics={**made.metrics, "onnx_error": error},
@@ -198,8 +177,14 @@ def _export(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "inputs": runner.described,
         "same_answer": answer == expected_answer,
         "bytes": len(files[GRAPH]),
+        "weights": weights,
+        "rounding": rounding,
     }
     say(translate(f"{folder / 'export' / GRAPH}: {len(files[GRAPH]) / 1e6:.1f} MB, largest difference {error:.1e}"))
+    if weights != "fp32":
+        say(
+            translate(f"{weights} weights change the outputs of the run's own request by {rounding:.1e} of the largest")
+        )
     for name, told in runner.described.items():
         say(f"  {name}: {told}; steps {steps[name]}")
     return figures

@@ -9,6 +9,8 @@ A form is a pair (eats, gives) of kinds (`oliveira.kinds`). What a model can bey
     keeps_state      step(x, state) → (y, state): one step at a time
     auxiliary_loss   forward_with_auxiliary(*inputs) → (output, a loss to add to the task's)
     attention_map    attention_map(*inputs) → (batch, steps, source): where it looks
+    grows            resize(config): its parameters get the sizes of another config of its own; what they then hold is
+                     for a task to say (`Data.after_step`)
     matrix_head      its head is one matrix without a bias, `head`, by which a loss may multiply the features itself
 """
 
@@ -26,7 +28,7 @@ from torch import nn
 from oliveira.errors import UserError
 from oliveira.kinds import Form, sizes_of
 
-Capability = Literal["decodes", "keeps_state", "auxiliary_loss", "attention_map", "features", "matrix_head"]
+Capability = Literal["decodes", "keeps_state", "auxiliary_loss", "attention_map", "features", "grows", "matrix_head"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,10 @@ class Entry:
         if gives and gives not in self.heads:
             raise UserError(f"{self.name}: gives = {gives!r} is refused. It gives {', '.join(self.heads)}.")
         return self.model(config, gives=gives) if gives and len(self.heads) > 1 else self.model(config)
+
+    def head_has(self, name: str) -> bool:
+        """Whether a weight or part of the module belongs to the head."""
+        return name.split(".")[0] in self.head
 
     def given_by(self, model: nn.Module) -> str:
         """What a built model gives."""

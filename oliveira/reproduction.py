@@ -26,7 +26,8 @@ from oliveira.files import canonical_json, sha256_bytes, write_atomic, write_jso
 from oliveira.language import figure, local, translate
 from oliveira.lifecycle.progress import Reporter
 from oliveira.provenance import Files, clean_commit, commit, differing, files_of
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.training.curves import draw_seeds, read_curve
 
 LOSSES = 20  # of the first seed, kept and replayed

@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import json
 import platform
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from oliveira import artifact, kinds
-from oliveira.errors import CorruptError, Interrupted, UserError
+from oliveira.errors import Interrupted, UserError
 from oliveira.files import (
     canonical_json,
     check_writable,
@@ -43,7 +41,9 @@ from oliveira.files import (
 from oliveira.flops import flop_counter
 from oliveira.locks import held
 from oliveira.processors import processors
+from oliveira.records import Run, open_run, read_record
 from oliveira.registry import Entry, make_config
+from oliveira.starting import STARTING, starting
 from oliveira.tasks.base import Batch, Data, Task
 from oliveira.tasks.catalogue import pair
 from oliveira.training.curves import draw_seeds, read_curve
@@ -54,36 +54,10 @@ from oliveira.world import TrainSection
 
 EVALUATIONS = 8  # of a run, unless train.evaluate_every says otherwise
 TIMED_STEPS = 5
-# What is read of a finished run's record, and of what kind it is.
-RECORD: dict[str, Any] = {
-    **dict.fromkeys(("task", "model", "budget", "device"), str),
-    **dict.fromkeys(("steps", "flops_per_step", "parameters"), int),
-    **dict.fromkeys(("config", "train", "metric", "validation", "test", "baselines", "fit"), dict),
-    "seconds": (int, float),
-}
+# Of a config: the sizes of a task, and what is of the training. Who starts from another model does not take them over.
+_NOT_OF_A_BODY = {size for kind in (*kinds.EATS.values(), *kinds.GIVES.values()) for size in kind.sizes} | {"dropout"}
 # Of the training section, what only a world reads: a run's budget is apart, its loss and its looks are the task's.
 WORLD_ONLY = ("steps", "label_smoothing", "evaluate_tokens", "sample_every")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    folder: Path
-    result: dict[str, Any]
-
-    @property
-    def metric(self) -> float:
-        """The task's metric on the test split."""
-        return float(self.result["metric"]["value"])
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return dict(self.result["test"])
-
-    def load(self) -> nn.Module:
-        """The trained model in `eval` mode, every byte verified."""
-        return artifact.open_artifact(self.folder / "artifact").load_model()
 
 
 def fit(
@@ -99,6 +73,8 @@ def fit(
     fresh: bool = False,
     package: bool = True,
     code: str = "",
+    start: str | Path = "",
+    features: str = "",
     **values: Any,
 ) -> Run:
     """Trains `model` on `task` and measures it on the test split.
@@ -106,7 +82,9 @@ def fit(
     `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
     config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
     `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
-    with another one it is another run.
+    with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
+    `oliveira.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn on,
+    with "frozen" the head alone learns.
     Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
     last good checkpoint.
     """
@@ -120,9 +98,10 @@ def fit(
     config_values, train_values = split_values(entry, values)
     section = section_for(found_task, entry, train_values, steps=1)
     data = found_task.open(home, say)
+    source = starting(home, entry, data, start, features, say)
     if data.counts.get("train", 0) < 1:
         raise UserError(f"{task} has no training example. Give it more data.")
-    config = config_for(entry, found_task, data, config_values)
+    config = config_for(entry, found_task, data, config_values, source.config if source else {})
     settings = {
         "task": task,
         "model": model,
@@ -135,6 +114,8 @@ def fit(
         settings["content"] = data.content
     if code:
         settings["code"] = code
+    if source:
+        settings |= {"start": source.digest, "features": source.features}
     folder = _folder(home / "runs" / found_task.folder / model, settings, found_task.gives, entry)
     with run_held(folder, say, should_stop):
         if fresh and folder.exists():
@@ -148,10 +129,13 @@ def fit(
         with threads(section.threads):
             torch.manual_seed(seed)
             network = entry.build(config, found_task.gives)
+            learn = source.into(network) if source else nn.Module.train
+            learn(network)  # before it is timed: what is frozen moves no statistic
             steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
             result = _run(
-                folder, settings, network, data, found_task, entry, section, steps, flops, say, on_progress, should_stop
-            )
+                folder, settings, network, learn, data, found_task, entry, section, steps, flops, say, on_progress,
+                should_stop,
+            )  # fmt: skip
         if package:
             _package(folder, network, entry, data, settings, result)
         write_json_atomic(folder / "run.json", result)
@@ -188,36 +172,6 @@ def run_held(
         yield
 
 
-def open_run(folder: Path) -> Run:
-    """A finished run by its folder. `CorruptError` when its record is not what `fit` writes."""
-    return Run(folder, read_record(folder / "run.json", RECORD))
-
-
-def read_record(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """A JSON file of a run's folder that holds these fields; numbers are finite."""
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise TypeError("no JSON object")
-        wrong = [name for name, kind in fields.items() if not isinstance(found.get(name), kind)]
-        if wrong:
-            raise TypeError(f"{wrong[0]} is missing or wrong")
-        if "metric" in fields:
-            _numbers(found["test"] | found["baselines"] | {"value": found["metric"].get("value")})
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise CorruptError(
-            f"{path} is damaged ({reason}). Train it anew: `oliveira train` with --fresh, or remove {path.parent}."
-        ) from None
-    return found
-
-
-def _numbers(values: dict[str, Any]) -> None:
-    wrong = [key for key, value in values.items() if not isinstance(value, int | float)]
-    if wrong:
-        raise TypeError(f"{wrong[0]} is no number")
-
-
 def _finished(folder: Path, package: bool) -> Run | None:
     if not (folder / "run.json").exists() or (package and not (folder / "artifact").exists()):
         return None
@@ -252,6 +206,8 @@ def split_values(entry: Entry, values: dict[str, Any]) -> tuple[dict[str, Any], 
             raise UserError(f"steps = {value} is a budget: write --budget steps={value}.")
         elif key in WORLD_ONLY:
             raise UserError(f"{key} = {value} has no effect here: the task decides. Leave it out, or train a world.")
+        elif key in STARTING:
+            continue  # `fit` itself takes it
         else:
             names = config_names + train_names
             near = difflib.get_close_matches(key, names, n=3, cutoff=0.4) or names
@@ -259,15 +215,21 @@ def split_values(entry: Entry, values: dict[str, Any]) -> tuple[dict[str, Any], 
     return config, section
 
 
-def config_for(entry: Entry, task: Task, data: Data, values: dict[str, Any]) -> Any:
-    """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants."""
+def config_for(
+    entry: Entry, task: Task, data: Data, values: dict[str, Any], source: dict[str, Any] | None = None
+) -> Any:
+    """The model's config on this task: what the task sets (sizes), what suits it, what the caller wants; before that
+    the fields of the model whose body it starts from."""
     known = {field.name for field in dataclasses.fields(entry.config)}
     sizes = {key: value for key, value in data.sizes.items() if key in known}
     for key in values.keys() & sizes.keys():
         if values[key] != sizes[key] and not (key == "max_len" and values[key] > sizes[key]):
             raise UserError(f"{key} = {values[key]!r} is set by {task.name}: {sizes[key]!r}. Leave it out.")
     suits = {key: value for key, value in task.model.items() if key in known}
-    return make_config(entry, {**suits, **sizes, **values})
+    if source and source.get("max_len", 0) > sizes.get("max_len", 0):
+        sizes["max_len"] = source["max_len"]
+    body = {key: value for key, value in (source or {}).items() if key in known and key not in _NOT_OF_A_BODY}
+    return make_config(entry, {**suits, **body, **sizes, **values})
 
 
 def build(task: Task, data: Data, entry: Entry, values: dict[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
@@ -333,6 +295,7 @@ def _run(
     folder: Path,
     settings: dict[str, Any],
     network: nn.Module,
+    learn: Callable[[nn.Module], object],
     data: Data,
     task: Task,
     entry: Entry,
@@ -358,6 +321,7 @@ def _run(
         loss=data.objective,
         turns=data.turns,
         after_step=data.after_step,
+        learn=learn,
         evaluate=evaluate,
         on_progress=on_progress,
         tokens_per_batch=size,

@@ -188,7 +188,9 @@ class AdaptSection(Section):
 class CompressSection(Section):
     methods: list[Literal["int4", "int4_mse", "nf4", "int8"]] = Field(default=["int4", "nf4"])
     serve: Literal["fp32", "int4", "int4_mse", "nf4", "int8"] = Field(
-        "fp32", description="which weights the package carries"
+        "fp32",
+        description="which weights the package carries; of a task fp32 or int8, and int8 only where the task's metric "
+        "loses no more than gate.max_forgetting",
     )
 
 
@@ -249,7 +251,11 @@ class GateSection(Section):
     min_gain: float = Field(
         0.02, description="what the challenger must win on the new: bits per byte of text, a share of a task's error"
     )
-    max_forgetting: float = Field(0.02, ge=0, description="share of the old figure (bits per byte, metric) it may lose")
+    max_forgetting: float = Field(
+        0.02,
+        ge=0,
+        description="share of the old figure (bits per byte, metric) it may lose; of a task int8 weights too",
+    )
     max_latency: float = Field(1.25, gt=0, description="challenger's decode latency over the champion's")
     require_approval: bool = Field(False, description="a person must approve in the console")
 
@@ -257,8 +263,8 @@ class GateSection(Section):
 class UpdateSection(Section):
     method: Literal["auto", "lora", "full"] = Field(
         "auto",
-        description="what a retraining changes: lora = a product of thin matrices, with rank, alpha, lr, batch_size "
-        "and targets of adapt; full = all weights; auto = lora of text, full of a task's model",
+        description="what a retraining changes: lora = products of thin matrices, by rank, alpha, lr and targets of "
+        "adapt; full = all weights; auto = lora of text, full of a task's model",
     )
     steps: int = Field(80, ge=1)
     cool_down: float = Field(300.0, ge=0, description="seconds between two retrainings")
@@ -309,7 +315,11 @@ class World(Section):
                 f"train.warmup_steps = {self.train.warmup_steps} is not below train.steps = {self.train.steps}. "
                 f"Use fewer warm-up steps, for example {max(1, self.train.steps // 10)}."
             )
-        if self.compress.serve != "fp32" and self.compress.serve not in self.compress.methods:
+        if self.task.name and self.compress.serve not in ("fp32", "int8"):
+            raise ValueError(
+                f"compress.serve = {self.compress.serve} is of text, whose kernels alone read 4 bits. Use int8 or fp32."
+            )
+        if not self.task.name and self.compress.serve != "fp32" and self.compress.serve not in self.compress.methods:
             raise ValueError(
                 f"compress.serve = {self.compress.serve} is not among compress.methods = {self.compress.methods}. "
                 "Add it there or serve fp32."

@@ -47,7 +47,7 @@ export function spent(stages: Stage[], now: number): number | null {
 const MAIN: Record<string, RegExp> = {
   collect: /_(source|licence|characters|documents)$/,
   preprocess: /_(tokens|duplicates)$/,
-  compress: /_(bytes|loss|decode_ms)$/,
+  compress: /_(bytes|loss|decode_ms|metric|answer_ms)$/,
 };
 
 type Output = [name: string, value: Value];

@@ -7,7 +7,7 @@ import json
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -103,6 +103,8 @@ def train(
     oliveira train forecast/path:consumo.csv gru --target kwh
 
     oliveira train classify/path:fotos cnn
+
+    oliveira train classify/told-br bert start=minilm features=frozen
     """
     from oliveira.runs import fit
     from oliveira.tasks.catalogue import with_options
@@ -223,17 +225,28 @@ def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str,
     return values
 
 
-def export(run: RunName, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def export(
+    run: RunName,
+    weights: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="int8 holds linear layers in a byte a weight: smaller, a little less exact."),
+    ] = "fp32",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
     """Writes a trained run as ONNX beside its weights, after checking that both answer alike.
 
     oliveira export forecast/power/lstm
 
+    oliveira export forecast/power/mlp --weights int8
+
     oliveira export forecast/power/lstm --json
     """
     from oliveira.predict import export as write
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
 
-    figures = write(find_run(home.absolute(), run), lambda text: None if as_json else print(text))
+    folder = find_run(home.absolute(), run)
+    figures = write(folder, lambda text: None if as_json else print(text), weights=weights)
     if as_json:
         print(json.dumps(figures, indent=2))
 
@@ -249,7 +262,8 @@ def predict(
 
     oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
     """
-    from oliveira.predict import Predictor, find_run
+    from oliveira.predict import Predictor
+    from oliveira.records import find_run
     from oliveira.strict_json import parse
 
     predictor = Predictor(find_run(home.absolute(), run))
@@ -280,7 +294,7 @@ def serve(
     import sys
 
     from oliveira.lifecycle.stall import set_up
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
     from oliveira.serving.address import authority, listen
 
     folder = find_run(home.absolute(), run)

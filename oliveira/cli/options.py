@@ -67,7 +67,7 @@ def front_of(home: Path) -> tuple[str, int]:
 def find_artifact(home: Path, name: str) -> Path:
     """The folder of an artifact: a path, an alias of the ledger, or what a run (path or TASK/MODEL) has made."""
     from oliveira.artifact import MANIFEST
-    from oliveira.predict import find_run
+    from oliveira.records import find_run
 
     path = Path(name).absolute()
     if (path / MANIFEST).is_file():

@@ -9,18 +9,11 @@ at every call, which saves memory, not time. The native step (`oliveira.kernels`
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.errors import OliveiraError
-
-
-class Int8Report(NamedTuple):
-    layers: int  # linear layers replaced
-    bytes: int  # of the whole model's state afterwards
 
 
 class Int8Linear(nn.Module):
@@ -50,24 +43,13 @@ class Int8Linear(nn.Module):
         return 8 * (self.codes.nbytes + self.scale.nbytes) / (self.in_features * self.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.dequantised(), self.bias)
+        return F.linear(x, self._onnx() if torch.onnx.is_in_onnx_export() else self.dequantised(), self.bias)
+
+    def _onnx(self) -> Tensor:
+        """Ŵ as the operator that ONNX has for it: the graph holds the codes, and no exporter multiplies them out."""
+        shape: list[int | torch.SymInt] = [self.out_features, self.in_features]
+        stored = [self.codes, self.scale[:, 0]]
+        return torch.onnx.ops.symbolic("DequantizeLinear", stored, {"axis": 0}, dtype=torch.float32, shape=shape)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, int8, {self.bits_per_weight():.3f} bits"
-
-
-def quantise_int8(model: nn.Module) -> Int8Report:
-    """Replaces, in place, every plain `nn.Linear` whose weights belong to it alone."""
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    chosen = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and owners[id(child.weight)] == 1
-    ]
-    for parent, name, child in chosen:
-        setattr(parent, name, Int8Linear(child).train(child.training))
-    return Int8Report(len(chosen), sum(t.numel() * t.element_size() for t in model.state_dict().values()))

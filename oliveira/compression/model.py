@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,11 +22,18 @@ KEPT = "head"
 
 
 def quantise_model(model: nn.Module, method: str) -> nn.Module:
-    """Replaces, in place, every `nn.Linear` but the one called `head`. Returns the model."""
+    """Replaces, in place, every `nn.Linear` whose weights belong to it alone, but the one called `head`. Returns the
+    model. Recurrent kernels, convolutions and embeddings stay as they are.
+    """
     if method not in METHODS:
         raise UserError(f"compress.methods: {method!r} is not a format. Use one of {', '.join(METHODS)}.")
     make = Int8Linear if method == "int8" else partial(QuantisedLinear, method=method)
-    if not _replace(model, nn.Linear, make, keep=KEPT):
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+
+    def alone(name: str, layer: nn.Linear) -> bool:
+        return name != KEPT and owners[id(layer.weight)] == 1
+
+    if not _replace(model, nn.Linear, make, alone):
         raise UserError(f"{type(model).__name__} has no linear layer left to quantise. Start from its fp32 weights.")
     return model
 
@@ -58,12 +66,17 @@ def dequantise_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def _replace(model: nn.Module, kind: type, make: Callable[[Any], nn.Module], *, keep: str = "") -> int:
+def _replace(
+    model: nn.Module,
+    kind: type,
+    make: Callable[[Any], nn.Module],
+    takes: Callable[[str, Any], bool] = lambda name, layer: True,
+) -> int:
     chosen = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is kind and name != keep
+        if type(child) is kind and takes(name, child)
     ]
     for parent, name, child in chosen:
         setattr(parent, name, make(child).train(child.training))

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oliveira.errors import CorruptError, OliveiraError
-from oliveira.export.onnx import LARGEST, _quiet
+from oliveira.errors import OliveiraError
+from oliveira.export.onnx import LARGEST, _quiet, cpu_session
 from oliveira.files import write_atomic
 from oliveira.kinds import BATCH, STEPS, Argument, Form, Kind, eats, gives
 from oliveira.registry import can
@@ -142,13 +141,7 @@ class ForwardRunner:
     """Runs an exported forward pass with onnxruntime on the CPU. `threads` = 0: all cores."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a class of its own for each kind of damage
-            raise CorruptError(f"{path.name} is not a graph that onnxruntime can run: {error}") from None
+        self.session = cpu_session(path, threads)
         self.inputs = self.session.get_inputs()
         self.names = [node.name for node in self.inputs]
         metadata = self.session.get_modelmeta().custom_metadata_map

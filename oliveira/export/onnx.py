@@ -84,17 +84,23 @@ def export_onnx(model: nn.Module, path: Path) -> None:
     write_atomic(path, graph)
 
 
+def cpu_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """onnxruntime on the CPU. Weights of 8 bits become float32 when it starts, not at every run: they save disk."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a class of its own for each kind of damage
+        raise CorruptError(f"{path.name} is not a graph that onnxruntime can run: {error}") from None
+
+
 class OnnxGenerator:
     """Greedy text from an exported file, onnxruntime on the CPU. `threads` = 0: all cores."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a class of its own for each kind of damage
-            raise CorruptError(f"{path.name} is not a graph that onnxruntime can run: {error}") from None
+        self.session = cpu_session(path, threads)
         _, *past = self.session.get_inputs()
         self._empty = {node.name: np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32) for node in past}
 

@@ -19,13 +19,16 @@ COLOURS = {"done": "#2f855a", "running": "#b7791f", "failed": "#c53030", "waitin
 
 
 TASK_FLOW = ("collect", "train", "export", "package", "serve", "monitor")
+COMPRESSED_FLOW = (*TASK_FLOW[:3], "compress", *TASK_FLOW[3:])  # where `compress.serve` asks for int8
 
 
 def flow_of(home: Path) -> tuple[str, ...]:
     """Stages in the order in which this home's life goes through them; a task's graph is made before it is packaged."""
     try:
         world = json.loads((home / "world.json").read_bytes())
-        return TASK_FLOW if world["task"]["name"] else FLOW
+        if not world["task"]["name"]:
+            return FLOW
+        return TASK_FLOW if world["compress"]["serve"] == "fp32" else COMPRESSED_FLOW
     except (OSError, ValueError, KeyError, TypeError):  # before the first start, or of an older version
         return FLOW
 

@@ -24,6 +24,12 @@ class Scores(NamedTuple):
         return {"before": _json(self.before), "after": _json(self.after)}
 
 
+def lost(scores: Scores, better: Literal["higher", "lower"]) -> float:
+    """Share of the figure before; negative where it got better."""
+    worse = scores.after - scores.before
+    return (worse if better == "lower" else -worse) / max(abs(scores.before), 1e-12)
+
+
 @dataclass(frozen=True)
 class Measured:
     """Held-out data of what was known (`base`) and of what is new, how fast it answers as it is served, smoke requests.
@@ -48,8 +54,7 @@ class Measured:
     @property
     def forgetting(self) -> float:
         """Share of the base figure that is lost; negative where it got better."""
-        worse = self.base.after - self.base.before
-        return (worse if self.better == "lower" else -worse) / max(abs(self.base.before), 1e-12)
+        return lost(self.base, self.better)
 
 
 def judge(measured: Measured, gate: GateSection) -> tuple[bool, dict[str, Any]]:

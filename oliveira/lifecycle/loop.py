@@ -177,9 +177,9 @@ class Loop:
 def stages_of(world: World) -> tuple[Stage, ...]:
     """Of a task's life, or of one that continues text."""
     if world.task.name:
-        from oliveira.lifecycle.task_stages import STAGES as OF_A_TASK
+        from oliveira.lifecycle.task_stages import task_stages
 
-        return OF_A_TASK
+        return task_stages(world)
     from oliveira.lifecycle.stages import STAGES
 
     return STAGES

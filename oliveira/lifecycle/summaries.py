@@ -31,6 +31,11 @@ def compressed(outputs: dict[str, Any]) -> str:
     return ", ".join(f"{name} {figure(size / 2**20, '.2f')} MiB" for name, size in sorted(sizes.items()))
 
 
+def chosen(outputs: dict[str, Any]) -> str:
+    """Of a task's weights in fewer bits: how they compare, and why they are not served where they are not."""
+    return f"{outputs['told']}; fp32 is served: {outputs['reason']}" if outputs["reason"] else str(outputs["told"])
+
+
 def exported(outputs: dict[str, Any]) -> str:
     if "onnx_bytes" not in outputs:
         return f"ONNX: {outputs['onnx']}"
@@ -57,6 +62,7 @@ OF_TEXT: dict[str, Summary] = _BOTH | {
 OF_TASK: dict[str, Summary] = _BOTH | {
     "collect": lambda o: f"{o['train_examples']} examples to learn from",
     "train": trained,
+    "compress": chosen,
 }
 
 

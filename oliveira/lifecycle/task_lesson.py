@@ -23,6 +23,7 @@ from oliveira import artifact
 from oliveira.adaptation.lora import merge
 from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import Artifact
+from oliveira.compression.model import quantise_model
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import canonical_json
 from oliveira.lifecycle.gate import Measured, Scores, judge
@@ -35,6 +36,7 @@ from oliveira.registry import entry
 from oliveira.runs import section_for, split_values
 from oliveira.tasks.base import Batch, Run
 from oliveira.tasks.catalogue import task
+from oliveira.training.features import frozen
 from oliveira.training.loop import Job, Progress, train
 from oliveira.world import World
 
@@ -89,17 +91,15 @@ class TaskLesson:
         _, values = split_values(found, world.task.values)
         section = section_for(self.task, found, values, steps=world.update.steps)
         by_lora, steps = world.update.method == "lora", world.update.steps
-        if by_lora:
-            section = world.adapt.training(section, steps=steps, n_threads=world.update.threads)
-        else:
-            section = section.model_copy(
-                update={
-                    "warmup_steps": max(1, steps // 10),
-                    "evaluate_every": steps,
-                    "checkpoint_every": max(1, min(50, steps)),
-                    "threads": world.update.threads,
-                }
-            )
+        section = section.model_copy(
+            update={
+                "warmup_steps": max(1, steps // 10),
+                "evaluate_every": steps,
+                "checkpoint_every": max(1, min(50, steps)),
+                "threads": world.update.threads,
+                **({"lr": world.adapt.lr, "weight_decay": 0.0} if by_lora else {}),
+            }
+        )
         size = section.batch_size
 
         def batch(number: int) -> Batch:
@@ -126,12 +126,15 @@ class TaskLesson:
             self.amount["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             merge(model)
             return
-        job: Job[Batch] = Job(batch=batch, loss=data.objective, **shown)
+        learn = frozen(model) if world.task.values.get("features") == "frozen" else nn.Module.train
+        job: Job[Batch] = Job(batch=batch, loss=data.objective, learn=learn, **shown)
         train(model, job, section, folder, seed=world.seed)
         model.eval()
 
     def judge(self, champion: nn.Module, challenger: nn.Module, folder: Path, name: str) -> Judged:
-        metric = self.task.metric
+        metric, weights = self.task.metric, self.opened.weights
+        if weights != "fp32":  # as the champion's
+            quantise_model(challenger, weights)
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             made = self._as_served(challenger, Path(scratch))
             threads = self.world.serve.threads  # as the engine answers
@@ -153,7 +156,8 @@ class TaskLesson:
             if GRAPH in made.files:
                 files[GRAPH] = (made.path / GRAPH).read_bytes()
         reference, why = task_reference(samples, self.world)
-        return Judged(passed, numbers | ({"not watched": why} if why else {}), {"files": files, "reference": reference})
+        parts = {"weights": weights, "files": files, "reference": reference}
+        return Judged(passed, numbers | ({"not watched": why} if why else {}), parts)
 
     def _as_served(self, challenger: nn.Module, scratch: Path) -> Artifact:
         """The challenger's artifact in `scratch`, with its graph if the champion has one."""
@@ -161,6 +165,7 @@ class TaskLesson:
             scratch / "artifact",
             model=challenger,
             name=self.opened.name,
+            weights=self.opened.weights,
             files={"task.json": self.described},
             lineage={},
             metrics={},

@@ -1,13 +1,15 @@
 """The stages of a task's life: collect → train → export → package → serve → monitor, of any (Task, Entry).
 
 `train` is `oliveira.fit`: the run that a life serves is the run that `oliveira train` would make. `export` comes before
-`package`, since what is served is the exported graph, after its outputs agreed with the model's.
+`package`, since what is served is the exported graph, after its outputs agreed with the model's. Where int8 weights are
+asked for, `compress` stands between the two (`task_compress.py`) and what it accepted is packaged.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from oliveira.errors import OliveiraError, UserError
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training
 from oliveira.lifecycle.summaries import OF_TASK
+from oliveira.lifecycle.task_compress import COMPRESS, served_of
 from oliveira.lifecycle.task_plan import chosen_model
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
 from oliveira.monitoring.features import measure_feature_false_alarms
@@ -97,8 +100,7 @@ def _export(context: Context) -> dict[str, Any]:
 
 def _package(context: Context) -> dict[str, Any]:
     world = context.world
-    exported = context.results["export"] / "export"
-    opened = artifact.open_artifact(exported if exported.exists() else context.results["train"] / "artifact")
+    opened = served_of(context)
     described = json.loads((opened.path / "task.json").read_bytes())
     wanted = task(described["task"])
     data = wanted.open(context.home, _quiet)
@@ -112,6 +114,7 @@ def _package(context: Context) -> dict[str, Any]:
         context.home / "artifacts" / f"{context.key[:16]}-base",
         model=opened.load_model(),
         name=opened.name,
+        weights=opened.weights,
         files={name: (opened.path / name).read_bytes() for name in ("task.json", "model.onnx") if name in opened.files},
         reference=reference,
         metrics={"scores": {"base": {"name": metric, "after": context.outputs["train"]["validation"]}}},
@@ -152,6 +155,14 @@ def _part(*names: str) -> Any:
 
 def _source(world: World, home: Path) -> dict[str, str]:
     return {"content": task(world.task.name).fingerprint()}
+
+
+def task_stages(world: World) -> tuple[Stage, ...]:
+    if world.compress.serve == "fp32":
+        return STAGES
+    place = [stage.name for stage in STAGES].index("package")
+    package = replace(STAGES[place], needs=(*STAGES[place].needs, COMPRESS.name))
+    return (*STAGES[:place], COMPRESS, package, *STAGES[place + 1 :])
 
 
 STAGES = (

@@ -109,17 +109,21 @@ class ForwardEngine:
 
     def _result(self, message: Message) -> dict[str, Any]:
         match message["op"]:
+            case "predict" if "bodies" in message:
+                answers = self.answerer.all(message["bodies"])
+                pairs = zip(message["bodies"], answers, strict=True)
+                return {"answers": [{"answer": a, "observed": self._observed(message, b, a)} for b, a in pairs]}
             case "predict":
                 answer = self.answerer(message["body"])
-                return {"answer": answer, "observed": self._observed(message, answer)}
+                return {"answer": answer, "observed": self._observed(message, message["body"], answer)}
             case "judge":
                 return {"error": self._error(message)}
         raise OliveiraError(f"message {message['op']!r} is unknown")
 
-    def _observed(self, message: Message, answer: dict[str, Any]) -> dict[str, float]:
+    def _observed(self, message: Message, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
         """Only drift looks at it: what goes wrong with it costs nobody the answer."""
         try:
-            observed = self.answerer.task.observe(self.answerer.state, message["body"], answer)
+            observed = self.answerer.task.observe(self.answerer.state, body, answer)
         except Exception as found:
             self.failures.message(str(message.get("id")), str(message.get("request", "")), found)
             return {}

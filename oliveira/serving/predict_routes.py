@@ -21,6 +21,7 @@ from oliveira.serving.schemas import FeedbackRequest
 from oliveira.serving.service import Service
 
 MOST_NAMED = 128  # characters of a model's name
+MOST_REQUESTS = 64  # in one body
 
 
 def make_predict_router(service: Service) -> APIRouter:
@@ -40,13 +41,19 @@ def make_predict_router(service: Service) -> APIRouter:
 
     @router.post("/v1/predict")
     async def predict(request: Request, body: Annotated[Any, Body()]) -> JSONResponse:
-        """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields."""
+        """Answers a request of the task; GET /v1/task shows one. `model` may stand beside its fields.
+
+        `{"requests": [ … ]}` asks at most 64 at once and gives `{"answers": [ … ]}`, each with its id; where one is
+        refused all are, and the error names its place.
+        """
         service.check_open()
         model, asked = split(body)
         metrics, begun = service.metrics, time.monotonic()
-        permit = service.admission.take(1, request.state.key.id)
+        bodies = several(asked)
+        one_or_more = {"bodies": bodies} if bodies else {"body": asked}
+        permit = service.admission.take(len(bodies or [asked]), request.state.key.id)
         try:
-            engine, found = await ask(request, model, {"op": "predict", "body": asked})
+            engine, found = await ask(request, model, {"op": "predict"} | one_or_more)
         except BaseException:
             metrics.request_success_total.labels(finished_reason="abort").inc()
             raise
@@ -57,16 +64,16 @@ def make_predict_router(service: Service) -> APIRouter:
         metrics.request_queue_time_seconds.observe(found["queue_seconds"])
         metrics.time_to_first_token_seconds.observe(seconds)  # the whole answer is its first part
         metrics.e2e_request_latency_seconds.observe(seconds)
-        number = f"pred-{request.state.id}"
-        if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
-            kept = {
-                "key": request.state.key.id,
-                "request": asked,
-                "answer": found["answer"],
-                "observed": found["observed"],
-            }
-            service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
-        return JSONResponse({**found["answer"], "id": number, "model": model}, headers=model_header(engine.digest))
+        answers = []
+        for place, (one, given) in enumerate(zip(bodies or [asked], found.get("answers", [found]), strict=True)):
+            number = f"pred-{request.state.id}" + (f"-{place}" if bodies else "")
+            answers.append({**given["answer"], "id": number})
+            if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
+                kept = {name: given[name] for name in ("answer", "observed")}
+                kept |= {"key": request.state.key.id, "request": one}
+                service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+        whole = {"answers": answers} if bodies else answers[0]
+        return JSONResponse({**whole, "model": model}, headers=model_header(engine.digest))
 
     @router.post("/v1/feedback")
     async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
@@ -104,6 +111,20 @@ def split(body: Any) -> tuple[str, dict[str, Any]]:
         said = f"model is not a text of at most {MOST_NAMED} characters. Leave it out, or see GET /v1/models."
         raise ApiError(400, said, code="invalid_value", param="model")
     return model, {name: value for name, value in body.items() if name != "model"}
+
+
+def several(asked: dict[str, Any]) -> list[Any] | None:
+    """The requests of a body that asks more than one; None where it is a request itself."""
+    if "requests" not in asked:
+        return None
+    bodies, beside = asked["requests"], [name for name in asked if name != "requests"]
+    if beside:
+        said = f"{beside[0][:60]} stands beside requests. Put it into each of them, or leave it out."
+        raise ApiError(400, said, code="invalid_value", param="requests")
+    if not isinstance(bodies, list) or not 1 <= len(bodies) <= MOST_REQUESTS:
+        said = f"requests is not a list of 1 to {MOST_REQUESTS} requests. Send more of them in further bodies."
+        raise ApiError(400, said, code="invalid_value", param="requests")
+    return bodies
 
 
 def may_tell(key: Key, answer: AnswerRow) -> bool:

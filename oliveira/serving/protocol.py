@@ -8,6 +8,7 @@ Front → engine, `op`:
     tokenize   id, text
     detokenize id, tokens
     predict    id, request, tenant, body                       a request of the task that is served
+               or bodies                                   several requests, answered together or refused together
     judge      id, request, tenant, body, answer, truth        how wrong an earlier answer was
     cancel     id
 Engine → front, `type`:
@@ -24,6 +25,7 @@ Engine → front, `type`:
     result     id, …                                           answer of embed, tokenize, detokenize
                id, queue_seconds, answer, observed             of predict; observed: what drift looks at, by name
                id, queue_seconds, error                        of judge
+               id, queue_seconds, answers                      of predict with bodies: answer and observed of each
     error      id, status, message, code                       the request has ended
     stats      running, waiting, kv_usage, attention_cache     when one of them changed; the last: on, or null = none
     beat                                                       every second: the thread that decodes is alive

@@ -11,8 +11,9 @@ sets in a model's config, the batches, the loss, the metrics, and how a person's
 from __future__ import annotations
 
 import difflib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
@@ -135,15 +136,26 @@ class Data(ABC):
             return self.loss(output, batch.targets) + auxiliary
         return self.loss(model(*batch.inputs, **batch.named), batch.targets)
 
+    def read_as(self, task: str, state: dict[str, Any]) -> None:
+        """Reads its inputs as `task` does, whose state this is and whose model is started from. `UserError` where that
+        cannot be: tokens mean what their vocabulary says; numbers and pictures need nothing.
+        """
+        if "vocab_size" in self.sizes and state != json.loads(json.dumps(self.state())):
+            raise UserError(f"start: the tokens of {task or 'that model'} are not those of this task. Leave out start.")
+
     def turns(self, model: nn.Module, section: TrainSection) -> list[Turn]:
         """Several updates a step, each of an optimiser and a loss of its own (a generator and its critic). A group's
         learning rate follows the schedule as a share of `section.lr`. Empty: one, of `objective`.
         """
         return []
 
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model."""
-        return
+    def after_step(self, model: nn.Module, step: int) -> Mapping[str, Tensor] | None:
+        """After update `step` (1, 2 …): moving averages, teachers. What must survive a restart is part of the model.
+
+        It may put parameters of more or fewer rows in the place of others, where the model's entry says that it grows:
+        it then returns, by the name of each, which row every row was, −1 for a new one (Replaced.rows).
+        """
+        return None
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from oliveira.data.labelled import BNCC_SKILLS, TOLD_BR, Labelled, plain_words, split_labelled
 from oliveira.data.prepared import prepared
+from oliveira.data.reading import reader_from
 from oliveira.data.routes import Say
 from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.data.vocabulary import padded, tokenizer_from
+from oliveira.data.vocabulary import padded
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
@@ -46,21 +47,27 @@ class TextClassData(Data):
 
     def __init__(self, parts: dict[str, list[Labelled]], tokenizer: str, max_len: int) -> None:
         """`parts`: rows by split; `tokenizer`: its JSON."""
-        self.parts, self.max_len, self._tokenizer_json = parts, max_len, tokenizer
-        self.tokenizer = tokenizer_from(tokenizer)
+        self.parts, self.max_len = parts, max_len
         self.labels = sorted({label for _, _, label in parts["train"]})
         number = {label: index for index, label in enumerate(self.labels)}
-        self.tokens = {split: self._encode([text for _, text, _ in rows]) for split, rows in parts.items()}
         self.targets = {split: np.array([number[row[2]] for row in rows]) for split, rows in parts.items()}
         self.counts = {split: len(rows) for split, rows in parts.items()}
-        self.sizes = {
-            "vocab_size": self.tokenizer.vocab_size,
-            "d_out": len(self.labels),
-            "max_len": max_len,
-        }
+        self._read_by({"tokenizer": tokenizer})
+
+    def _read_by(self, vocabulary: dict[str, Any]) -> None:
+        self._vocabulary, self._reader = vocabulary, reader_from(vocabulary)
+        self.tokens = {split: self._encode([text for _, text, _ in rows]) for split, rows in self.parts.items()}
+        self.sizes = {"vocab_size": self._reader.size, "d_out": len(self.labels), "max_len": self.max_len}
+
+    def read_as(self, task: str, state: dict[str, Any]) -> None:
+        """By the byte pairs or the word pieces of whatever text the model has read before."""
+        vocabulary: dict[str, Any] = {key: state[key] for key in ("tokenizer", "pieces", "lowercase") if key in state}
+        if not vocabulary:
+            raise UserError(f"start: {task or 'that model'} reads no text, and this task is of texts. Leave out start.")
+        self._read_by(vocabulary)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [tokens[: self.max_len] for tokens in self.tokenizer.encode_many(texts)]
+        return self._reader.rows(texts, self.max_len)
 
     def batch(self, number: int, *, seed: int, size: int) -> Batch:
         chosen = shuffled(number, seed=seed, size=size, count=self.counts["train"])
@@ -109,13 +116,13 @@ class TextClassData(Data):
         return {name: self._score(predicted, "test")["macro-F1"] for name, predicted in forecasts.items()}
 
     def state(self) -> dict[str, Any]:
-        counts = frequencies(self.tokens["train"], self.tokenizer.vocab_size)
-        return {"tokenizer": self._tokenizer_json, "labels": self.labels, "max_len": self.max_len, "counts": counts}
+        counts = frequencies(self.tokens["train"], self._reader.size)
+        return {**self._vocabulary, "labels": self.labels, "max_len": self.max_len, "counts": counts}
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
         """{"text": "…"} → {"label", "probabilities": {label: p}}."""
-        tokens = tokenizer_from(state["tokenizer"]).encode(_text(request))[: state["max_len"]]
+        (tokens,) = reader_from(state).rows([_text(request)], state["max_len"])
         logits = np.asarray(run(*padded([tokens])), dtype=np.float64)[0]
         p = np.exp(logits - logits.max())
         p /= p.sum()
@@ -126,7 +133,7 @@ class TextClassData(Data):
     def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:
         """Of the text as `of_tokens`, of the probabilities as `of_classes`."""
         text = request["text"]
-        tokens = tokenizer_from(state["tokenizer"]).encode(head(text))
+        (tokens,) = reader_from(state).rows([head(text)], len(text) + 2)
         return of_tokens(text, tokens, state.get("counts")) | of_classes(answer["probabilities"].values())
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,11 +15,15 @@ from torch import Tensor, nn
 
 from oliveira.errors import CorruptError
 from oliveira.files import write_atomic
-from oliveira.training.optim import Optimizer
+from oliveira.registry import can
+from oliveira.training.optim import Optimizer, Replaced
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
     """`state` is JSON: step, seconds, best so far. The file is on disk when this returns."""
+    if can(model, "grows"):
+        grown: Any = model
+        state = {**state, "config": dataclasses.asdict(grown.config)}
     tensors = {f"model/{key}": value.detach().clone() for key, value in model.state_dict().items()}
     tensors |= {f"optimizer/{key}": value for key, value in optimizer.state_tensors().items()}
     tensors["random"] = torch.get_rng_state()
@@ -45,6 +50,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
         if "sha256" in told and told["sha256"] != _digest(tensors, told["state"]):  # older ones have none
             raise ValueError("its bytes are not those that were written")
         state: dict[str, Any] = json.loads(told["state"])
+        if "config" in state:
+            optimizer.follow(_resized(model, state.pop("config")))
         model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
         optimizer.load_state_tensors(
             {k.removeprefix("optimizer/"): v for k, v in tensors.items() if k.startswith("optimizer/")}
@@ -55,3 +62,12 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
             f"{path} is damaged ({str(error).rstrip('.')}). Remove it to train from the start."
         ) from None
     return state
+
+
+def _resized(model: nn.Module, config: dict[str, Any]) -> list[Replaced]:
+    """Parameters of the sizes that they had grown to, in the place of those of the beginning."""
+    network: Any = model
+    before = dict(model.named_parameters())
+    network.resize(type(network.config)(**config))
+    after = model.named_parameters()
+    return [Replaced(before[name], p, torch.arange(len(p))) for name, p in after if p is not before[name]]

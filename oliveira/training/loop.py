@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ from oliveira.kernels.fast import fast_layers
 from oliveira.training import schedules
 from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
 from oliveira.training.curves import Curve
-from oliveira.training.optim import Optimizer, Turn, clip_gradients, make_optimizer
+from oliveira.training.optim import Optimizer, Replaced, Turn, clip_gradients, make_optimizer
 from oliveira.training.seeds import seed_everything
 from oliveira.world import TrainSection
 
@@ -47,7 +47,8 @@ class Job(Generic[Batch]):
     batch: Callable[[int], Batch]  # micro-batch number → batch
     loss: Callable[[nn.Module, Batch], Tensor]  # mean loss of a batch
     turns: Callable[[nn.Module, TrainSection], list[Turn]] = lambda model, section: []  # empty: one, of `loss`
-    after_step: Callable[[nn.Module, int], None] = lambda model, step: None  # what it changes is part of the model
+    after_step: Callable[[nn.Module, int], Mapping[str, Tensor] | None] = lambda model, step: None  # as `Data`'s
+    learn: Callable[[nn.Module], object] = nn.Module.train  # puts the model, or the part that learns, into training
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     sample: Callable[[nn.Module], str] | None = None
     tokens_per_batch: int = 0
@@ -86,14 +87,14 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
         """What is due after this step: the metrics, a sample."""
         last, at = step == config.steps, dict(step=step, seconds=round(time.monotonic() - started, 3))
         if job.evaluate and (step % config.evaluate_every == 0 or last):
-            state["metrics"] = _evaluating(model, job.evaluate)
+            state["metrics"] = _evaluating(model, job, job.evaluate)
             curve.add({**at, **state["metrics"]})
         if job.sample and (step % config.sample_every == 0 or last):
-            curve.add({**at, "sample": _evaluating(model, job.sample)})
+            curve.add({**at, "sample": _evaluating(model, job, job.sample)})
         state["looked"] = step
 
     with fast_layers(model), contextlib.closing(curve):
-        model.train()
+        job.learn(model)
         if unseen:
             look(begun)
         for step in range(begun + 1, config.steps + 1):
@@ -107,7 +108,7 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                     f"Lower the learning rate, {config.lr:g}: write lr={config.lr / 10:g} after the model of "
                     "`oliveira train`, or train.lr in a world."
                 )
-            job.after_step(model, step)
+            optimizer.follow(_grown(model, job, step))
             seconds = time.monotonic() - started
             tokens = step * config.accumulate * job.tokens_per_batch
             row = dict(step=step, seconds=round(seconds, 3), loss=loss, lr=lr, grad_norm=norm, tokens=tokens)
@@ -121,6 +122,16 @@ def train(model: nn.Module, job: Job[Any], config: TrainSection, folder: Path, *
                 save_now(step)
                 raise Interrupted(f"stopped at step {step} of {config.steps}; start again to go on from there.")
     return state["metrics"]
+
+
+def _grown(model: nn.Module, job: Job[Any], step: int) -> list[Replaced]:
+    """Lets the job have its say after the step. Returns what it put in the place of other parameters."""
+    before = dict(model.named_parameters())
+    rows = job.after_step(model, step) or {}
+    changed = {name: now for name, now in model.named_parameters() if now is not before.get(name)}
+    if unsaid := sorted(changed.keys() ^ rows.keys()):
+        raise ValueError(f"after_step replaces {', '.join(changed)} and says the rows of {', '.join(rows)}: {unsaid}")
+    return [Replaced(before[name], changed[name], rows[name]) for name in rows]
 
 
 def turns_of(model: nn.Module, job: Job[Any], config: TrainSection) -> list[Turn]:
@@ -177,11 +188,11 @@ def one_step(model: nn.Module, job: Job[Any], config: TrainSection, turns: list[
 Result = TypeVar("Result")
 
 
-def _evaluating(model: nn.Module, look: Callable[[nn.Module], Result]) -> Result:
+def _evaluating(model: nn.Module, job: Job[Any], look: Callable[[nn.Module], Result]) -> Result:
     model.eval()
     with torch.no_grad():
         result = look(model)
-    model.train()
+    job.learn(model)
     return result
 
 

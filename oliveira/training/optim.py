@@ -50,6 +50,23 @@ class AdamWReference:
             parameter -= self.lr * m_hat / (v_hat.sqrt() + self.eps)
 
 
+class Replaced(NamedTuple):
+    """A parameter in the place of another: each of its rows was the one that `rows` says, −1 for a new one."""
+
+    old: Tensor
+    new: Tensor
+    rows: Tensor  # (rows of `new`,) int64
+
+
+def _in_rows(value: Any, old: Tensor, rows: Tensor) -> Any:
+    """Of a moment, its rows in their new places, zeros for new ones; a count of steps stays as it is."""
+    if not isinstance(value, Tensor) or value.shape != old.shape:
+        return value
+    moved = value[rows.clamp(min=0)]
+    moved[rows < 0] = 0
+    return moved
+
+
 class Optimizer:
     """The torch optimisers of one run behind one step, one learning rate and one state."""
 
@@ -76,6 +93,16 @@ class Optimizer:
     def zero_grad(self) -> None:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
+
+    def follow(self, replaced: Iterable[Replaced]) -> None:
+        """Goes on with parameters that took the place of others; what it knows of a row goes where the row went."""
+        for old, new, rows in replaced:
+            for part in self.parts:
+                for group in part.param_groups:
+                    group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+                if old in part.state:
+                    known = part.state.pop(old)
+                    part.state[new] = {name: _in_rows(value, old, rows) for name, value in known.items()}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Flat, so that it fits a safetensors file: part/parameter/name → tensor."""

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 from oliveira import artifact
 from oliveira.adaptation.lora import add_lora, layers, merge
-from oliveira.compression.int8 import quantise_int8
-from oliveira.errors import Interrupted
+from oliveira.compression.model import quantise_model
+from oliveira.compression.report import size_in_bytes
+from oliveira.errors import Interrupted, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.kinds import STEPS, Argument, Form, Kind, eats, gives, sizes_of
 from oliveira.nn.attention import ConcatCache
 from oliveira.registry import Entry, create
+from oliveira.training.features import frozen
 from oliveira.training.loop import Job, train
 from oliveira.world import TrainSection
 
@@ -215,6 +217,29 @@ def check_features_are_what_the_head_reads(entry: Entry, form: Form) -> None:
     assert all(torch.equal(answer[:1].expand_as(answer), answer) for answer in answers), "another way to the answer"
 
 
+def check_frozen_features_keep_their_bits(entry: Entry, form: Form) -> None:
+    """The body is the same to the bit, statistics included, while every weight of the head that is its own learns."""
+    if "features" not in entry.can:
+        return
+    model = build(entry, form)
+    before = copy.deepcopy(model.state_dict())
+    own = {name for name, _ in model.named_parameters() if entry.head_has(name)}  # what is tied has the body's name
+    if not own:
+        with pytest.raises(UserError, match="features = frozen leaves nothing to learn"):
+            frozen(model)
+        return
+    section = TrainSection(steps=3, batch_size=2, lr=1e-2, warmup_steps=1, checkpoint_every=3, evaluate_every=2)
+    job: Job[Any] = Job(
+        batch=lambda number: (example(form, seed=number), form), loss=_loss_of_all, learn=frozen(model),
+        evaluate=lambda model: {"loss": 0.0},
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        train(model, job, section, Path(folder), seed=0)
+    after = model.state_dict()
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert moved == own, moved ^ own
+
+
 def check_capabilities_keep_their_word(entry: Entry, form: Form) -> None:
     """What is declared beyond `forward` agrees with `forward`."""
     model, inputs = build(entry, form).eval(), example(form)
@@ -271,10 +296,9 @@ def check_int8_agrees(entry: Entry, form: Form) -> None:
     """Weights of a byte each: the answers stay near, and fewer bytes hold them."""
     model, inputs = build(entry, form).eval(), example(form, batch=4)
     expected = first(model(*inputs))
-    before = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    report = quantise_int8(model)
-    got = first(model(*inputs))
-    assert report.bytes < before or not report.layers
+    before = size_in_bytes(model)
+    got = first(quantise_model(model, "int8")(*inputs))
+    assert size_in_bytes(model) < before
     scale = expected.abs().max().clamp(min=1e-6)
     assert (got - expected).abs().max() / scale < 0.1, f"off by {(got - expected).abs().max() / scale:.3f} of the range"
 
@@ -316,6 +340,11 @@ def _loss(model: nn.Module, batch: tuple[tuple[Tensor, ...], Form]) -> Tensor:
         return (output - torch.linspace(-1, 1, output.numel()).view_as(output)).square().mean()
     classes = torch.arange(output.numel() // output.shape[-1]) * 7 % output.shape[-1]
     return F.cross_entropy(output.flatten(0, -2), classes)
+
+
+def _loss_of_all(model: nn.Module, batch: tuple[tuple[Tensor, ...], Form]) -> Tensor:
+    """Of everything that the model gives."""
+    return torch.stack([part.square().mean() for part in parts_of(model(*batch[0]))]).sum()
 
 
 def check_overfits_one_batch(entry: Entry, form: Form) -> None:

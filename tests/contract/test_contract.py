@@ -54,6 +54,7 @@ def test_exceptions_name_a_check() -> None:
 
 
 METHODS = {"keeps_state": "step", "auxiliary_loss": "forward_with_auxiliary", "attention_map": "attention_map"}
+METHODS |= {"grows": "resize", "features": "features"}
 
 
 @pytest.mark.parametrize("found", entries(), ids=lambda found: found.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from oliveira.artifact import Artifact
 from oliveira.errors import CorruptError, UserError
 from oliveira.predict import Answerer, export
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.serving.forward_engine import ForwardEngine
 from oliveira.serving.protocol import Message, pack
 
@@ -134,3 +136,56 @@ def test_a_model_that_fails_its_own_example_does_not_serve(
     monkeypatch.setattr(Answerer, "__call__", answer)
     with pytest.raises(CorruptError, match="its own example"):
         engine.smoke()
+
+
+def batch(bodies: list[Any]) -> Message:
+    return {"op": "predict", "id": "1", "request": "x", "tenant": "ana", "bodies": bodies}
+
+
+def test_several_requests_share_a_run_and_answer_as_each_alone(engine: ForwardEngine) -> None:
+    good = engine.answerer.example
+    bodies, rows = [good, {"series": good["series"][::-1]}, good], counted(engine)
+    [said] = talk(engine, [batch(bodies)])
+    assert rows == [3], "arrays of one shape are computed together"
+    for given, body in zip(said["answers"], bodies, strict=True):
+        alone = engine.answerer(body)
+        assert given["answer"].keys() == alone.keys() and given["observed"] == {}
+        assert given["answer"]["value"] == pytest.approx(alone["value"], abs=1e-5)
+
+
+def counted(engine: ForwardEngine) -> list[int]:
+    """The rows of each run from now on."""
+    plain, rows = engine.answerer._plain, list[int]()
+
+    def count(*arrays: Any) -> Any:
+        rows.append(len(arrays[0]))
+        return plain(*arrays)
+
+    engine.answerer._plain = count
+    return rows
+
+
+def test_texts_of_one_length_share_a_run(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    words = [(f"produto {n} {word}", word) for n in range(40) for word in ("bom", "ruim", "caro")]
+    table.write_text("texto,nota\n" + "\n".join(map(",".join, words)), encoding="utf-8")
+    made = fit(f"classify/path:{table}", model="bilstm", budget="steps=2", home=tmp_path, d_model=8, threads=1)
+    engine = ForwardEngine(opened(made, "artifact"), threads=1)
+    bodies = [{"text": text} for text in ("bom", "produto 3 bom", "bom", "produto 4 bom", "ruim")]
+    rows = counted(engine)
+    [said] = talk(engine, [batch(bodies)])
+    assert sum(rows) == 5 and 2 <= len(rows) <= 4
+    for given, body in zip(said["answers"], bodies, strict=True):
+        alone = engine.answerer(body)
+        assert given["answer"]["label"] == alone["label"] and given["observed"]["length"] == len(body["text"])
+        assert given["answer"]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, [], {"series": "x"}, {"series": [[math.nan, 1.0]]}, {"series": [[1.0, 0.0]] * 4000}]
+)
+def test_one_that_is_refused_refuses_all_and_is_named(engine: ForwardEngine, bad: Any) -> None:
+    good = engine.answerer.example
+    [said] = talk(engine, [batch([good, good, bad, good])])
+    assert said["type"] == "error" and said["status"] == 400 and said["message"].startswith("requests[2]: ")
+    assert len(said["message"]) > 20

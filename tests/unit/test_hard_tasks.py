@@ -1,4 +1,5 @@
-"""Two tasks that the contract must carry: a graph, whose nodes are no batch, and two networks that train each other.
+"""Three tasks that the contract must carry: a graph, whose nodes are no batch, two networks that train each other, and
+points whose number changes while they learn.
 
 Kinds, models and tasks are made up here and registered here only; the loop, the runs and the artifacts are the house's.
 """
@@ -6,6 +7,7 @@ Kinds, models and tasks are made up here and registered here only; the loop, the
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,12 @@ from oliveira import artifact, kinds, registry
 from oliveira.errors import Interrupted
 from oliveira.explanation import explain
 from oliveira.kinds import BATCH, Argument, Axis, Kind
-from oliveira.runs import Run, fit
+from oliveira.records import Run
+from oliveira.runs import fit
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.training.curves import read_curve
-from oliveira.training.optim import Optimizer, Turn
+from oliveira.training.optim import Optimizer, Replaced, Turn
 from oliveira.world import TrainSection
 
 NODES = Axis(name="nodes", size="n_nodes", free=True)
@@ -46,7 +49,8 @@ class Config:
     d_in: int
     d_out: int
     d_model: int = 8
-    sees: bool = True  # the edges
+    sees: bool = True  # the edges; where it has got to grow
+    n_points: int = 2
 
 
 class GCN(nn.Module):
@@ -81,6 +85,27 @@ class Adversaries(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         answer: Tensor = self.average(z)
         return answer
+
+
+class Splats(nn.Module):
+    """A curve as a sum of bells: centres, widths and colours of points, as many as it takes."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.resize(config)
+        nn.init.uniform_(self.places, -1, 1)
+        nn.init.zeros_(self.widths)
+        nn.init.normal_(self.colours)
+
+    def resize(self, config: Config) -> None:
+        self.config, n = config, config.n_points
+        self.places, self.widths = nn.Parameter(torch.zeros(n, config.d_in)), nn.Parameter(torch.zeros(n))
+        self.colours = nn.Parameter(torch.zeros(n, config.d_out))
+
+    def forward(self, z: Tensor) -> Tensor:
+        far = (z[:, None] - self.places).square().sum(dim=2) / (0.1 * self.widths.exp())
+        return (-far).exp() @ self.colours
 
 
 class Toy(Data):
@@ -171,6 +196,50 @@ class Ring(Toy):
         return {"distance": float((model(*z).mean(dim=0) - true.mean(dim=0)).norm())}
 
 
+class Curve(Toy):
+    """Every second step the brightest point becomes two, of half the colour each; every eighth the faintest goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = {"d_in": 1, "d_out": 1}
+
+    def batch(self, number: int, *, seed: int, size: int) -> Batch:
+        random = torch.Generator().manual_seed(1000 * seed + number)
+        z = 2 * torch.rand(size, 1, generator=random) - 1
+        return Batch((z,), (5 * z).sin())
+
+    def loss(self, output: Any, targets: Any) -> Tensor:
+        return F.mse_loss(output, targets)
+
+    def turns(self, model: nn.Module, section: TrainSection) -> list[Turn]:
+        network: Any = model
+        places = {"params": [network.places, network.widths], "lr": section.lr}
+        colours = {"params": [network.colours], "lr": 3 * section.lr}
+        return [Turn(Optimizer([torch.optim.AdamW([places, colours], lr=section.lr, fused=True)]), self.objective)]
+
+    def after_step(self, model: nn.Module, step: int) -> dict[str, Tensor] | None:
+        network: Any = model
+        bright, n = network.colours.detach().abs()[:, 0], network.config.n_points
+        if step % 2 or n >= 12 or not network.config.sees:
+            return None
+        rows, old = torch.arange(n), dict(network.named_parameters())
+        if step % 8 == 0:
+            rows = rows[rows != bright.argmin()]
+        source = torch.cat([rows, bright.argmax()[None]])
+        network.resize(dataclasses.replace(network.config, n_points=len(source)))
+        for name, now in network.named_parameters():
+            now.data.copy_(old[name].detach()[source])
+        halved = source == bright.argmax()
+        network.colours.data[halved] /= 2
+        network.places.data[-1] += 0.1
+        kept = torch.cat([rows, torch.tensor([-1])])
+        return dict.fromkeys(old, kept)
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        z = torch.linspace(-1, 1, 64)[:, None]
+        return {"distance": float(F.mse_loss(model(z), (5 * z).sin()))}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyTask(Task):
     make: Callable[[], Data]
@@ -186,6 +255,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     said: dict[str, Any] = dict(family="toy", paper="none", config=Config, tiny={})
     registry.register("gcn", forms=(("graph", "nodes"),), **said)(GCN)
     registry.register("adversaries", forms=(("noise", "points"),), **said)(Adversaries)
+    registry.register("splats", forms=(("noise", "points"),), can=("grows",), **said)(Splats)
     for place, kind in ((kinds.EATS, GRAPH), (kinds.GIVES, LABELS), (kinds.EATS, NOISE), (kinds.GIVES, POINTS)):
         monkeypatch.setitem(place, kind.name, kind)
     common: dict[str, Any] = dict(title="toy", licence="none")
@@ -193,6 +263,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in (
         ToyTask(name="toy/nodes", eats="graph", gives="nodes", metric=accuracy, make=Nodes, **common),
         ToyTask(name="toy/ring", eats="noise", gives="points", metric=distance, make=Ring, **common),
+        ToyTask(name="toy/curve", eats="noise", gives="points", metric=distance, make=Curve, **common),
     ):
         monkeypatch.setitem(tasks(), task.name, task)
 
@@ -200,6 +271,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "toy/nodes": ("gcn", {"lr": 3e-2, "weight_decay": 0.0}),
     "toy/ring": ("adversaries", {"lr": 3e-3, "batch_size": 64, "d_model": 16, "clip": 100.0}),
+    "toy/curve": ("splats", {"lr": 0.1, "batch_size": 64}),
 }
 
 
@@ -283,3 +355,50 @@ def test_every_update_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run("toy/ring", tmp_path, 5, should_stop=lambda: next(looks) == 2)
     run("toy/ring", tmp_path, 5)
     assert data.seen == [1, 2, 3, 4, 5]
+
+
+def test_points_grow_and_what_they_learnt_stays(tmp_path: Path) -> None:
+    """Two become twelve, in the artifact too; and they draw what two cannot."""
+    found = run("toy/curve", tmp_path, 150)
+    model: Any = found.load()
+    assert model.config.n_points == 12 and found.result["parameters"] == 12 * 3
+    assert found.metric < 0.01 < 0.2 < run("toy/curve", tmp_path, 150, sees=False).metric
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimiser_follows_the_rows(fused: bool) -> None:
+    """Row 2 stays, row 0 stands twice, a new row begins without a memory: as optimisers that never saw a change."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(3, 2), torch.randn(2, 4, 2)
+    old = nn.Parameter(start.clone())
+    optimizer = Optimizer([torch.optim.AdamW([old], lr=0.1, fused=fused)])
+    old.grad = gradients[0, :3]
+    optimizer.step()
+    rows = torch.tensor([2, 0, 0, -1])
+    new = nn.Parameter(torch.cat([old.detach()[rows[:3]], torch.ones(1, 2)]))
+    optimizer.follow([Replaced(old, new, rows)])
+    assert optimizer.parameters() == [new]
+    new.grad = gradients[1]
+    optimizer.step()
+    for place, row in enumerate(rows[:3].tolist()):
+        alone = nn.Parameter(start[row : row + 1].clone())
+        twin = torch.optim.AdamW([alone], lr=0.1, fused=fused)
+        for gradient in (gradients[0, row], gradients[1, place]):
+            alone.grad = gradient[None].clone()
+            twin.step()
+        torch.testing.assert_close(new[place : place + 1], alone)
+    moments = optimizer.parts[0].state[new]
+    torch.testing.assert_close(moments["exp_avg"][3], 0.1 * gradients[1, 3])
+
+
+def test_a_parameter_that_is_replaced_without_a_word_is_refused(tmp_path: Path) -> None:
+    from oliveira.training.loop import Job, train
+
+    model, data = Splats(Config(d_in=1, d_out=1)), Curve()
+    job: Job[Batch] = Job(
+        batch=lambda number: data.batch(number, seed=0, size=8),
+        loss=data.objective,
+        after_step=lambda model, step: model.resize(model.config),  # type: ignore[operator]
+    )
+    with pytest.raises(ValueError, match="after_step replaces places, widths, colours"):
+        train(model, job, TrainSection(steps=2, batch_size=8), tmp_path, seed=0)

@@ -29,6 +29,7 @@ ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
     "predict.py",
+    "records.py",
     "conversation.py",
     "world.py",
     "data/held_out.py",
@@ -159,7 +160,18 @@ SAME = {
 
 
 def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
-    names = ("stages", "task_stages", "task_reference", "once", "visitors", "pipeline", "gate", "backup", "restore")
+    names = (
+        "stages",
+        "task_stages",
+        "task_reference",
+        "task_compress",
+        "once",
+        "visitors",
+        "pipeline",
+        "gate",
+        "backup",
+        "restore",
+    )
     names += ("summaries",)
     files = [*ROOM.glob("*.py"), PROGRAM / "export" / "compile.py"]
     files += [PROGRAM / "lifecycle" / f"{name}.py" for name in names]

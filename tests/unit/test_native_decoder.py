@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from oliveira import artifact
-from oliveira.compression.int8 import quantise_int8
 from oliveira.compression.model import quantise_model
 from oliveira.errors import UserError
 from oliveira.kernels import build
@@ -43,9 +42,7 @@ def model(form: str, method: str = "fp32") -> GPT:
     for parameter in made.parameters():
         wide = parameter.ndim > 1
         nn.init.normal_(parameter, 0.0 if wide else 1.0, 2.0 * FORMS[form].d_model ** -0.5 if wide else 0.2)
-    if method == "int8":
-        quantise_int8(made)
-    elif method != "fp32":
+    if method != "fp32":
         quantise_model(made, method)
     return made
 

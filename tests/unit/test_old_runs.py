@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from oliveira import artifact
-from oliveira.predict import Predictor, find_run
+from oliveira.predict import Predictor
+from oliveira.records import find_run
 from oliveira.runs import fit
 from oliveira.training.curves import read_curve
 

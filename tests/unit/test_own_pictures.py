@@ -19,7 +19,8 @@ from oliveira.data.gallery import read_gallery
 from oliveira.data.pictures import PictureError, bytes_of_url, grey, read_picture, url_of
 from oliveira.errors import UserError
 from oliveira.own_data import describe_data
-from oliveira.predict import Predictor, export, find_run
+from oliveira.predict import Predictor, export
+from oliveira.records import find_run
 from oliveira.runs import fit
 from oliveira.tasks.catalogue import fitting, pair, place_of, task
 from oliveira.tasks.images import ImageData

@@ -25,7 +25,8 @@ from oliveira.errors import UserError
 from oliveira.explanation import explain
 from oliveira.inspection import describe
 from oliveira.own_data import describe_data
-from oliveira.predict import Predictor, export, find_run
+from oliveira.predict import Predictor, export
+from oliveira.records import find_run
 from oliveira.runs import fit
 from oliveira.tasks.catalogue import pair, place_of, task, with_options
 from oliveira.tasks.forecasting import ForecastData

@@ -12,8 +12,9 @@ from small_app import predict_app
 from starlette.testclient import TestClient
 
 from oliveira.errors import CorruptError, UserError
-from oliveira.predict import Predictor, export, find_run
-from oliveira.runs import Run, fit
+from oliveira.predict import Predictor, export
+from oliveira.records import Run, find_run
+from oliveira.runs import fit
 
 
 @pytest.fixture(scope="module")

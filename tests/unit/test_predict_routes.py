@@ -57,6 +57,15 @@ class Engine:
         return Job([self.answer(message) for message in messages])
 
     def answer(self, message: dict[str, Any]) -> Any:
+        if "bodies" in message:
+            alone = [
+                self.answer({"op": "predict", "body": body if isinstance(body, dict) else {}})
+                for body in message["bodies"]
+            ]
+            for place, one in enumerate(alone):
+                if isinstance(one, ApiError):
+                    return ApiError(400, f"requests[{place}]: {one}", code="invalid_request")
+            return {"queue_seconds": 0.0, "answers": alone}
         level = message["body"].get("level")
         if message["op"] == "judge":
             if not isinstance(message["truth"], int | float):
@@ -293,3 +302,43 @@ def test_a_full_disk_costs_records_and_no_answer(house: House, monkeypatch: pyte
 def test_the_openapi_shows_the_routes(house: House) -> None:
     paths = json.dumps(house.client.get("/openapi.json").json()["paths"])
     assert all(path in paths for path in ("/v1/predict", "/v1/feedback", "/v1/task"))
+
+
+def test_several_requests_have_an_answer_and_a_name_each(house: House) -> None:
+    found = house.predict({"requests": [{"level": 3}, {"level": 4}], "model": "oliveira"})
+    first, second = found.json()["answers"]
+    assert (first["level"], second["level"], found.json()["model"]) == (6, 8, "oliveira")
+    assert [row.id for row in house.kept()] == [first["id"], second["id"]] and first["id"] != second["id"]
+    assert [row.request for row in house.kept()] == [{"level": 3}, {"level": 4}]
+    for one, truth in ((first, 5), (second, 5)):
+        told = house.client.post("/v1/feedback", json={"id": one["id"], "truth": truth})
+        assert told.json() == {"id": one["id"], "error": abs(one["level"] - truth)}
+    assert len(house.engine.asked) == 3 and house.engine.asked[0]["bodies"] == [{"level": 3}, {"level": 4}]
+    assert house.service.admission.taken == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"requests": []},
+        {"requests": {"level": 1}},
+        {"requests": None},
+        {"requests": [{"level": 1}] * 65},
+        {"requests": [{"level": 1}], "level": 1},
+        {"requests": [{"level": 1}, {"level": "x"}]},
+        {"requests": [{"level": 1}, 3]},
+    ],
+)
+def test_odd_lists_of_requests_are_refused_whole(house: House, body: Any) -> None:
+    found = house.predict(body)
+    assert found.status_code == 400 and "requests" in found.json()["error"]["message"]
+    assert house.kept() == [] and house.service.admission.taken == 0
+
+
+def test_several_requests_count_in_the_queue(tmp_path: Path) -> None:
+    house = House(tmp_path, slots=2, queue=0)
+    permit = house.service.admission.take(1, "somebody")
+    assert house.predict({"requests": [{"level": 1}] * 2}).status_code == 429
+    permit.release()
+    assert house.predict({"requests": [{"level": 1}] * 2}).status_code == 200
+    house.close()

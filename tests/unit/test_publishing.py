@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from oliveira import provenance, recipes, reproduction, world_recipe
 from oliveira.recipes import inside, measured, verdicts
+from oliveira.records import Run
 from oliveira.reproduction import complaints, reproduce, reproduce_all
-from oliveira.runs import Run, fit
+from oliveira.runs import fit
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.world import World

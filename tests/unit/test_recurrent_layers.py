@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oliveira.compression.int8 import quantise_int8
+from oliveira.compression.model import quantise_model
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.models.bilstm import BiLSTM
 from oliveira.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -158,7 +158,7 @@ def test_onnx_keeps_every_axis_free(tmp_path: Path) -> None:
 def test_onnx_of_the_attentive_decoder_is_a_loop(tmp_path: Path) -> None:
     """Source and target of any length in one file, int8 weights too."""
     model = Seq2Seq(Seq2SeqConfig(vocab_size=11, target_vocab_size=9, d_model=6, n_layers=2)).eval()
-    quantise_int8(model)
+    quantise_model(model, "int8")
     path = tmp_path / "seq2seq.onnx"
     example = (torch.randint(11, (2, 7)), torch.randint(9, (2, 5)), torch.ones(2, 7, dtype=torch.bool))
     lengths = export_forward(model, example, path, ("pairs", "next"))

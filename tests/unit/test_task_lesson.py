@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from oliveira.artifact import open_artifact, same_weights
+from oliveira.artifact import open_artifact, same_weights, write
+from oliveira.compression.model import dequantise_model
 from oliveira.errors import UserError
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.task_lesson import TaskLesson
 from oliveira.lifecycle.task_plan import check_task
+from oliveira.predict import GRAPH, export
 from oliveira.runs import fit
 from oliveira.tasks.catalogue import task
 from oliveira.world import AdaptSection, TaskSection, UpdateSection, World
@@ -32,8 +34,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def lesson(home: Path, tmp_path: Path, **update: Any) -> TaskLesson:
-    opened = open_artifact((home / "run" / "artifact").resolve())
+def lesson(home: Path, tmp_path: Path, place: str = "artifact", **update: Any) -> TaskLesson:
+    opened = open_artifact((home / "run").resolve() / place)
     name = json.loads((opened.path / "task.json").read_bytes())["task"]
     adapt = AdaptSection(rank=4, alpha=8.0, lr=1e-2, batch_size=8, replay=0.0)
     world = World(task=TaskSection(name=name, model="gru"), adapt=adapt, update=UpdateSection(min_truths=10, **update))
@@ -75,3 +77,18 @@ def test_lora_is_refused_before_anything_where_it_has_nothing_to_adapt() -> None
     check_task(world("auto", targets=["nothing"]))
     with pytest.raises(UserError, match=r"'nothing' names no linear layer of MLP\. Use some of 0, 1, output"):
         check_task(world("lora", targets=["nothing"]))
+
+
+def test_a_challenger_is_judged_and_packaged_in_the_weights_of_its_champion(home: Path, tmp_path: Path) -> None:
+    run = (home / "run").resolve()
+    export(run, weights="int8")
+    made = lesson(home, tmp_path, place="export", steps=1)
+    champion, challenger = made.opened.load_model(), made.opened.load_model()
+    dequantise_model(challenger)  # as `update` does before it is taught
+    verdict = made.judge(champion, challenger, tmp_path / "made", "name")
+    packaged = write(
+        tmp_path / "made", model=challenger, name="gru", lineage={}, metrics=verdict.numbers, **verdict.parts
+    )
+    assert verdict.parts["weights"] == packaged.weights == "int8" and GRAPH in packaged.files
+    assert verdict.numbers["smoke"] and verdict.numbers["forgetting"] == pytest.approx(0, abs=1e-3)
+    assert same_weights(packaged.load_model(), made.opened.load_model()), "nothing was learnt, nothing rounded twice"

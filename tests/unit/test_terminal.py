@@ -17,7 +17,7 @@ from oliveira.errors import DiskError
 PACKAGE = Path(terminal.__file__).parent
 SIGNS = "1.0 → 2.0 × ≥ … bênção “a” 中 \udce9"
 # What `python -m oliveira.tasks.NAME` prints is plain already.
-PLAIN_ALREADY = {"tasks/transfer.py", "tasks/few_shot.py"}
+PLAIN_ALREADY = {"tasks/few_shot.py"}
 
 
 def python(code: str, encoding: str, **streams: object) -> subprocess.CompletedProcess[bytes]:

@@ -210,6 +210,7 @@ def test_a_section_is_not_a_value(tmp_path: Path) -> None:
             "holds gate, which model.feed_forward = gelu does not have",
         ),
         ({"adapt.targets": '["query", "head"]'}, "holds head, which no layer of the model is called"),
+        ({"task.name": "classify/digits", "compress.serve": "nf4"}, "compress.serve = nf4 is of text, whose kernels"),
         ({"update.method": "full"}, "update.method = full is of a task's model: text is retrained by LoRA"),
     ],
 )
@@ -236,7 +237,7 @@ def test_the_remedies_work(tmp_path: Path) -> None:
     load_world("tiny", {"model.feed_forward": "gelu", "adapt.targets": targets}, {})
     load_world("tiny", {"train.steps": "1", "train.warmup_steps": "1"}, {})
     load_world("tiny", {"compress.serve": "nf4"}, {})
-    load_world("tiny", {"task.name": "classify/digits", "update.method": "full"}, {})
+    load_world("tiny", {"task.name": "classify/digits", "update.method": "full", "compress.serve": "int8"}, {})
     load_world("tiny", {"task.name": "classify/digits", "update.method": "lora", "adapt.targets": '["project"]'}, {})
     load_world("tiny", {"compress.serve": "int8", "compress.methods": '["int8"]'}, {})
 
