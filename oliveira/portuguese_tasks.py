@@ -22,6 +22,7 @@ TASK_HELP = {
 }
 
 TASK_SENTENCES = {
+    "requests[{}]: {}": "requests[{}]: {}",
     "--model {} goes with --task. Of a text life the model is set by --set model.d_model=….": (
         "--model {} vai com --task. Numa vida de texto o modelo se dá por --set model.d_model=…."
     ),

@@ -12,6 +12,8 @@ from oliveira import strict_json
 from oliveira.serving.errors import ApiError
 
 BODY_SECONDS = 30.0  # for a body to arrive
+# Bytes of a body that is too large which are read all the same: many clients send all before they read an answer.
+DISCARDED = 64 << 20
 MAX_CHOICES = 16  # answers of one request, all prompts together
 
 
@@ -20,26 +22,37 @@ class Disconnected(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, never more than `limit` bytes of it in memory. Raises `ApiError` 413 or 408."""
+    """The whole body, never more than `limit` bytes of it in memory. Raises `ApiError` 413 or 408.
+
+    What is too large is read to its end and dropped, within DISCARDED and the time of any body: whoever closes before
+    is not heard. A client that waits to be asked (Expect: 100-continue) is told at once.
+    """
     too_large = ApiError(
         413, f"the body is larger than serve.max_body = {limit} bytes. Send less text.", code="body_too_large"
     )
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > limit:
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    told = int(length[:20]) if length.isdigit() else 0
+    if told > DISCARDED or (told > limit and b"expect" in headers):
         raise too_large
-    body = bytearray()
+    body, seen = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise Disconnected
-                body += message.get("body", b"")
-                if len(body) > limit:
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                seen += len(piece)
+                if max(seen, told) <= limit:
+                    body += piece
+                elif not more or seen > DISCARDED:
                     raise too_large
-                if not message.get("more_body", False):
+                if not more:
                     return bytes(body)
     except TimeoutError:
+        if max(seen, told) > limit:
+            raise too_large from None
         raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:g} seconds.", code="body_timeout") from None
 
 

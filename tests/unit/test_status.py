@@ -13,7 +13,8 @@ from oliveira.files import write_json_atomic
 from oliveira.lifecycle.ledger import LIFE, Ledger
 from oliveira.lifecycle.stages import STAGES
 from oliveira.lifecycle.summaries import OF_TASK, OF_TEXT, told
-from oliveira.lifecycle.task_stages import STAGES as TASK_STAGES
+from oliveira.lifecycle.task_stages import task_stages
+from oliveira.world import World
 
 TRAINED = {"baseline": "last value", "baseline_test": 0.6612, "metric": "MAE", "model": "gru", "unit": "kW"}
 TRAINED |= {"parameters": 26904, "steps": 300, "test": 0.41361, "validation": 0.4}
@@ -38,7 +39,8 @@ def test_a_stage_in_a_line(name: str, outputs: dict[str, Any], line: str, monkey
 
 
 def test_every_stage_has_its_line() -> None:
-    for stages, lines in ((STAGES, OF_TEXT), (TASK_STAGES, OF_TASK)):
+    world = World.model_validate({"compress": {"serve": "int8", "methods": ["int8"]}})
+    for stages, lines in ((STAGES, OF_TEXT), (task_stages(world), OF_TASK)):
         assert {stage.name: stage.summary for stage in stages} == lines
 
 
