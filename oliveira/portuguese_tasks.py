@@ -40,7 +40,6 @@ TASK_SENTENCES = {
     "the data of {} are not those that the champion learnt from. Start `oliveira up` again to learn them anew.": (
         "os dados de {} não são aqueles com que o campeão aprendeu. Comece `oliveira up` de novo para aprendê-los."
     ),
-    "requests[{}]: {}": "requests[{}]: {}",
     "{} shows no requests of its own. Use `oliveira up` without --once.": (
         "{} não mostra pedidos próprios. Use `oliveira up` sem --once."
     ),
