@@ -8,6 +8,7 @@ from __future__ import annotations
 from oliveira.portuguese_figures import FIGURE_SENTENCES
 from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
+from oliveira.portuguese_lives import LIFE_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 from oliveira.portuguese_tasks import TASK_SENTENCES
 from oliveira.portuguese_texts import TEXT_SENTENCES
@@ -318,4 +319,5 @@ SENTENCES = {
     **FIGURE_SENTENCES,
     **TEXT_SENTENCES,
     **HOME_SENTENCES,
+    **LIFE_SENTENCES,
 }
