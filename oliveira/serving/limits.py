@@ -13,7 +13,7 @@ from oliveira.serving.errors import ApiError
 
 BODY_SECONDS = 30.0  # for a body to arrive
 # Bytes of a body that is too large which are read all the same: many clients send all before they read an answer.
-DISCARDED = 64 << 20
+DISCARDED = 16 << 20
 MAX_CHOICES = 16  # answers of one request, all prompts together
 
 
