@@ -16,6 +16,7 @@ import numpy as np
 
 from oliveira.data.collection import form_of
 from oliveira.data.columns import Column, read_columns
+from oliveira.data.own_names import PATH, quoted
 from oliveira.data.roles import Unnamed
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
@@ -24,7 +25,7 @@ from oliveira.own_data_looks import Look, look
 from oliveira.own_data_texts import Texts, is_text, texts_in
 from oliveira.tasks.catalogue import fitting, suits
 from oliveira.tasks.own import fitting_kinds, resolve
-from oliveira.tasks.own_base import PATH, OwnTask, quoted, short_name
+from oliveira.tasks.own_base import OwnTask, short_name
 
 _COMPARED = {  # by what a task eats
     "series": "mlp lstm gru",

@@ -240,6 +240,7 @@ SENTENCES = {
     "adapter {} is not in {}. There are: {}.": "o adaptador {} não está em {}. Há: {}.",
     "adapter {} is removed": "o adaptador {} foi removido",
     "--lr {} and --alpha {} must be above 0.": "--lr {} e --alpha {} precisam ser maiores que 0.",
+    "requests[{}]: {}": "requests[{}]: {}",
     "{}a {} does not continue a text. Give one of: {}.": "{}um {} não continua um texto. Dê um destes: {}.",
     "--max-len {} is not between 2 and the model's {} tokens.": "--max-len {} não está entre 2 e {}, os do modelo.",
     "{} gives {} tokens to learn from, one window needs {}. Add text, or give --max-len {} or less.": (

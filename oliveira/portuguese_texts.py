@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 TEXT_SENTENCES = {
+    "{} is gone, and a retraining needs it beside the truths. Put it back there.": (
+        "{} sumiu, e um retreino precisa dele junto das verdades. Ponha de volta ali."
+    ),
     "folder {} does not exist. Give the folder that holds your {} files.": (
         "a pasta {} não existe. Dê a pasta que tem os seus arquivos {}."
     ),
@@ -61,6 +64,16 @@ TEXT_SENTENCES = {
 }
 
 TEXT_LINES = {
+    "{} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back there, or "
+    "learn anew from another with --task and --data": (
+        "{} sumiu: o que se aprendeu com ele é servido e vigiado, e o retreino espera por ele. Ponha de volta ali, ou "
+        "aprenda de novo com outro por --task e --data"
+    ),
+    "{} is gone: what was learnt from it is served, watched and retrained. Put it back there, or learn anew from "
+    "another with --text": (
+        "{} sumiu: o que se aprendeu com ele é servido, vigiado e retreinado. Ponha de volta ali, ou aprenda de novo "
+        "com outro por --text"
+    ),
     "{} file(s) that are not {}": "{} arquivo(s) que não são {}",
     "{} symbolic link(s) to folders": "{} ligação(ões) simbólica(s) a pastas",
     "{} broken link(s) or special file(s)": "{} ligação(ões) quebrada(s) ou arquivo(s) especial(is)",
@@ -79,6 +92,7 @@ TEXT_LINES = {
 }
 
 TEXT_WORDS = {
+    "data": "dados",
     "UTF-8 with damaged letters": "UTF-8 com letras danificadas",
     "a table": "uma tabela",
     "with --text or --target": "com --text ou --target",

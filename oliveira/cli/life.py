@@ -121,6 +121,8 @@ def up(
     console, stop = Console(highlight=False, soft_wrap=True), Stop()
     if planned.note and not quiet:
         console.print(_line("planned", planned.note), markup=False)
+    if planned.warning and not quiet:
+        console.print(_line("data", planned.warning), markup=False)
     started = time.monotonic()
     others = worlds_of_others(home, name)
     with House(home, loaded, port=port, quiet=quiet, life=name, others=others) as house:
@@ -162,9 +164,9 @@ def _task_name(task: str, data: str, target: str) -> str:
         if target:
             raise UserError("--target goes with --task forecast, classify or translate. Add it.")
         return ""
+    from oliveira.data.own_names import PATH, quoted
     from oliveira.tasks.catalogue import task as known
     from oliveira.tasks.catalogue import with_options
-    from oliveira.tasks.own_base import PATH, quoted
 
     if not data and "/" not in task:
         raise UserError(f"--task {task} needs --data FILE, or the name of a task, for example forecast/power.")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,12 +30,50 @@ Group = Annotated[str, typer.Option(help="Of your own series: the column that te
 Horizon = Annotated[int, typer.Option(help="Steps to forecast; 0: what suits the steps.", min=0)]
 History = Annotated[int, typer.Option(help="Steps to forecast from; 0: what suits the steps.", min=0)]
 DEFAULT_HOME = Path(".oliveira")
+TableOptions = dict[str, Any]
 ALIASES = ("champion", "previous", "challenger")
 
 
 def life_folder(home: Path, life: str = "") -> Path:
     """Of the life that is meant. Raises `UserError` where that is not clear."""
     return place(home, chosen(home, life))
+
+
+def _table(
+    target: Target = "",
+    time: Time = "",
+    text: TextColumn = "",
+    source: SourceColumn = "",
+    size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
+    horizon: Horizon = 0,
+    history: History = 0,
+) -> None:
+    """What may be said of a user's own table or folder."""
+
+
+_OF_A_TABLE = inspect.signature(_table, eval_str=True).parameters
+
+
+def of_a_table(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with these options in the place of its keyword `options`, which gets them as one dictionary."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        part.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, own in signature.parameters.items()
+        for part in (_OF_A_TABLE.values() if name == "options" else [own])
+    ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = {name: given.pop(name) for name in _OF_A_TABLE}
+        command(**given, options=options)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {part.name: part.annotation for part in parameters}
+    return run
 
 
 def open_ledger(home: Path) -> Ledger:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oliveira.errors import UserError
+from oliveira.kernels.build import mirrors
 from oliveira.models.gpt import GPTConfig
 
 _LANES, _GROUP = 16, 64
@@ -29,6 +30,7 @@ PARTS = (
 )
 
 
+@mirrors("LowRank")
 class LowRankStruct(ctypes.Structure):
     _fields_ = (
         ("a", ctypes.c_void_p),

@@ -18,10 +18,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.processors import processors
@@ -178,6 +178,7 @@ def _declare(library: ctypes.CDLL) -> None:
     for name, result, arguments in (
         ("has", integer, [ctypes.c_char_p]),
         ("use", integer, [ctypes.c_char_p]),
+        ("size", long, [ctypes.c_char_p]),
         ("bytes", long, [integer, long, long]),
         ("huge_pages", None, [pointer, long]),
         ("pack", None, [pointer, pointer, pointer, pointer, integer, integer, integer]),
@@ -206,7 +207,25 @@ def library() -> ctypes.CDLL:
     loaded = _load()
     if isinstance(loaded, str):
         raise BuildError(loaded)
+    for name, structure in tuple(_unmeasured):
+        theirs, ours = loaded.oliveira_size(name.encode()), ctypes.sizeof(structure)
+        assert theirs == ours, f"{name} has {theirs} bytes in source/*.h and {ours} in {structure.__module__}"
+        _unmeasured.remove((name, structure))
     return loaded
+
+
+Structure = TypeVar("Structure", bound=type[ctypes.Structure])
+_unmeasured: list[tuple[str, type[ctypes.Structure]]] = []
+
+
+def mirrors(name: str) -> Callable[[Structure], Structure]:
+    """Of a structure: its name in source/*.h. Its size is compared before the library is used."""
+
+    def noted(structure: Structure) -> Structure:
+        _unmeasured.append((name, structure))
+        return structure
+
+    return noted
 
 
 def use(path: str) -> None:

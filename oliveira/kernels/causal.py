@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oliveira.kernels.build import library, unavailable
+from oliveira.kernels.build import library, mirrors, unavailable
 
 _LANES = 16
 # Below so many multiply-adds of a product torch is faster: Python and waking a thread cost more than they save.
 SMALLEST = 1 << 21
 
 
+@mirrors("Slab")
 class _Slab(ctypes.Structure):
     """`Slab` of source/types.h."""
 
@@ -37,6 +38,7 @@ class _Slab(ctypes.Structure):
     )
 
 
+@mirrors("Causal")
 class _Job(ctypes.Structure):
     """`Causal` of source/types.h."""
 

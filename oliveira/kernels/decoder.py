@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from oliveira.errors import UserError
 from oliveira.kernels.adapter import Adapter
-from oliveira.kernels.build import library, unavailable
+from oliveira.kernels.build import library, mirrors, unavailable
 from oliveira.kernels.linear import ACTIVATIONS, Kind, MatrixStruct, PackedMatrix, kind_of, refusal, shape_of
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.feedforward import SwiGLU
@@ -41,10 +41,12 @@ _CACHES = {"fp32": torch.float32, "fp16": torch.float16}
 _ACTIVATIONS = {"gelu": 1, "relu": 2, "swiglu": 0}
 
 
+@mirrors("Norm")
 class _Norm(ctypes.Structure):
     _fields_ = (("gain", ctypes.c_void_p), ("shift", ctypes.c_void_p))
 
 
+@mirrors("Layer")
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, _Norm) for name in ("attention_norm", "feed_forward_norm")),
@@ -52,6 +54,7 @@ class _Layer(ctypes.Structure):
     )
 
 
+@mirrors("Decoder")
 class _Decoder(ctypes.Structure):
     _fields_ = (
         *(
@@ -62,7 +65,7 @@ class _Decoder(ctypes.Structure):
             )
         ),
         ("norm_eps", ctypes.c_float),
-        ("whole", ctypes.c_int32),
+        ("int8", ctypes.c_int32),
         ("layers", ctypes.c_void_p),
         ("norm", _Norm),
         ("head", MatrixStruct),
@@ -71,6 +74,7 @@ class _Decoder(ctypes.Structure):
     )
 
 
+@mirrors("Batch")
 class _Batch(ctypes.Structure):
     _fields_ = (
         ("n_runs", ctypes.c_int32),
@@ -252,7 +256,7 @@ class NativeDecoder(Decoder):
             activation=_ACTIVATIONS[config.feed_forward],
             threads=threads or torch.get_num_threads(),
             half=cache == "fp16",
-            whole=ACTIVATIONS[activations],
+            int8=ACTIVATIONS[activations],
             norm_eps=config.norm_eps,
             layers=ctypes.cast(layers, ctypes.c_void_p),
             norm=self._norm(model.norm),

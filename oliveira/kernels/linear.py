@@ -25,7 +25,7 @@ from oliveira.compression.int8 import Int8Linear
 from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.compression.nf4 import Nf4, dequantise_absmax, quantise_nf4
 from oliveira.errors import UserError
-from oliveira.kernels.build import library
+from oliveira.kernels.build import library, mirrors
 
 _LANES, _GROUP = 16, 64
 ACTIVATIONS = {"fp32": False, "int8": True}
@@ -42,6 +42,7 @@ class Kind(IntEnum):
 _KINDS = {Int4: Kind.int4, Nf4: Kind.nf4}  # what is stored, whatever found it
 
 
+@mirrors("Matrix")
 class MatrixStruct(ctypes.Structure):
     """`Matrix` of source/types.h."""
 
@@ -173,15 +174,15 @@ def _six_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(torch.int8).flatten(), scale.flatten()
 
 
-def multiply(matrix: PackedMatrix, x: Tensor, threads: int, *, whole: bool = False) -> Tensor:
-    """`whole`: x is rounded to 8 bits a group of 64 first, unless the weights are fp32."""
+def multiply(matrix: PackedMatrix, x: Tensor, threads: int, *, int8: bool = False) -> Tensor:
+    """`int8`: x is rounded to 8 bits a group of 64 first, unless the weights are fp32."""
     if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != matrix.d_in:
         raise UserError(f"the kernels take float32 (…, {matrix.d_in}) on the CPU, not {x.dtype} {tuple(x.shape)}.")
     x = x.contiguous()
     y = torch.empty(*x.shape[:-1], matrix.d_out)
     rows = x.numel() // matrix.d_in
     if rows:
-        library().oliveira_linear(ctypes.byref(matrix.struct), x.data_ptr(), y.data_ptr(), rows, whole, threads)
+        library().oliveira_linear(ctypes.byref(matrix.struct), x.data_ptr(), y.data_ptr(), rows, int8, threads)
     return y
 
 
@@ -195,12 +196,12 @@ class NativeLinear(nn.Module):
         super().__init__()
         kind = kind_of(layer)
         self.out_features, self.in_features = shape_of(layer)
-        self.threads, self.whole = threads, ACTIVATIONS[activations]
+        self.threads, self.int8 = threads, ACTIVATIONS[activations]
         self.matrix = PackedMatrix(kind, self.out_features, self.in_features)
         self.matrix.put(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        return multiply(self.matrix, x.detach(), self.threads or torch.get_num_threads(), whole=self.whole)
+        return multiply(self.matrix, x.detach(), self.threads or torch.get_num_threads(), int8=self.int8)
 
     def dequantised(self) -> Tensor:
         """Ŵ (d_out, d_in), float32."""

@@ -18,6 +18,7 @@ from oliveira.files import sweep_temporary
 from oliveira.language import translate
 from oliveira.lifecycle.deploy import deploy
 from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
+from oliveira.lifecycle.own_file import gone
 from oliveira.lifecycle.pipeline import Pipeline, Stage
 from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.lifecycle.progress import Reporter
@@ -77,6 +78,8 @@ class Loop:
             return
         try:
             check_not_paused(self.ledger)
+            if place := self._gone():
+                raise UserError(f"{place} is gone, and a retraining needs it beside the truths. Put it back there.")
             if self.retraining is not None:
                 raise UserError("a retraining is running already; `oliveira status` shows how far it is.")
         except UserError as error:
@@ -93,9 +96,13 @@ class Loop:
             self.retraining.terminate()
 
     def _maybe_retrain(self, trigger: str) -> None:
-        idle = self.retraining is None and not self.ledger.setting(PAUSED, False)
+        idle = self.retraining is None and not self.ledger.setting(PAUSED, False) and self._gone() is None
         if idle and time.time() - self._last_update >= self.world.update.cool_down and self.watch.enough():
             self._start_retraining(trigger)
+
+    def _gone(self) -> Path | None:
+        """The data without which this life cannot be retrained; it may come back at any time."""
+        return gone(self.world) if self.world.task.name else None
 
     def _start_retraining(self, trigger: str, wish: Wish | None = None) -> None:
         self._before, self._last_update = self._last_update, time.time()

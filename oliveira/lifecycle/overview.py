@@ -13,6 +13,7 @@ from oliveira.lifecycle.eta import duration
 from oliveira.lifecycle.flow import task_of
 from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
 from oliveira.lifecycle.lives import lives, place
+from oliveira.lifecycle.own_file import gone_in
 from oliveira.lifecycle.process import is_held
 from oliveira.lifecycle.recording import recording, recording_line
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
@@ -36,6 +37,7 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "serving": ledger.setting("serving") if running else None,
         "adapters": _adapters(ledger),
         "recording": recording(home),
+        "data_gone": gone_in(home),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
         "waits_for": ledger.setting(WAITS) if running else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
@@ -126,6 +128,8 @@ def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "recording", recording_line(found["recording"])
     if found["waits_for"]:
         yield "waits", f"waits for the life {found['waits_for']}, which learns"
+    if found["data_gone"]:
+        yield "data", found["data_gone"]
     if found["paused"]:
         yield "paused", "no retraining until `oliveira resume`"
     if progress := found["progress"]:

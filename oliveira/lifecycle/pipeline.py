@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oliveira.errors import Interrupted, OliveiraError
+from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import atomic_directory, digest_directory, explain_disk, sha256_json, write_json_atomic
 from oliveira.lifecycle.ledger import LIFE, WAITS, Ledger
 from oliveira.lifecycle.lives import work
+from oliveira.lifecycle.own_file import gone, recorded_inputs
 from oliveira.lifecycle.progress import Reporter
 from oliveira.world import World
 
@@ -92,7 +93,7 @@ class Pipeline:
 
     def _run(self, stage: Stage) -> None:
         config = stage.config(self.world)
-        inputs = {need: self.digests[need] for need in stage.needs} | stage.inputs(self.world, self.home)
+        inputs = {need: self.digests[need] for need in stage.needs} | self._inputs(stage, config)
         key = sha256_json({"stage": stage.name, "version": stage.version, "config": config, "inputs": inputs})
         self.keys[stage.name] = key
         self.ledger.set_setting(LIFE, self.keys)
@@ -132,6 +133,16 @@ class Pipeline:
             self.ledger.fail_stage(key, said)
             self.report.done(stage.name, time.monotonic() - started, key, reused=False, text="failed")
             raise
+
+    def _inputs(self, stage: Stage, config: dict[str, Any]) -> dict[str, str]:
+        """What the stage reads; as it was recorded where the user's file is gone and the stage is done."""
+        try:
+            return stage.inputs(self.world, self.home)
+        except UserError:
+            recorded = recorded_inputs(self.ledger, stage.name, config) if gone(self.world) else None
+            if recorded is None:
+                raise
+            return recorded
 
     def _finished(self, stage: Stage, key: str, folder: Path) -> dict[str, Any] | None:
         row = self.ledger.stage(key)

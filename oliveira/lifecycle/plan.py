@@ -35,6 +35,7 @@ FEWEST_STEPS = 60
 class Plan:
     world: World
     note: str = ""  # what was changed, for a person
+    warning: str = ""
 
 
 def lengths_of(documents: Iterable[Document], max_chars: int = 0) -> dict[str, int] | None:

@@ -94,6 +94,8 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
     from oliveira.data.folder import list_folder, place_of, read_folder
     from oliveira.lifecycle.plan import Plan, lengths_of, plan
 
+    if (without := _without_its_file(home, chosen.world)) is not None:
+        return without
     if chosen.world.task.name:
         from oliveira.lifecycle.task_plan import check_task
 
@@ -106,6 +108,20 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
         read = read_folder(folder, list_folder(folder, home).files, lambda text: None, column)  # `collect` says it
         lengths = lengths_of(read, chosen.world.data.max_chars)
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
+
+
+def _without_its_file(home: Path, world: World) -> Plan | None:
+    """As it was planned, where the data are gone and all that is learnt from them is there."""
+    from oliveira.lifecycle.own_file import gone, gone_line, kept_plan, serves_without
+    from oliveira.lifecycle.plan import Plan
+
+    if (place := gone(world)) is None or (known := _recall(home)) is None or not (home / IN_FORCE).is_file():
+        return None
+    in_force = World.model_validate(json.loads((home / IN_FORCE).read_bytes())).model_dump()
+    with Ledger(home, reads=True) as ledger:
+        if not serves_without(ledger, world, in_force):
+            return None
+    return Plan(kept_plan(world, in_force, known["world"]), warning=gone_line(world, place))
 
 
 def remember(home: Path, chosen: Chosen) -> None:

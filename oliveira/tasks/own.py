@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 from oliveira.data.collection import Form, form_of
 from oliveira.data.columns import read_columns
 from oliveira.data.labelled import Labelled
+from oliveira.data.own_names import PATH, quoted, unquoted
 from oliveira.data.roles import SeriesRoles, TextRoles, series_of, text_of
 from oliveira.data.series import Step
 from oliveira.data.text_folder import texts_of
@@ -28,7 +29,7 @@ from oliveira.files import expand
 from oliveira.tasks.base import Metric, Say
 from oliveira.tasks.classification import TextClassData, opened
 from oliveira.tasks.forecasting import ForecastData, fewest
-from oliveira.tasks.own_base import PATH, OwnTask, quoted, unquoted
+from oliveira.tasks.own_base import OwnTask
 from oliveira.tasks.own_pairs import PAIRS
 from oliveira.tasks.own_pictures import PICTURES
 

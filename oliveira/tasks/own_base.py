@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from oliveira.data.collection import Form
+from oliveira.data.own_names import PATH
 from oliveira.files import digest_directory, sha256_file, sha256_json
 from oliveira.language import translate
 from oliveira.tasks.base import Say, Task
-
-PATH = "/path:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +42,6 @@ class OwnTask(Task):
     def say_all(self, lines: tuple[str, ...], say: Say) -> None:
         for line in lines:
             say(f"{self.path.name}: {translate(line)}")
-
-
-def quoted(path: str) -> str:
-    """A file's name as it stands in a task's: a ? would begin the options. `unquoted` takes it back, whatever it is."""
-    return re.sub(r"%(?=25|3[Ff])", "%25", path).replace("?", "%3F")
-
-
-def unquoted(name: str) -> str:
-    return re.sub(r"%25|%3[Ff]", lambda found: "%" if found[0] == "%25" else "?", name)
 
 
 def folder_of(kind: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -146,11 +147,11 @@ def test_six_bits(path: str, best: None) -> None:
         x = torch.randn(20, d_in)
         found = multiply(matrix, x, 1)
         torch.testing.assert_close(found, F.linear(x, expected, linear.bias), rtol=1e-4, atol=1e-5)
-        rounded = multiply(matrix, x, 1, whole=True)
+        rounded = multiply(matrix, x, 1, int8=True)
         assert (rounded - found).norm() < 1e-2 * found.norm()
         for rows in (1, 2, 3, 9):
             assert torch.equal(multiply(matrix, x[:rows], 2), found[:rows])
-            assert torch.equal(multiply(matrix, x[:rows], 2, whole=True), rounded[:rows])
+            assert torch.equal(multiply(matrix, x[:rows], 2, int8=True), rounded[:rows])
 
 
 @needs_library
@@ -370,3 +371,16 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, fresh: None, monkeypatch
     monkeypatch.setenv("CXX", str(compiler(tmp_path)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert "XDG_CACHE_HOME" in (build.unavailable() or "")
+
+
+def test_a_structure_that_is_not_the_librarys_is_refused() -> None:
+    @build.mirrors("Norm")
+    class Half(ctypes.Structure):
+        _fields_ = (("gain", ctypes.c_void_p),)
+
+    try:
+        with pytest.raises(AssertionError, match="Norm has 16 bytes"):
+            build.library()
+    finally:
+        build._unmeasured.remove(("Norm", Half))
+    assert build.library().oliveira_size(b"Nothing") == 0

@@ -19,6 +19,7 @@ from torch import nn
 
 from oliveira import cli
 from oliveira.comparison import compare
+from oliveira.data.own_names import quoted
 from oliveira.data.series import COUNTED, DAY, HOURLY, WEEK, Series, Step, filled, regular
 from oliveira.errors import UserError
 from oliveira.explanation import explain
@@ -30,7 +31,6 @@ from oliveira.runs import fit
 from oliveira.tasks.catalogue import pair, place_of, task, with_options
 from oliveira.tasks.forecasting import ForecastData
 from oliveira.tasks.own import OwnSeries, OwnTexts, fitting_kinds, resolve, suggested
-from oliveira.tasks.own_base import quoted
 from oliveira.training.diagnosis import diagnose
 
 SECRET = "zqxsegredo"

@@ -284,3 +284,19 @@ def test_several_requests_count_in_the_queue(tmp_path: Path) -> None:
     permit.release()
     assert house.predict({"requests": [{"level": 1}] * 2}).status_code == 200
     house.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"null", "the body is not a JSON object. Correct it."),
+        (b'["id"]', "the body is not a JSON object. Correct it."),
+        (b'{"truth": 1}', "id is missing. Correct it."),
+        (b'{"id": 3, "truth": 1}', "id is not a text. Correct it."),
+        (b'{"id": "' + b"x" * 65 + b'", "truth": 1}', "id has more than 64 characters. Correct it."),
+        (b'{"id": "pred-1"}', "truth is missing. Correct it."),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_the_body(house: House, body: bytes, words: str) -> None:
+    found = house.client.post("/v1/feedback", content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code == 400 and found.json()["error"]["message"] == words

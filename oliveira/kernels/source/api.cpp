@@ -56,6 +56,18 @@ API int oliveira_use(const char *name) noexcept {
     return 1;
 }
 
+// Of a structure that Python fills in, so that the two cannot drift apart; 0 for one that is not known.
+API int64_t oliveira_size(const char *name) noexcept {
+    static const struct {
+        const char *name;
+        size_t size;
+    } known[] = {{"Matrix", sizeof(Matrix)}, {"LowRank", sizeof(LowRank)}, {"Slab", sizeof(Slab)},   {"Causal", sizeof(Causal)},
+                 {"Norm", sizeof(Norm)},     {"Layer", sizeof(Layer)},     {"Decoder", sizeof(Decoder)}, {"Batch", sizeof(Batch)}};
+    for (const auto &one : known)
+        if (!std::strcmp(name, one.name)) return int64_t(one.size);
+    return 0;
+}
+
 API int64_t oliveira_bytes(int kind, int64_t d_out, int64_t d_in) noexcept {
     const int64_t fours = (d_out + FOUR * LANES - 1) / (FOUR * LANES);
     return fours * FOUR * groups(int(d_in)) * int64_t(TILE_BYTES[kind]);
@@ -134,7 +146,7 @@ struct Product {
     int64_t m;
     std::vector<float> &packed, &scales;
     std::vector<int8_t> &q;
-    bool whole;
+    bool int8;
 };
 
 void multiply_all(Worker &w, void *data) {
@@ -152,7 +164,7 @@ void multiply_all(Worker &w, void *data) {
         }
         const int n = groups(matrix) * m;
         Rows rows{x, w.scratch.sums, nullptr, nullptr, nullptr, nullptr, m};
-        if (job.whole && matrix.kind != F32) {
+        if (job.int8 && matrix.kind != F32) {
             float *scale = job.scales.data(), *low = scale + n;
             int32_t *total = reinterpret_cast<int32_t *>(low + n);
             if (w.take(n, 1, false, from, end))
@@ -169,15 +181,15 @@ void multiply_all(Worker &w, void *data) {
 }
 } // namespace
 
-// y (m, d_out) = x (m, d_in) W^T + bias. `whole`: x is rounded to 8 bits first, if the weights are quantised.
-API int oliveira_linear(const Matrix *w, const float *x, float *y, int64_t m, int whole, int threads) noexcept {
+// y (m, d_out) = x (m, d_in) W^T + bias. `int8`: x is rounded to 8 bits first, if the weights are quantised.
+API int oliveira_linear(const Matrix *w, const float *x, float *y, int64_t m, int int8, int threads) noexcept {
     return guarded([&] {
         static thread_local std::vector<float> packed, scales;
         static thread_local std::vector<int8_t> q;
         const int64_t rows = m < MAX_ROWS ? m : MAX_ROWS;
         packed.resize(size_t(rows) * groups(*w) * GROUP);
-        if (whole) q.resize(packed.size()), scales.resize(packed.size() / GROUP * 3);
-        Product job{*w, x, y, m, packed, scales, q, whole != 0};
+        if (int8) q.resize(packed.size()), scales.resize(packed.size() / GROUP * 3);
+        Product job{*w, x, y, m, packed, scales, q, int8 != 0};
         run(threads, {size_t(groups(*w)) * rows, 0, 0, 0}, multiply_all, &job);
     });
 }

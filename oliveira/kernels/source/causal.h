@@ -28,7 +28,7 @@ template <int R, int W> INLINE void corner(Strided a, const float *b, int64_t ld
         V line[W];
         UNROLL for (int w = 0; w < W; w++) line[w] = load(b + w * LANES);
         UNROLL for (int r = 0; r < R; r++) {
-            const V left = all(a.data[r * a.row]);
+            const V left = broadcast(a.data[r * a.row]);
             UNROLL for (int w = 0; w < W; w++) sum[r][w] = fma(left, line[w], sum[r][w]);
         }
     }
@@ -63,7 +63,7 @@ static float exponentials(float *scores, int seen, int n, float scale, float shi
     V total = zero();
     for (int j = 0; j < n; j += LANES) {
         const int here = seen - j;
-        V e = here > 0 ? exponential(sub(mul(load(scores + j), all(scale)), all(shift))) : zero();
+        V e = here > 0 ? exponential(sub(mul(load(scores + j), broadcast(scale)), broadcast(shift))) : zero();
         if (here > 0 && here < LANES) e = first_lanes(e, zero(), here);
         store(scores + j, e);
         total = add(total, e);
@@ -72,7 +72,7 @@ static float exponentials(float *scores, int seen, int n, float scale, float shi
 }
 
 static float largest_of(const float *scores, int seen) {
-    V found = all(scores[0]);
+    V found = broadcast(scores[0]);
     int j = 0;
     for (; j + LANES <= seen; j += LANES) found = max(found, load(scores + j));
     if (j < seen) found = max(found, first_lanes(load(scores + j), found, seen - j));
@@ -104,7 +104,7 @@ static void causal(const Causal &t, int item, float *memory) {
             }
             multiply({scores, ld, 1}, t.v.at(batch, kv), t.v.position, out, t.out.position, rows, d, seen, false);
             for (int r = 0; r < rows; r++)
-                for (int i = 0; i < d; i += LANES) store(out + r * t.out.position + i, mul(load(out + r * t.out.position + i), all(shares[r])));
+                for (int i = 0; i < d; i += LANES) store(out + r * t.out.position + i, mul(load(out + r * t.out.position + i), broadcast(shares[r])));
         }
 }
 
@@ -127,9 +127,9 @@ static void causal_back(const Causal &t, int item, float *memory) {
             for (int r = 0; r < rows; r++) {
                 float *p_row = p + int64_t(r) * ld, *dp_row = dp + int64_t(r) * ld;
                 exponentials(p_row, first + r + 1, n, t.scale, log_sum[r]);
-                const V mean = all(dot(out + r * t.out.position, d_out + r * t.d_out.position, d));
+                const V mean = broadcast(dot(out + r * t.out.position, d_out + r * t.d_out.position, d));
                 for (int j = 0; j < n; j += LANES)
-                    store(dp_row + j, mul(mul(load(p_row + j), sub(load(dp_row + j), mean)), all(t.scale)));
+                    store(dp_row + j, mul(mul(load(p_row + j), sub(load(dp_row + j), mean)), broadcast(t.scale)));
             }
             float *dq = t.d_q.at(batch, head) + first * t.d_q.position;
             multiply({dp, ld, 1}, t.k.at(batch, kv), t.k.position, dq, t.d_q.position, rows, d, seen, false);

@@ -42,7 +42,7 @@ struct Pass {
 Rows prepare(Worker &w, const Pass &pass, const Matrix &matrix, const float *x, int m) {
     const size_t n = size_t(groups(matrix)) * m;
     Rows rows{x, w.scratch.sums, nullptr, nullptr, nullptr, nullptr, m};
-    if (!pass.d.whole || matrix.kind == F32) {
+    if (!pass.d.int8 || matrix.kind == F32) {
         if (matrix.kind == INT4) isa->sums(x, int(n), w.scratch.sums);
         return rows;
     }
@@ -123,9 +123,9 @@ void keep(const Pass &pass, int row, int layer, int kv_head) {
     const int64_t turned = int64_t(r.position) * d.d_head;
     const float *cosine = d.cosine ? d.cosine + turned : nullptr, *sine = d.cosine ? d.sine + turned : nullptr;
     for (int i = 0; i < share; i++)
-        isa->turn(q + (kv_head * share + i) * d.d_head, cosine, sine, d.d_head, 1.0f / __builtin_sqrtf(float(d.d_head)));
+        isa->rope(q + (kv_head * share + i) * d.d_head, cosine, sine, d.d_head, 1.0f / __builtin_sqrtf(float(d.d_head)));
     float *k = q + (d.n_heads + kv_head) * d.d_head, *v = k + d.n_kv_heads * d.d_head;
-    if (cosine) isa->turn(k, cosine, sine, d.d_head, 1.0f);
+    if (cosine) isa->rope(k, cosine, sine, d.d_head, 1.0f);
     isa->keep(pass.block(r.run, r.slot / POSITIONS, layer, kv_head), r.slot % POSITIONS, k, v, d.d_head, d.half);
 }
 
@@ -251,6 +251,6 @@ void decode(const Decoder &d, const Batch &batch) {
             most = size_t(panels(*one)) > most ? panels(*one) : most;
         at.extra.resize(m * most * LANES);
     }
-    if (d.whole) at.q.resize(m * rounded * GROUP), at.scales.resize(m * rounded * 3);
-    run(d.threads, {groups(int(widest)) * m, (size_t(reach) + POSITIONS - 1) / POSITIONS * POSITIONS, padded(d.d_model) / m * ALONE, d.whole ? groups(int(widest)) * ALONE * (GROUP / 4 + 3) : 0}, forward, &pass);
+    if (d.int8) at.q.resize(m * rounded * GROUP), at.scales.resize(m * rounded * 3);
+    run(d.threads, {groups(int(widest)) * m, (size_t(reach) + POSITIONS - 1) / POSITIONS * POSITIONS, padded(d.d_model) / m * ALONE, d.int8 ? groups(int(widest)) * ALONE * (GROUP / 4 + 3) : 0}, forward, &pass);
 }

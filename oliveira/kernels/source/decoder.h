@@ -15,7 +15,7 @@ struct Decoder {
     int32_t n_layers, d_model, n_heads, n_kv_heads, d_head, d_ff, vocab_size, max_len;
     int32_t gated, activation, threads, half; // half: keys and values as fp16
     float norm_eps;
-    int32_t whole; // rows are rounded to 8 bits before a product with quantised weights
+    int32_t int8; // rows are rounded to 8 bits before a product with quantised weights
     const Layer *layers;
     Norm norm;
     Matrix head;

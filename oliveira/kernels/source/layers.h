@@ -24,7 +24,7 @@ static void norm(const float *x, const float *gain, const float *shift, int d, f
     V mean = zero(), s = zero();
     if (shift) {
         for (int n = 0; n < d; n += LANES) s = add(s, load(x + n));
-        mean = all(sum(s) / float(d));
+        mean = broadcast(sum(s) / float(d));
         s = zero();
     }
     for (int n = 0; n < d; n += LANES) {
@@ -32,7 +32,7 @@ static void norm(const float *x, const float *gain, const float *shift, int d, f
         s = fma(c, c, s);
     }
     fill_up(d, out, m, row);
-    const V scale = all(1.0f / std::sqrt(sum(s) / float(d) + eps));
+    const V scale = broadcast(1.0f / std::sqrt(sum(s) / float(d) + eps));
     for (int n = 0; n < d; n += LANES) {
         V y = mul(mul(sub(load(x + n), mean), scale), load(gain + n));
         store(out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP, shift ? add(y, load(shift + n)) : y);
@@ -40,7 +40,7 @@ static void norm(const float *x, const float *gain, const float *shift, int d, f
 }
 
 // RoPE, half rotation: (a, b) -> (a cos - b sin, b cos + a sin).
-static void turn(float *head, const float *cosine, const float *sine, int d_head, float scale) {
+static void rope(float *head, const float *cosine, const float *sine, int d_head, float scale) {
     const int half = d_head / 2;
     if (cosine)
         for (int i = 0; i < half; i++) {
@@ -48,7 +48,7 @@ static void turn(float *head, const float *cosine, const float *sine, int d_head
             head[i] = a * c - b * s;
             head[i + half] = b * c + a * s;
         }
-    for (int i = 0; i < d_head; i += LANES) store(head + i, mul(load(head + i), all(scale)));
+    for (int i = 0; i < d_head; i += LANES) store(head + i, mul(load(head + i), broadcast(scale)));
 }
 
 static void low_rank(const LowRank &layer, const float *x, int groups, int m, int row, float *extra) {
@@ -59,7 +59,7 @@ static void low_rank(const LowRank &layer, const float *x, int groups, int m, in
         for (int g = 0; g < groups; g++)
             for (int n = 0; n < GROUP; n += LANES)
                 s = fma(load(a + g * GROUP + n), load(x + (size_t(g) * m + row) * GROUP + n), s);
-        const V t = all(sum(s));
+        const V t = broadcast(sum(s));
         for (int p = 0; p < panels; p++) {
             float *out = extra + size_t(layer.first + layer.step * p) * LANES;
             store(out, fma(load(b + p * LANES), t, load(out)));
@@ -83,7 +83,7 @@ static void keep(void *block, int slot, const float *key, const float *value, in
     half ? keep_as((uint16_t *)block, slot, key, value, d_head) : keep_as((float *)block, slot, key, value, d_head);
 }
 
-// Scores of N queries in B blocks. Few queries wait for memory: the next blocks' keys and these blocks' values are called.
+// Scores of N queries in B blocks. Few queries wait for memory: the next blocks' keys and these blocks' values are prefetched.
 template <class T, int N, int B>
 INLINE void score(const T *const *blocks, int left, const Query *q, int d_head, float *out, int stride) {
     V s[N][B];
@@ -99,7 +99,7 @@ INLINE void score(const T *const *blocks, int left, const Query *q, int d_head, 
             }
         }
         for (int i = 0; i < N; i++) {
-            V x = all(q[i].q[d]);
+            V x = broadcast(q[i].q[d]);
             for (int b = 0; b < B; b++) s[i][b] = fma(x, k[b], s[i][b]);
         }
     }
@@ -121,14 +121,14 @@ INLINE void gather(const T *const *blocks, const Query *q, const V *share, int d
         V v[D];
         for (int d = 0; d < D; d++) v[d] = load(value + d * LANES);
         for (int i = 0; i < N; i++) {
-            V w = all(p[size_t(i) * stride + t]);
+            V w = broadcast(p[size_t(i) * stride + t]);
             for (int d = 0; d < D; d++) acc[i][d] = fma(w, v[d], acc[i][d]);
         }
     }
     for (int i = 0; i < N; i++) {
         for (int t = common; t < q[i].limit; t++) {
             const T *value = blocks[t / POSITIONS] + (POSITIONS + t % POSITIONS) * d_head + from;
-            V w = all(p[size_t(i) * stride + t]);
+            V w = broadcast(p[size_t(i) * stride + t]);
             for (int d = 0; d < D; d++) acc[i][d] = fma(w, load(value + d * LANES), acc[i][d]);
         }
         for (int d = 0; d < D; d++) {
@@ -151,23 +151,23 @@ static void attend_to(const T *const *blocks, const Query *q, int d_head, float 
     V share[N];
     for (int i = 0; i < N; i++) {
         float *s = scores + size_t(i) * stride;
-        const int whole = q[i].limit / POSITIONS, rest = q[i].limit % POSITIONS;
-        V top = all(-3.0e38f);
-        for (int j = 0; j < whole; j++) top = max(top, load(s + j * POSITIONS));
-        if (rest) top = max(top, first_lanes(load(s + whole * POSITIONS), top, rest));
-        top = all(largest(top));
+        const int full = q[i].limit / POSITIONS, rest = q[i].limit % POSITIONS;
+        V top = broadcast(-3.0e38f);
+        for (int j = 0; j < full; j++) top = max(top, load(s + j * POSITIONS));
+        if (rest) top = max(top, first_lanes(load(s + full * POSITIONS), top, rest));
+        top = broadcast(largest(top));
         V total = zero();
-        for (int j = 0; j < whole; j++) {
+        for (int j = 0; j < full; j++) {
             V e = exponential(sub(load(s + j * POSITIONS), top));
             store(s + j * POSITIONS, e);
             total = add(total, e);
         }
         if (rest) {
-            V e = first_lanes(exponential(sub(load(s + whole * POSITIONS), top)), zero(), rest);
-            store(s + whole * POSITIONS, e);
+            V e = first_lanes(exponential(sub(load(s + full * POSITIONS), top)), zero(), rest);
+            store(s + full * POSITIONS, e);
             total = add(total, e);
         }
-        share[i] = all(1.0f / sum(total));
+        share[i] = broadcast(1.0f / sum(total));
     }
     int from = 0;
     for (; from + 4 * LANES <= d_head; from += 4 * LANES)
@@ -192,7 +192,7 @@ static void attend(const void *const *blocks, bool half, const Query *q, int n, 
 static void expand(const Stored &from, int64_t first, int64_t last, void *out) {
     const Table values = table(from.table);
     for (int64_t block = first; block < last; block++) {
-        const V scale = all(from.scale[block]), base = all(from.base ? from.base[block] : 0.0f);
+        const V scale = broadcast(from.scale[block]), base = broadcast(from.base ? from.base[block] : 0.0f);
         for (int i = 0; i < GROUP; i += LANES) {
             const int64_t at = block * GROUP + i;
             V y = mul(look<NF4>(in_order(from.codes + at / 2), values), scale);
@@ -203,7 +203,7 @@ static void expand(const Stored &from, int64_t first, int64_t last, void *out) {
     }
 }
 
-INLINE V sigmoid(V x) { return div(all(1.0f), add(all(1.0f), exponential(sub(zero(), x)))); }
+INLINE V sigmoid(V x) { return div(broadcast(1.0f), add(broadcast(1.0f), exponential(sub(zero(), x)))); }
 
 static void gated(const float *gate, const float *up, int64_t n, float *out) {
     for (int64_t i = 0; i < n; i += LANES) store(out + i, mul(mul(load(gate + i), sigmoid(load(gate + i))), load(up + i)));
@@ -213,7 +213,7 @@ static void gated_back(const float *out, const float *gate, const float *up, int
     for (int64_t i = 0; i < n; i += LANES) {
         const V g = load(gate + i), s = sigmoid(g), d = load(out + i), silu = mul(g, s);
         store(d_up + i, mul(d, silu));
-        store(d_gate + i, mul(mul(d, load(up + i)), fma(silu, sub(all(1.0f), s), s))); // silu' = s + g s (1 - s)
+        store(d_gate + i, mul(mul(d, load(up + i)), fma(silu, sub(broadcast(1.0f), s), s))); // silu' = s + g s (1 - s)
     }
 }
 

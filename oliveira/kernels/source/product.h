@@ -47,7 +47,7 @@ template <int LIFTED> struct ByteReader { // even inputs in one vector, odd ones
     __attribute__((always_inline)) V operator()(const Table &) {
         const V v = byte_at(k % 2 ? odd : even, k / 2);
         k++;
-        return LIFTED ? sub(v, all(float(LIFTED))) : v;
+        return LIFTED ? sub(v, broadcast(float(LIFTED))) : v;
     }
     INLINE V byte_at(Codes c, int i) {
         switch (i) {
@@ -75,7 +75,7 @@ template <int KIND> struct Reader {
 };
 
 template <int KIND> INLINE V scale_of(const Matrix &w, const uint8_t *tile, int p) {
-    if (KIND == F32) return all(1.0f);
+    if (KIND == F32) return broadcast(1.0f);
     if (KIND == INT8) return load(w.scale + p * LANES);
     if (KIND == INT4) return halves((const uint16_t *)(tile + 512) + LANES);
     if (KIND == INT6) return halves((const uint16_t *)(tile + 768));
@@ -86,8 +86,8 @@ INLINE V activate(V x, int kind) {
     if (kind == RELU) return max(x, zero());
     if (kind != GELU) return x;
     // 0.5 x (1 + tanh u) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3)
-    V u = mul(mul(all(-1.5957691216057308f), x), fma(mul(x, x), all(0.044715f), all(1.0f)));
-    return div(x, add(all(1.0f), exponential(u)));
+    V u = mul(mul(broadcast(-1.5957691216057308f), x), fma(mul(x, x), broadcast(0.044715f), broadcast(1.0f)));
+    return div(x, add(broadcast(1.0f), exponential(u)));
 }
 
 INLINE V biased(const Matrix &w, int p, int row, V y, const Output &to) {
@@ -105,7 +105,7 @@ static void finish(const Matrix &w, int p, int n, const float *y, int row, int c
                 store(to.out + (size_t(at / GROUP) * m + row + r) * GROUP + at % GROUP, activate(v, to.activation));
             } else if (to.mode == GATED) {
                 V up = biased(w, p + 1, row + r, load(y + ((i + 1) * count + r) * LANES), to);
-                V h = mul(div(v, add(all(1.0f), exponential(sub(zero(), v)))), up);
+                V h = mul(div(v, add(broadcast(1.0f), exponential(sub(zero(), v)))), up);
                 const int half = at / 2;
                 store(to.out + (size_t(half / GROUP) * m + row + r) * GROUP + half % GROUP, h);
             } else {
@@ -123,7 +123,7 @@ static void finish(const Matrix &w, int p, int n, const float *y, int row, int c
     }
 }
 
-INLINE void call(const uint8_t *tile, int kind, int run) { // this run of a tile further on
+INLINE void prefetch(const uint8_t *tile, int kind, int run) { // this run of a tile further on
     const uint8_t *at = tile + AHEAD * TILE_BYTES[kind] + run * (TILE_BYTES[kind] / 8);
     if (kind != F32) __builtin_prefetch(at);
     if (kind == INT8 || kind == INT6) __builtin_prefetch(at + 64);
@@ -152,7 +152,7 @@ template <int KIND, int P, int M> static void strip(const Matrix &w, int p, cons
             UNROLL
             for (int i = 0; i < P; i++) {
                 read[i] = Reader<KIND>::at(tile[i], run);
-                call(tile[i], KIND, run);
+                prefetch(tile[i], KIND, run);
             }
             UNROLL
             for (int j = 0; j < 8; j++) {
@@ -161,7 +161,7 @@ template <int KIND, int P, int M> static void strip(const Matrix &w, int p, cons
                 for (int i = 0; i < P; i++) v[i] = read[i](t);
                 UNROLL
                 for (int m = 0; m < M; m++) {
-                    V xm = all(x[m * GROUP + run * 8 + j]);
+                    V xm = broadcast(x[m * GROUP + run * 8 + j]);
                     UNROLL
                     for (int i = 0; i < P; i++) acc[i][m] = fma(v[i], xm, acc[i][m]);
                 }
@@ -175,7 +175,7 @@ template <int KIND, int P, int M> static void strip(const Matrix &w, int p, cons
             if (KIND == INT4) {
                 V minimum = halves((const uint16_t *)(tile[i] + 512));
                 UNROLL
-                for (int m = 0; m < M; m++) total[i][m] = fma(minimum, all(sums[m]), total[i][m]);
+                for (int m = 0; m < M; m++) total[i][m] = fma(minimum, broadcast(sums[m]), total[i][m]);
             }
             tile[i] += FOUR * TILE_BYTES[KIND];
         }

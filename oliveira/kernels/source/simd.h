@@ -26,7 +26,7 @@ using V = __m512;
 using Codes = __m512i;
 struct Table { __m512 v; };
 INLINE V zero() { return _mm512_setzero_ps(); }
-INLINE V all(float x) { return _mm512_set1_ps(x); }
+INLINE V broadcast(float x) { return _mm512_set1_ps(x); }
 INLINE V load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void store(float *p, V a) { _mm512_storeu_ps(p, a); }
 INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -100,7 +100,7 @@ struct V { __m256 a, b; };
 struct Codes { __m256i a, b; };
 struct Table { __m256 low, high; };
 INLINE V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-INLINE V all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE V broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 INLINE V load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE void store(float *p, V x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
 INLINE V fma(V x, V y, V z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
@@ -213,7 +213,7 @@ typedef uint32_t Codes __attribute__((vector_size(64)));
 typedef int32_t Integers __attribute__((vector_size(64)));
 struct Table { const float *v; };
 INLINE V zero() { return V{}; }
-INLINE V all(float x) { return x - V{}; }
+INLINE V broadcast(float x) { return x - V{}; }
 INLINE V load(const float *p) { V r; std::memcpy(&r, p, 64); return r; }
 INLINE void store(float *p, V a) { std::memcpy(p, &a, 64); }
 INLINE V fma(V a, V b, V c) { return a * b + c; }
@@ -302,19 +302,19 @@ INLINE V power(V shifted) { return V((Codes(shifted) + 127) << 23); }
 
 // exp(x) to about 1e-7 relative: 2^n e^r, |r| <= ln 2 / 2, a polynomial for e^r. Below -87 it gives about 1e-38.
 INLINE V exponential(V x) {
-    const V magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-    x = max(all(-87.0f), min(all(88.0f), x)); // in this order NaN stays NaN
-    V shifted = fma(x, all(1.44269504088896341f), magic);
+    const V magic = broadcast(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+    x = max(broadcast(-87.0f), min(broadcast(88.0f), x)); // in this order NaN stays NaN
+    V shifted = fma(x, broadcast(1.44269504088896341f), magic);
     V n = sub(shifted, magic);
-    V r = fma(n, all(-0.693359375f), x);
-    r = fma(n, all(2.12194440e-4f), r);
-    V p = all(1.9875691500e-4f);
-    p = fma(p, r, all(1.3981999507e-3f));
-    p = fma(p, r, all(8.3334519073e-3f));
-    p = fma(p, r, all(4.1665795894e-2f));
-    p = fma(p, r, all(1.6666665459e-1f));
-    p = fma(p, r, all(5.0000001201e-1f));
-    p = add(fma(p, mul(r, r), r), all(1.0f));
+    V r = fma(n, broadcast(-0.693359375f), x);
+    r = fma(n, broadcast(2.12194440e-4f), r);
+    V p = broadcast(1.9875691500e-4f);
+    p = fma(p, r, broadcast(1.3981999507e-3f));
+    p = fma(p, r, broadcast(8.3334519073e-3f));
+    p = fma(p, r, broadcast(4.1665795894e-2f));
+    p = fma(p, r, broadcast(1.6666665459e-1f));
+    p = fma(p, r, broadcast(5.0000001201e-1f));
+    p = add(fma(p, mul(r, r), r), broadcast(1.0f));
     return mul(p, power(shifted));
 }
 

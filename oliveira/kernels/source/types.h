@@ -137,7 +137,7 @@ struct Isa {
     // One row of a packed block of m rows: extra += B A x, in the panels of this layer.
     void (*low_rank)(const LowRank &layer, const float *x, int groups, int m, int row, float *extra);
     // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
-    void (*turn)(float *head, const float *cosine, const float *sine, int d_head, float scale);
+    void (*rope)(float *head, const float *cosine, const float *sine, int d_head, float scale);
     void (*expand)(const Stored &from, int64_t first, int64_t last, void *out);
     // One batch element and key/value head, in `causal_memory` floats.
     void (*causal)(const Causal &t, int item, float *memory);

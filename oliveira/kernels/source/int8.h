@@ -21,7 +21,7 @@ static void round_rows(const float *x, int count, int8_t *q, float *scale, float
         // Not a number, or infinite: the scale says so, whatever the rounding makes of it.
         const float poison = 0.0f * sum(add(add(part[0], part[1]), add(part[2], part[3])));
         const float widest = largest(top), s = widest / 127.0f + poison;
-        const V by = all(widest > 0 ? 127.0f / widest : 0.0f);
+        const V by = broadcast(widest > 0 ? 127.0f / widest : 0.0f);
         Codes c[4];
         alignas(64) int8_t plain[GROUP];
         int32_t t = 0;
@@ -51,7 +51,7 @@ template <int KIND> INLINE void run_bytes(const uint8_t *tile, int run, Codes &e
 
 template <int KIND> INLINE V whole_scale(const Matrix &w, const uint8_t *tile, int p) {
     V scale = scale_of<KIND>(w, tile, p);
-    return KIND == NF4 ? mul(scale, all(1.0f / 127.0f)) : scale;
+    return KIND == NF4 ? mul(scale, broadcast(1.0f / 127.0f)) : scale;
 }
 
 INLINE Codes dword(const int8_t *q) {
@@ -86,7 +86,7 @@ template <int KIND, int P, int M> static void whole_strip(const Matrix &w, int p
             UNROLL
             for (int i = 0; i < P; i++) {
                 run_bytes<KIND>(tile[i], run, even[i], odd[i]);
-                call(tile[i], KIND, run);
+                prefetch(tile[i], KIND, run);
             }
             UNROLL
             for (int m = 0; m < M; m++) {
@@ -99,11 +99,11 @@ template <int KIND, int P, int M> static void whole_strip(const Matrix &w, int p
         for (int i = 0; i < P; i++) {
             const V scale = whole_scale<KIND>(w, tile[i], p + i);
             UNROLL
-            for (int m = 0; m < M; m++) total[i][m] = fma(floats(acc[i][m]), mul(scale, all(by[m])), total[i][m]);
+            for (int m = 0; m < M; m++) total[i][m] = fma(floats(acc[i][m]), mul(scale, broadcast(by[m])), total[i][m]);
             if (KIND == INT4) {
                 V minimum = halves((const uint16_t *)(tile[i] + 512));
                 UNROLL
-                for (int m = 0; m < M; m++) total[i][m] = fma(minimum, all(low[m]), total[i][m]);
+                for (int m = 0; m < M; m++) total[i][m] = fma(minimum, broadcast(low[m]), total[i][m]);
             }
             tile[i] += FOUR * TILE_BYTES[KIND];
         }
