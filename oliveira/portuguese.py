@@ -160,8 +160,8 @@ HELP = {
         "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."
     ),
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
-    "Model or training fields; start=RUN with features=frozen or tuned.": (
-        "Campos do modelo ou do treino; start=TREINO com features=frozen ou tuned."
+    "Model or training fields; start=RUN with features=frozen, lora or tuned.": (
+        "Campos do modelo ou do treino; start=TREINO com features=frozen, lora ou tuned."
     ),
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
         "steps=N, seconds=N ou flops=N; vazio: o que a tarefa sugere."
