@@ -9,6 +9,7 @@ from __future__ import annotations
 from oliveira.portuguese_figures import FIGURE_WORDS
 from oliveira.portuguese_folders import FOLDER_WORDS
 from oliveira.portuguese_home import HOME_HELP, HOME_WORDS
+from oliveira.portuguese_lives import LIFE_HELP, LIFE_WORDS
 from oliveira.portuguese_tables import TABLE_WORDS
 from oliveira.portuguese_tasks import TASK_HELP
 from oliveira.portuguese_texts import TEXT_HELP, TEXT_WORDS
@@ -46,7 +47,6 @@ HELP = {
     "Live the whole loop once, with a witness, and stop.": "Vive o ciclo inteiro uma vez, com testemunha, e para.",
     "With --once: write the summary here.": "Com --once: escreve o resumo aqui.",
     "Print the world in force and stop.": "Mostra o mundo em vigor e para.",
-    "Shows each stage, what is served and what waits.": "Mostra cada etapa, o que é servido e o que espera.",
     "The loop as a Mermaid graph with the state of each stage.": "O ciclo como grafo Mermaid, com o estado das etapas.",
     "Lists artifacts and every decision with its numbers, newest first.": (
         "Lista os artefatos e cada decisão com seus números, a mais nova primeiro."
@@ -86,7 +86,6 @@ HELP = {
         "Endereço de um servidor em outro lugar, com --key; vazio: o da própria pasta."
     ),
     "Key of the server; empty: a fresh one of the home's own.": "Chave do servidor; vazia: uma nova, da própria pasta.",
-    "Name of an adapter; else the served model itself.": "Nome de um adaptador; senão, o próprio modelo servido.",
     "Longest answer, in tokens.": "A maior resposta, em tokens.",
     "Writes prometheus.yml, its rules and a key file for the server of this home.": (
         "Escreve prometheus.yml, suas regras e um arquivo de chave para o servidor desta pasta."
@@ -161,7 +160,9 @@ HELP = {
         "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."
     ),
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
-    "Model or training fields.": "Campos do modelo ou do treino.",
+    "Model or training fields; start=RUN with features=frozen or tuned.": (
+        "Campos do modelo ou do treino; start=TREINO com features=frozen ou tuned."
+    ),
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
         "steps=N, seconds=N ou flops=N; vazio: o que a tarefa sugere."
     ),
@@ -271,6 +272,7 @@ HELP = {
     **TASK_HELP,
     **HOME_HELP,
     **TEXT_HELP,
+    **LIFE_HELP,
 }
 
 WORDS = {
@@ -355,4 +357,5 @@ WORDS = {
     **FIGURE_WORDS,
     **TEXT_WORDS,
     **HOME_WORDS,
+    **LIFE_WORDS,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from oliveira.portuguese_figures import FIGURE_LINES
 from oliveira.portuguese_folders import FOLDER_LINES
 from oliveira.portuguese_home import HOME_LINES
+from oliveira.portuguese_lives import LIFE_LINES
 from oliveira.portuguese_tables import TABLE_LINES
 from oliveira.portuguese_tasks import TASK_LINES
 from oliveira.portuguese_texts import TEXT_LINES
@@ -122,6 +123,7 @@ LINES = {
     **FIGURE_LINES,
     **TEXT_LINES,
     **HOME_LINES,
+    **LIFE_LINES,
 }
 
 TERMS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from oliveira.portuguese_figures import FIGURE_SENTENCES
 from oliveira.portuguese_folders import FOLDER_SENTENCES
 from oliveira.portuguese_home import HOME_SENTENCES
+from oliveira.portuguese_lives import LIFE_SENTENCES
 from oliveira.portuguese_tables import TABLE_SENTENCES
 from oliveira.portuguese_tasks import TASK_SENTENCES
 from oliveira.portuguese_texts import TEXT_SENTENCES
@@ -239,6 +240,7 @@ SENTENCES = {
     "adapter {} is not in {}. There are: {}.": "o adaptador {} não está em {}. Há: {}.",
     "adapter {} is removed": "o adaptador {} foi removido",
     "--lr {} and --alpha {} must be above 0.": "--lr {} e --alpha {} precisam ser maiores que 0.",
+    "requests[{}]: {}": "requests[{}]: {}",
     "{}a {} does not continue a text. Give one of: {}.": "{}um {} não continua um texto. Dê um destes: {}.",
     "--max-len {} is not between 2 and the model's {} tokens.": "--max-len {} não está entre 2 e {}, os do modelo.",
     "{} gives {} tokens to learn from, one window needs {}. Add text, or give --max-len {} or less.": (
@@ -317,4 +319,5 @@ SENTENCES = {
     **FIGURE_SENTENCES,
     **TEXT_SENTENCES,
     **HOME_SENTENCES,
+    **LIFE_SENTENCES,
 }

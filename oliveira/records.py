@@ -75,10 +75,10 @@ def _numbers(values: dict[str, Any]) -> None:
         raise TypeError(f"{wrong[0]} is no number")
 
 
-def find_run(home: Path, name: str) -> Path:
+def find_run(home: Path, name: str, *, fresh: bool = False) -> Path:
     """The folder of a finished run that kept its weights: a path, or TASK/MODEL for the newest such run of the two.
 
-    Runs of `compare` are measured and keep none; they are passed over.
+    Runs of `compare` are measured and keep none; they are passed over. `fresh`: so are those that started from another.
     """
     if (Path(name) / "run.json").is_file():
         if not (Path(name) / "artifact").is_dir():
@@ -93,6 +93,8 @@ def find_run(home: Path, name: str) -> Path:
         runs = [path for path, record in records.items() if record and record["task"] == wanted]
         if not runs and (damaged := [path for path, record in records.items() if record is None]):
             open_run(damaged[-1].parent)  # says so
+    if fresh:
+        runs = [path for path in runs if "start" not in (_record(path) or {})]
     kept = [path.parent for path in runs if (path.parent / "artifact").is_dir()]
     if runs and not kept:
         raise UserError(

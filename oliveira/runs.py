@@ -98,7 +98,7 @@ def fit(
     config_values, train_values = split_values(entry, values)
     section = section_for(found_task, entry, train_values, steps=1)
     data = found_task.open(home, say)
-    source = starting(home, entry, data, start, features, say)
+    source = starting(home, task, entry, data, start, features, say)
     if data.counts.get("train", 0) < 1:
         raise UserError(f"{task} has no training example. Give it more data.")
     config = config_for(entry, found_task, data, config_values, source.config if source else {})

@@ -42,7 +42,7 @@ class Source:
 
 
 def starting(
-    home: Path, entry: Entry, data: Data, start: str | Path, features: str, say: Callable[[str], None]
+    home: Path, task: str, entry: Entry, data: Data, start: str | Path, features: str, say: Callable[[str], None]
 ) -> Source | None:
     """The artifact that `start` names, None for ""; the data then read as its task does. `UserError` if they cannot."""
     if features and (features not in WORDS or not start):
@@ -52,17 +52,20 @@ def starting(
         )
     if not start:
         return None
-    opened = open_artifact(_folder(home, str(start), say))
+    own = (
+        str(start) == f"{task}/{entry.name}"
+    )  # this run will be the newest of that name: it does not start from itself
+    opened = open_artifact(_folder(home, str(start), own, say))
     if opened.name != entry.name:
         raise UserError(f"start = {start} holds a {opened.name}, not a {entry.name}. Name one of a kind.")
     data.read_as(*_task_of(opened))
     return Source(opened, str(start), features or "tuned")
 
 
-def _folder(home: Path, start: str, say: Callable[[str], None]) -> Path:
+def _folder(home: Path, start: str, own: bool, say: Callable[[str], None]) -> Path:
     if start in PRETRAINED:
         return pretrained(start, home, say)
-    return Path(start) if (Path(start) / MANIFEST).is_file() else find_run(home, start) / "artifact"
+    return Path(start) if (Path(start) / MANIFEST).is_file() else find_run(home, start, fresh=own) / "artifact"
 
 
 def _task_of(opened: Artifact) -> tuple[str, dict[str, Any]]:

@@ -57,6 +57,22 @@ def all_finite(value: Any) -> bool:
     return not isinstance(value, int | float) or is_finite(value)
 
 
+def in_words(value: Any) -> str:
+    """What a JSON value is, in the words of JSON: who sent it need know no Python. Nothing of what it says is told."""
+    match value:
+        case None:
+            return "missing or null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return "a number" if is_finite(value) else "a number that no float can hold"
+        case str():
+            return "a text" if value.strip() else "an empty text"
+        case list():
+            return f"a list of {len(value)}"
+    return "an object"
+
+
 _TOO_LARGE = "a number is too large"
 _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
 

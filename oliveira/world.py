@@ -236,6 +236,10 @@ class ServeSection(Section):
     keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
     traffic_megabytes: int = Field(64, ge=1)
     traffic_days: float = Field(0.0, ge=0, description="prompts older than so many days are deleted; 0 = none is")
+    memory: int = Field(
+        0, ge=0, description="MiB for the engines of all lives together; those not used make room; 0 = no bound"
+    )
+    idle: float = Field(0.0, ge=0, description="seconds without a request after which an engine ends; 0 = never")
 
 
 class MonitorSection(Section):

@@ -1,5 +1,6 @@
 // What the page asks of the server: wishes of the operator, and the chat.
 
+import { chosenLife, ofLife } from "./life";
 import type { Wish } from "./types";
 
 const HEADERS = { "Content-Type": "application/json", "X-Oliveira": "console" };
@@ -14,7 +15,7 @@ async function refusal(response: Response): Promise<Error> {
 }
 
 export async function makeWish(verb: Verb, args: Record<string, unknown>): Promise<number> {
-  const response = await fetch(`/admin/${verb}`, { method: "POST", headers: HEADERS, body: JSON.stringify(args) });
+  const response = await fetch(ofLife(`/admin/${verb}`), { method: "POST", headers: HEADERS, body: JSON.stringify(args) });
   if (!response.ok) throw await refusal(response);
   return ((await response.json()) as { wish: number }).wish;
 }
@@ -28,7 +29,7 @@ export async function signIn(key: string): Promise<boolean> {
 }
 
 export async function getWish(id: number): Promise<Wish> {
-  const response = await fetch(`/admin/wishes/${id}`);
+  const response = await fetch(ofLife(`/admin/wishes/${id}`));
   if (!response.ok) throw await refusal(response);
   return (await response.json()) as Wish;
 }
@@ -73,6 +74,8 @@ export async function chat(messages: Said[], hear: (piece: string) => void, sign
 }
 
 async function servedModel(signal: AbortSignal): Promise<string> {
+  const chosen = chosenLife();
+  if (chosen !== null) return chosen;
   const response = await fetch("/v1/models", { signal });
   if (!response.ok) throw await refusal(response);
   const found = (await response.json()) as { data: { id: string }[] };

@@ -7,6 +7,7 @@ import { short } from "./format";
 import { Decisions, Events } from "./history";
 import { Speak, useLanguage } from "./language";
 import { alarmGauge, type Live, useLive } from "./live";
+import { chooseLife } from "./life";
 import { Loop } from "./loop";
 import { Metrics } from "./metrics";
 import { SignIn } from "./sign-in";
@@ -38,7 +39,7 @@ function Page() {
           <Duel state={state} />
           <Curve state={state} curves={live.curves} />
           <Metrics state={state} samples={live.samples} />
-          <Chat ready={Boolean(state.serving.digest)} />
+          <Chat ready={Boolean(state.serving.digest || state.serving.asleep)} />
           <Events state={state} />
           <Decisions state={state} />
         </main>
@@ -64,6 +65,7 @@ function Head({ state }: { state: State | null }) {
           <span class="wide">: {world.task ?? `${world.sources.base} → ${world.sources.new}`}</span>
         </p>
       )}
+      {state && <Lives state={state} />}
       {state && <Served state={state} />}
       <nav aria-label={text.language}>
         {(Object.keys(LANGUAGES) as Language[]).map((each) => (
@@ -76,12 +78,27 @@ function Head({ state }: { state: State | null }) {
   );
 }
 
+function Lives({ state }: { state: State }) {
+  const { text } = useLanguage();
+  const { model, models } = state.serving;
+  const names = Object.keys(models ?? {});
+  if (names.length < 2) return null;
+  return (
+    <label class="quiet lives">
+      {text.life}{" "}
+      <select value={model} onChange={(event) => chooseLife(event.currentTarget.value)}>
+        {names.map((name) => <option key={name} value={name}>{name}</option>)}
+      </select>
+    </label>
+  );
+}
+
 function Served({ state }: { state: State }) {
   const { text } = useLanguage();
-  const { digest, failure } = state.serving;
+  const { digest, failure, asleep } = state.serving;
   const { champion } = state.aliases;
   const changing = Boolean(digest && champion && digest !== champion);
-  const said = changing ? text.swapping : digest ? text.serving : champion ? text.starting : text.noModel;
+  const said = changing ? text.swapping : digest ? text.serving : asleep ? text.asleep : champion ? text.starting : text.noModel;
   return (
     <p class={`served ${changing ? "busy" : digest ? "good" : "idle"}`} title={failure ?? undefined}>
       <i /> {said} <span class="mono">{short(digest ?? champion)}</span>

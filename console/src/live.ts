@@ -1,6 +1,7 @@
 // What the page knows: the state of the server, kept fresh by its event stream.
 
 import { useEffect, useState } from "preact/hooks";
+import { forgetLife, ofLife } from "./life";
 import type { CurveRow, Gauge, Message, Serving, State } from "./types";
 
 const SILENCE_MS = 5000; // the server speaks every second
@@ -62,14 +63,14 @@ class Feed {
 
   /** The whole curve of a run that no longer learns. */
   async load(run: string): Promise<void> {
-    const response = await fetch(`/admin/curve?run=${encodeURIComponent(run)}`);
+    const response = await fetch(ofLife(`/admin/curve?run=${encodeURIComponent(run)}`));
     if (response.ok) this.keepRows(run, true, ((await response.json()) as { rows: CurveRow[] }).rows);
   }
 
   private connect(): void {
     this.source?.close();
     this.tried = Date.now();
-    this.source = new EventSource("/admin/events");
+    this.source = new EventSource(ofLife("/admin/events"));
     this.source.onmessage = (event: MessageEvent<string>) => {
       this.heard = Date.now();
       this.take(JSON.parse(event.data) as Message);
@@ -79,7 +80,8 @@ class Feed {
 
   private async explain(): Promise<void> {
     this.set({ connected: false });
-    const response = await fetch("/admin/state").catch(() => null);
+    const response = await fetch(ofLife("/admin/state")).catch(() => null);
+    if (response?.status === 404 && forgetLife()) return this.connect();
     const denied = response?.status === 401 || response?.status === 403;
     if (denied) this.source?.close();
     this.set({ denied });

@@ -84,6 +84,9 @@ export interface Serving {
   draining?: boolean;
   digest?: string | null; // of the model that answers; null while none does
   failure?: string | null; // why the champion does not
+  asleep?: boolean; // its engine waits for a request
+  model?: string; // name of the life that is shown
+  models?: Record<string, { digest: string | null; task: string | null; asleep: boolean; failure: string | null }>;
   running?: number;
   waiting?: number;
   requests_total?: number;

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import figure, translate
 from oliveira.lifecycle.process import Stop
@@ -31,6 +31,7 @@ def adapt(
     replace: Annotated[bool, typer.Option("--replace", help="Take the name from the adapter that has it.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Also an adapter that is worse than the model alone.")] = False,
     home: Home = DEFAULT_HOME,
+    life: Life = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,8 +59,8 @@ def adapt(
             )
 
         numbers = make_adapter(
-            home.absolute(),
-            open_artifact(find_artifact(home, artifact)),
+            life_folder(home, life).absolute(),
+            open_artifact(find_artifact(home, artifact, life)),
             name,
             texts,
             section,

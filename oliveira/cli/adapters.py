@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, read_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, life_folder, read_ledger
 from oliveira.cli.table import Table
 from oliveira.language import figure, local, translate
 from oliveira.serving import adapter_names
@@ -22,15 +22,16 @@ Name = Annotated[str, typer.Argument(help="As `oliveira adapters list` shows it.
 
 
 @app.command("list")
-def list_adapters(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def list_adapters(home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson = False) -> None:
     """Lists the adapters, what they gained, and whether they fit the champion.
 
     oliveira adapters list
 
     oliveira adapters list --json
     """
-    champion = _champion(home)
-    rows = [_told(home, name, champion) for name in adapter_names.adapter_names(home.absolute())]
+    folder = life_folder(home, life)
+    champion = _champion(folder)
+    rows = [_told(folder, name, champion) for name in adapter_names.adapter_names(folder.absolute())]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -44,14 +45,15 @@ def list_adapters(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(name: Name, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def show(name: Name, home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson = False) -> None:
     """Shows how an adapter was made, on what, and what it gained.
 
     oliveira adapters show ana
 
     oliveira adapters show ana --json
     """
-    told = _told(home, name, _champion(home))
+    folder = life_folder(home, life)
+    told = _told(folder, name, _champion(folder))
     if as_json:
         print(json.dumps(told, indent=2))
         return
@@ -62,14 +64,14 @@ def show(name: Name, home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None
 
 
 @app.command()
-def remove(name: Name, home: Home = DEFAULT_HOME) -> None:
+def remove(name: Name, home: Home = DEFAULT_HOME, life: Life = "") -> None:
     """Removes an adapter; a running server stops answering to its name at once.
 
     oliveira adapters remove ana
 
     oliveira adapters list
     """
-    adapter_names.remove(home.absolute(), name)
+    adapter_names.remove(life_folder(home, life).absolute(), name)
     print(translate(f"adapter {name} is removed"))
 
 

@@ -10,13 +10,15 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
-from oliveira.cli.options import DEFAULT_HOME, Home, front_of, open_ledger
+from oliveira.cli.options import DEFAULT_HOME, Home, Life, front_of, open_ledger
 from oliveira.conversation import MODEL, Conversation, Refusal, Server
 from oliveira.errors import UserError
 from oliveira.language import translate
+from oliveira.lifecycle.lives import chosen
 from oliveira.serving.address import authority, reachable
 from oliveira.terminal import say_error
 
@@ -30,9 +32,10 @@ def chat(
         str,
         typer.Option(help="Key of the server; empty: a fresh one of the home's own.", envvar="OLIVEIRA_KEY"),
     ] = "",
-    model: Annotated[str, typer.Option(help="Name of an adapter; else the served model itself.")] = MODEL,
+    model: Annotated[str, typer.Option(help="Name of a life or an adapter; else the served model itself.")] = MODEL,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 200,
     home: Home = DEFAULT_HOME,
+    life: Life = "",
 ) -> None:
     """Talks to what is served: each line is answered as it comes. /quit or Ctrl-D leaves, Ctrl-C stops an answer.
 
@@ -44,8 +47,10 @@ def chat(
     """
     if reconfigure := getattr(sys.stdin, "reconfigure", None):
         reconfigure(errors="replace")
+    if model == MODEL and not url:
+        model = chosen(home, life)
     with _server(url, key, home) as server:
-        _check_talks(server)
+        _check_talks(server, model)
         conversation = Conversation(server, model, max_tokens)
         if sys.stdin.isatty():
             _talk(conversation)
@@ -78,15 +83,16 @@ def _server(url: str, key: str, home: Path) -> Iterator[Server]:
                 ledger.revoke_key(fresh.split("-")[2])
 
 
-def _check_talks(server: Server) -> None:
+def _check_talks(server: Server, model: str) -> None:
     """Raises `UserError` where a task is served: that is asked, not talked to."""
     try:
-        task = server.get("/v1/task")
+        task = server.get(f"/v1/task?model={quote(model)}")
     except Refusal as refusal:
         if refusal.status == 404:  # no task: a language model
             return
         raise
-    example = shlex.quote(json.dumps(task["example"], ensure_ascii=False))
+    named = {} if model == MODEL else {"model": model}
+    example = shlex.quote(json.dumps(named | task["example"], ensure_ascii=False))
     print(
         f'curl {server.address}/v1/predict -H "Authorization: Bearer $OLIVEIRA_KEY" '
         f"-H 'Content-Type: application/json' -d {example}"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, find_artifact
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import figure, translate
@@ -36,6 +36,7 @@ def compile_(
         Path | None, typer.Option(help="Held-out text for --max-loss, UTF-8; left out: what the home keeps for it.")
     ] = None,
     home: Home = DEFAULT_HOME,
+    life: Life = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors and the result.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,13 +59,13 @@ def compile_(
         numbers = [int(number) for number in streams.split(",")]
     except ValueError:
         raise UserError(f"--streams {streams} is not a list of whole numbers. Use for example 1,8.") from None
-    path = find_artifact(home, artifact)
+    path, folder = find_artifact(home, artifact, life), life_folder(home, life)
 
     def say(text: str) -> None:
         if not quiet and not as_json:
             print(translate(text), file=sys.stderr)
 
-    serve = served_by(home)
+    serve = served_by(folder)
     allowed = serve.max_loss if max_loss is None else max_loss
     timed = compile_artifact(
         path,
@@ -74,7 +75,7 @@ def compile_(
         rounds=rounds,
         options=Options(activations=serve.activations),
         max_loss=allowed,
-        text=held_out(home, path, text) if allowed else (),
+        text=held_out(folder, path, text) if allowed else (),
         say=say,
     )
     if as_json:

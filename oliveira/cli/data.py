@@ -8,40 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import (
-    DEFAULT_HOME,
-    AsJson,
-    Features,
-    Group,
-    History,
-    Home,
-    Horizon,
-    KnownFuture,
-    Size,
-    SourceColumn,
-    Target,
-    TextColumn,
-    Time,
-)
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, TableOptions, of_a_table
 from oliveira.cli.table import Table, printable
 from oliveira.language import figure, translate
 
 
+@of_a_table
 def data(
     file: Annotated[
         str,
         typer.Argument(help="A table (.csv, .tsv, .xlsx, .parquet), or texts or pictures: a folder, a .zip or a file."),
     ],
-    target: Target = "",
-    time: Time = "",
-    text: TextColumn = "",
-    source: SourceColumn = "",
-    size: Size = 0,
-    features: Features = "",
-    known_future: KnownFuture = "",
-    group: Group = "",
-    horizon: Horizon = 0,
-    history: History = 0,
+    *,
+    options: TableOptions,
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -57,9 +36,6 @@ def data(
     """
     from oliveira.own_data import describe_data
 
-    options: dict[str, str | int] = {"target": target, "time": time, "text": text, "source": source}
-    options |= {"features": features, "known_future": known_future, "group": group}
-    options |= {"size": size, "horizon": horizon, "history": history}
     facts = describe_data(file, home=home.absolute(), **options)
     if as_json:
         print(json.dumps(facts.as_json(), indent=2, ensure_ascii=False))

@@ -12,19 +12,32 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Target, front_of, open_ledger, read_ledger
+from oliveira.cli.options import (
+    DEFAULT_HOME,
+    AsJson,
+    Home,
+    Life,
+    Target,
+    front_of,
+    life_folder,
+    open_ledger,
+    read_ledger,
+)
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.language import figure, translate
 from oliveira.lifecycle.asking import ask
 from oliveira.lifecycle.flow import flow_of, mermaid
+from oliveira.lifecycle.lives import chosen as chosen_life
+from oliveira.lifecycle.lives import main_life, name_of, place
 from oliveira.lifecycle.once import live_once
-from oliveira.lifecycle.overview import overview, overview_lines
+from oliveira.lifecycle.overview import lives_overview, overview, overview_lines
 from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
+from oliveira.lifecycle.starting import life_to_start, worlds_of_others
 from oliveira.lifecycle.summaries import told
 from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
 from oliveira.world import parse_override
@@ -42,6 +55,9 @@ def up(
         ),
     ] = "",
     text: Annotated[str, typer.Option(help="Your own texts as the base domain: a folder, a .zip or a file.")] = "",
+    life: Annotated[
+        str, typer.Option("--life", help="Of several in one home, served by this name; a new name adds one.")
+    ] = "",
     task: Annotated[
         str,
         typer.Option(help="What is learnt instead of a text: a task of `oliveira list`, or a kind and --data."),
@@ -65,11 +81,15 @@ def up(
 
     A home goes on with the world it was made with; another is asked for, or set with --set.
 
+    Every life of the home is started; the flags are for one.
+
     oliveira up
 
     oliveira up --text my-texts --home my-home --port 0
 
     oliveira up --task forecast --data consumo.csv --target kwh --model lstm --home consumo
+
+    oliveira up --life avaliacoes --task classify --data avaliacoes.csv --home consumo
 
     oliveira up --once --json life.json
     """
@@ -81,12 +101,15 @@ def up(
     if data and not task:
         text, data = _texts(text, data, target), ""
     asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model)
-    chosen = choose(home, asked, _confirm if asks else None)
+    meant = bool(world or text or task or model or overrides or once or print_world)
+    name = life_to_start(home, life, overrides, meant=meant)
+    folder = place(home, name)
+    chosen = choose(folder, asked, _confirm if asks else None)
     if model and not chosen.world.task.name:
         raise UserError(f"--model {model} goes with --task. Of a text life the model is set by --set model.d_model=….")
     if asks and not once:  # which sends prompts of its own
-        chosen = ask_recording(home, chosen, _confirm)
-    planned = fitted(home, chosen)
+        chosen = ask_recording(folder, chosen, _confirm)
+    planned = fitted(folder, chosen)
     if print_world:
         print(json.dumps(planned.world.model_dump(), indent=2))
         return
@@ -101,19 +124,20 @@ def up(
     if planned.warning and not quiet:
         console.print(_line("data", planned.warning), markup=False)
     started = time.monotonic()
-    with House(home, loaded, port=port, quiet=quiet) as house:
-        remember(home, chosen)
+    others = worlds_of_others(home, name)
+    with House(home, loaded, port=port, quiet=quiet, life=name, others=others) as house:
+        remember(folder, chosen)
         console.print(_line("console", house.console), markup=False)
         if not house.wait_until_ready(stop):
             return
         console.print(_line("ready", f"{time.monotonic() - started:.1f} s"), markup=False)
         if once:
-            life = live_once(
+            lived = live_once(
                 house, stop, lambda line: None if quiet else console.print(f"  {translate(line)}", markup=False)
             )
             if json_:
-                write_json_atomic(json_.absolute(), life)
-            _show_life(console, life)
+                write_json_atomic(json_.absolute(), lived)
+            _show_life(console, lived)
             return
         if not quiet:
             console.print(_next_steps(house), markup=False)
@@ -152,7 +176,7 @@ def _task_name(task: str, data: str, target: str) -> str:
 
 def _next_steps(house: House) -> str:
     if not house.world.task.name:
-        return snippet(house.address, house.key)
+        return snippet(house.address, house.key, house.life)
     return task_snippet(house.address, house.key, house.example())
 
 
@@ -194,27 +218,37 @@ def _show_life(console: Console, life: dict[str, Any]) -> None:
 
 def status(
     home: Home = DEFAULT_HOME,
+    life: Life = "",
     as_json: AsJson = False,
     as_mermaid: Annotated[
         bool, typer.Option("--mermaid", help="The loop as a Mermaid graph with the state of each stage.")
     ] = False,
 ) -> None:
-    """Shows each stage, what is served and what waits.
+    """Shows each life of the home, and of one its stages, what is served and what waits.
 
     oliveira status
 
     oliveira status --mermaid
     """
-    with read_ledger(home) as ledger:
+    console = Console(highlight=False)
+    every = lives_overview(home.absolute())
+    folder = place(home, chosen_life(home, life or main_life(home)))
+    with read_ledger(folder) as ledger:
         if as_mermaid:
             print(mermaid({row.name: row.state for row in ledger.life()}))
             return
         found = overview(ledger)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found | {"life": name_of(folder), "lives": every}, indent=2))
         return
+    if len(every) > 1:
+        lives = Table("life", "task", "champion", "state")
+        for name, row in every.items():
+            lives.add_row(name, row["task"], (row["champion"] or "–")[:12], translate(row["state"]))
+        console.print(lives)
+        console.print(_line("life", name_of(folder)), markup=False)
     table = Table("stage", "state", "seconds", "result")
-    for name in flow_of(home):
+    for name in flow_of(folder):
         row = found["stages"].get(name, {"state": "waiting"})
         outputs = row.get("outputs", {})
         if name == "serve" and outputs and "champion" in found["aliases"]:  # the stage crowned the first of them
@@ -222,7 +256,6 @@ def status(
         result = translate(row.get("message") or told(name, outputs))
         seconds = row.get("seconds")
         table.add_row(translate(name), translate(row["state"]), "" if seconds is None else f"{seconds:.1f}", result)
-    console = Console(highlight=False)
     console.print(table)
     for name, text in overview_lines(found):
         console.print(_line(name, text), markup=False, soft_wrap=True)
@@ -239,6 +272,7 @@ def _reasons(numbers: dict[str, Any]) -> str:
 
 def history(
     home: Home = DEFAULT_HOME,
+    life: Life = "",
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option(help="Decisions shown.", min=1)] = 30,
 ) -> None:
@@ -248,7 +282,7 @@ def history(
 
     oliveira history --json --limit 5
     """
-    with read_ledger(home) as ledger:
+    with read_ledger(life_folder(home, life)) as ledger:
         decisions, artifacts = ledger.decisions(limit), ledger.artifacts()
     if as_json:
         made = [vars(row) | {"path": str(row.path)} for row in artifacts]
@@ -274,18 +308,19 @@ def _score(value: Any) -> str:
     return figure(value, ".3f") if isinstance(value, float) else "–"
 
 
-def swap(digest: Digest, home: Home = DEFAULT_HOME) -> None:
+def swap(digest: Digest, home: Home = DEFAULT_HOME, life: Life = "") -> None:
     """Serves another artifact, verified first; the old one becomes `previous`.
 
     oliveira history
 
     oliveira swap 3f2a9c
     """
-    _ask(home, "swap", {"digest": digest})
+    _ask(life_folder(home, life), "swap", {"digest": digest})
 
 
 def rollback(
     home: Home = DEFAULT_HOME,
+    life: Life = "",
     reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "by hand",
 ) -> None:
     """Serves the previous artifact again; once more goes one further back.
@@ -294,7 +329,7 @@ def rollback(
 
     oliveira rollback --reason "answers got worse"
     """
-    _ask(home, "rollback", {"reason": reason})
+    _ask(life_folder(home, life), "rollback", {"reason": reason})
 
 
 def approve(
@@ -303,6 +338,7 @@ def approve(
         str, typer.Option(help="Why one that the gate rejected is taken all the same; kept with the decision.")
     ] = "",
     home: Home = DEFAULT_HOME,
+    life: Life = "",
 ) -> None:
     """Promotes the challenger that waits for a person.
 
@@ -311,11 +347,13 @@ def approve(
     oliveira approve --override "the new domain matters more"
     """
     args = {"digest": digest} if digest else {}
-    _ask(home, "approve", args | ({"override": override} if override else {}))
+    _ask(life_folder(home, life), "approve", args | ({"override": override} if override else {}))
 
 
 def reject(
-    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "", home: Home = DEFAULT_HOME
+    digest: Annotated[str, typer.Argument(help="Default: the challenger.")] = "",
+    home: Home = DEFAULT_HOME,
+    life: Life = "",
 ) -> None:
     """Turns the challenger down.
 
@@ -323,37 +361,37 @@ def reject(
 
     oliveira reject 3f2a9c
     """
-    _ask(home, "reject", {"digest": digest} if digest else {})
+    _ask(life_folder(home, life), "reject", {"digest": digest} if digest else {})
 
 
-def retrain(home: Home = DEFAULT_HOME) -> None:
+def retrain(home: Home = DEFAULT_HOME, life: Life = "") -> None:
     """Trains a challenger on the live text now; the gate decides. Needs a running `oliveira up`. Ctrl-C ends it.
 
     oliveira retrain
 
     oliveira status
     """
-    _ask(home, "retrain", {"trigger": "by hand"})
+    _ask(life_folder(home, life), "retrain", {"trigger": "by hand"})
 
 
-def pause(home: Home = DEFAULT_HOME) -> None:
+def pause(home: Home = DEFAULT_HOME, life: Life = "") -> None:
     """No retraining until `oliveira resume`, and a running one ends; serving goes on.
 
     oliveira pause
 
     oliveira resume
     """
-    _ask(home, "pause", {})
+    _ask(life_folder(home, life), "pause", {})
 
 
-def resume(home: Home = DEFAULT_HOME) -> None:
+def resume(home: Home = DEFAULT_HOME, life: Life = "") -> None:
     """Ends a pause.
 
     oliveira resume
 
     oliveira status
     """
-    _ask(home, "resume", {})
+    _ask(life_folder(home, life), "resume", {})
 
 
 def _ask(home: Path, kind: str, args: dict[str, Any]) -> None:

@@ -12,21 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import (
-    DEFAULT_HOME,
-    AsJson,
-    Features,
-    Group,
-    History,
-    Home,
-    Horizon,
-    KnownFuture,
-    Size,
-    SourceColumn,
-    Target,
-    TextColumn,
-    Time,
-)
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, TableOptions, of_a_table
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
@@ -73,22 +59,18 @@ Budget = Annotated[
 ]
 
 
+@of_a_table
 def train(
     task: TaskName,
     model: Annotated[str, typer.Argument(help="Name of a model that fits the task.")],
-    values: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Model or training fields.")] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Model or training fields; start=RUN with features=frozen or tuned."),
+    ] = None,
     seed: Seed = 0,
     budget: Budget = "",
-    target: Target = "",
-    time: Time = "",
-    text: TextColumn = "",
-    source: SourceColumn = "",
-    size: Size = 0,
-    features: Features = "",
-    known_future: KnownFuture = "",
-    group: Group = "",
-    horizon: Horizon = 0,
-    history: History = 0,
+    *,
+    options: TableOptions,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with, or forget, an earlier run.")] = True,
     home: Home = DEFAULT_HOME,
     quiet: Quiet = False,
@@ -110,9 +92,7 @@ def train(
     from oliveira.tasks.catalogue import with_options
 
     parsed = parse_values(values or [])
-    columns = {"target": target, "time": time, "text": text, "source": source}
-    columns |= {"features": features, "known_future": known_future, "group": group}
-    wanted = with_options(task, **columns, size=size, horizon=horizon, history=history)
+    wanted = with_options(task, **options)
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("train")
         run = fit(
@@ -155,6 +135,7 @@ def _shown(folder: Path) -> list[str]:
     return [name for name in names if (folder / name).exists()]
 
 
+@of_a_table
 def compare(
     task: TaskName,
     models: Annotated[list[str], typer.Argument(help="Two or more models that fit the task.")],
@@ -163,16 +144,8 @@ def compare(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="MODEL.KEY=VALUE, or KEY=VALUE for all; may be repeated.")
     ] = None,
-    target: Target = "",
-    time: Time = "",
-    text: TextColumn = "",
-    source: SourceColumn = "",
-    size: Size = 0,
-    features: Features = "",
-    known_future: KnownFuture = "",
-    group: Group = "",
-    horizon: Horizon = 0,
-    history: History = 0,
+    *,
+    options: TableOptions,
     home: Home = DEFAULT_HOME,
     write: Annotated[Path | None, typer.Option(help="Folder for the report, instead of HOME/comparisons.")] = None,
     quiet: Quiet = False,
@@ -189,9 +162,7 @@ def compare(
     from oliveira.comparison import compare as run
     from oliveira.tasks.catalogue import with_options
 
-    columns = {"target": target, "time": time, "text": text, "source": source}
-    columns |= {"features": features, "known_future": known_future, "group": group}
-    task = with_options(task, **columns, size=size, horizon=horizon, history=history)
+    task = with_options(task, **options)
     parsed = _values_by_model(models, set_ or [])
     with Reporter(quiet=quiet or as_json) as report:
         report.begin("compare")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from oliveira.errors import UserError
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.lives import chosen, place
 from oliveira.lifecycle.store import check_not_lost
 
 Home = Annotated[Path, typer.Option(help="Folder of all state.", envvar="OLIVEIRA_HOME")]
+Life = Annotated[str, typer.Option("--life", help="Of a home with several lives: the one that is meant.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Target = Annotated[str, typer.Option(help="Of your own table: the column to learn; empty: guessed, and said.")]
 Time = Annotated[str, typer.Option(help="Of your own table: the column of times; empty: the first one, or none.")]
@@ -25,11 +30,54 @@ Group = Annotated[str, typer.Option(help="Of your own series: the column that te
 Horizon = Annotated[int, typer.Option(help="Steps to forecast; 0: what suits the steps.", min=0)]
 History = Annotated[int, typer.Option(help="Steps to forecast from; 0: what suits the steps.", min=0)]
 DEFAULT_HOME = Path(".oliveira")
+TableOptions = dict[str, Any]
 ALIASES = ("champion", "previous", "challenger")
 
 
+def life_folder(home: Path, life: str = "") -> Path:
+    """Of the life that is meant. Raises `UserError` where that is not clear."""
+    return place(home, chosen(home, life))
+
+
+def _table(
+    target: Target = "",
+    time: Time = "",
+    text: TextColumn = "",
+    source: SourceColumn = "",
+    size: Size = 0,
+    features: Features = "",
+    known_future: KnownFuture = "",
+    group: Group = "",
+    horizon: Horizon = 0,
+    history: History = 0,
+) -> None:
+    """What may be said of a user's own table or folder."""
+
+
+_OF_A_TABLE = inspect.signature(_table, eval_str=True).parameters
+
+
+def of_a_table(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with these options in the place of its keyword `options`, which gets them as one dictionary."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        part.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, own in signature.parameters.items()
+        for part in (_OF_A_TABLE.values() if name == "options" else [own])
+    ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = {name: given.pop(name) for name in _OF_A_TABLE}
+        command(**given, options=options)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {part.name: part.annotation for part in parameters}
+    return run
+
+
 def open_ledger(home: Path) -> Ledger:
-    """The ledger of a home that exists, to write to. A mistyped path must not make one."""
+    """The ledger of a home that exists, or of a life's folder, to write to. A mistyped path must not make one."""
     _check_ledger(home)
     return Ledger(home.absolute())
 
@@ -64,7 +112,7 @@ def front_of(home: Path) -> tuple[str, int]:
         raise UserError(f"--home {home} has no running server. Start `oliveira up` first.") from None
 
 
-def find_artifact(home: Path, name: str) -> Path:
+def find_artifact(home: Path, name: str, life: str = "") -> Path:
     """The folder of an artifact: a path, an alias of the ledger, or what a run (path or TASK/MODEL) has made."""
     from oliveira.artifact import MANIFEST
     from oliveira.records import find_run
@@ -73,7 +121,7 @@ def find_artifact(home: Path, name: str) -> Path:
     if (path / MANIFEST).is_file():
         return path
     if name in ALIASES:
-        with read_ledger(home) as ledger:
+        with read_ledger(life_folder(home, life)) as ledger:
             digest = ledger.alias(name)
             row = ledger.artifact(digest) if digest else None
         if row is None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
@@ -35,11 +35,22 @@ HEADERS = {
 _VOLATILE = ("time", "gauges", "serving")  # sent on their own every second
 
 
-def make_router(ledger: Ledger, home: Path, serving_state: ServingState, static: Path = STATIC) -> APIRouter:
+class Shown(NamedTuple):
+    """A life as the page shows it. `home`: its folder."""
+
+    ledger: Ledger
+    home: Path
+    serving_state: ServingState
+
+
+Model = Annotated[str | None, Query(max_length=128, description="the life; left out: `oliveira`, or the only one")]
+
+
+def make_router(shown: Callable[[str | None], Shown], static: Path = STATIC) -> APIRouter:
     """Routes GET /console/…, /admin/state, /admin/events (server-sent events) and /admin/curve.
 
-    `serving_state()` is cheap and returns what the front knows of itself; `"draining": true` in it ends the
-    streams, so that a server which shuts down need not wait for open pages.
+    `shown`: the life under a name. Its `serving_state()` is cheap and returns what the front knows of itself;
+    `"draining": true` in it ends the streams, so that a server which shuts down need not wait for open pages.
     """
     router = APIRouter()
 
@@ -59,28 +70,30 @@ def make_router(ledger: Ledger, home: Path, serving_state: ServingState, static:
         return FileResponse(file, headers=HEADERS | {"Cache-Control": cache})
 
     @router.get("/admin/state")
-    def state() -> dict[str, Any]:
-        """The whole state of the life: stages, models, decisions, gauges, events, runs."""
-        return state_snapshot(ledger, home, serving_state)
+    def state(model: Model = None) -> dict[str, Any]:
+        """The whole state of a life: stages, models, decisions, gauges, events, runs."""
+        return state_snapshot(*shown(model))
 
     @router.get("/admin/curve")
     def curve(
         run: str = Query(description="id of a run of the ledger"),
         after: int = Query(-1, description="only rows of later steps"),
+        model: Model = None,
     ) -> dict[str, Any]:
         """The learning curve of a run, thinned to what a screen can show."""
         try:
-            path = curve_path(ledger, home, run)
+            life = shown(model)
+            path = curve_path(life.ledger, life.home, run)
         except UserError as error:
             raise HTTPException(404, str(error)) from None
         _, rows = CurveTail(path).read_new()
         return {"run": run, "rows": thin([row for row in rows if row["step"] > after])}
 
     @router.get("/admin/events", response_class=StreamingResponse)
-    async def events(request: Request) -> StreamingResponse:
+    async def events(request: Request, model: Model = None) -> StreamingResponse:
         """Server-sent events: `state` at once and on a change, `gauges` every second, `curve` while a run learns."""
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = _messages(request, ledger, home, serving_state)
+        stream = _messages(request, *shown(model))
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return router

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from oliveira import __version__
-from oliveira.lifecycle.flow import flow_of
+from oliveira.lifecycle.flow import flow_of, task_of
 from oliveira.lifecycle.ledger import ArtifactRow, Ledger, StageRow
 from oliveira.world import World
 
@@ -73,18 +73,12 @@ def _world(home: Path) -> dict[str, Any] | None:
     return {
         "name": world.name,
         "seed": world.seed,
-        "task": _short(world.task.name),
+        "task": task_of(home) or None,
         "sources": {"base": world.data.base, "new": world.data.new},
         "model": world.model.model_dump(),
         "steps": world.train.steps,
         "gate": world.gate.model_dump(),
     }
-
-
-def _short(task: str) -> str | None:
-    """`forecast/consumo.csv` of `forecast/path:FOLDER/consumo.csv?target=kwh`."""
-    kind, _, rest = task.partition("/")
-    return f"{kind}/{rest.partition('?')[0].rpartition('/')[2]}" if task else None
 
 
 def _stages(home: Path, rows: list[StageRow], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
     manifest.json       format, version, when, champion, {member: {"size", "sha256"}}
     ledger.sqlite       one consistent moment; taken first, so that every artifact that it names is on disk already
     remembered.json, world.json, artifacts/, adapters/, runs/ (curves, no checkpoints), stages/ of the life in force
+    lives/NAME/         the same of every other life
     traffic/            only if asked for, as the ledger's rows of requests: they are private
 
 A zip, because it says where its members are before any is read. Caches, logs and locks stay behind.
@@ -23,6 +24,7 @@ from oliveira import __version__, artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import explain_disk, fsync_path, readable_json, scratch_folder
 from oliveira.lifecycle.ledger import LIFE, Ledger
+from oliveira.lifecycle.lives import FOLDER, OWN, lives, main_life
 from oliveira.lifecycle.pipeline import RECORD
 from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import IN_FORCE, MEMORY
@@ -43,19 +45,17 @@ def back_up(ledger: Ledger, file: Path, report: Reporter, *, with_traffic: bool)
         raise UserError(f"{file} exists already. Give another name: a backup replaces nothing.")
     started, home = time.monotonic(), ledger.home
     report.begin("backup")
+    main = main_life(home)
     with explain_disk(file), scratch_folder(file) as scratch:
-        ledger.copy_to(scratch / LEDGER, without=() if with_traffic else PRIVATE)
-        with Ledger(scratch) as copy:
-            champion = copy.alias("champion")
-            artifacts, left_out = _whole_artifacts(copy, home)
-            folders = [*artifacts, *_stages(copy, home)]
-        folders += [home / ADAPTERS / name for name in adapter_names(home)]
-        members = {LEDGER: scratch / LEDGER}
-        members |= {name: home / name for name in (MEMORY, IN_FORCE) if (home / name).is_file()}
-        members |= {path.relative_to(home).as_posix(): path for folder in folders for path in _files(folder)}
-        members |= {path.relative_to(home).as_posix(): path for path in _runs(home)}
-        if with_traffic:
-            members |= {path.relative_to(home).as_posix(): path for path in _files(home / "traffic")}
+        members, left_out, champion = _of_life(ledger, home, scratch, with_traffic=with_traffic)
+        for name in lives(home):
+            if name != OWN:
+                inside = f"{FOLDER}/{name}"
+                with Ledger(home / inside, reads=True) as other:
+                    found, damaged, best = _of_life(other, home / inside, scratch / inside, with_traffic=with_traffic)
+                members |= {f"{inside}/{member}": path for member, path in found.items()}
+                left_out += damaged
+                champion = best if name == main else champion
         about = {
             "format": FORMAT, "version": VERSION, "program": __version__, "made": ledger.clock(),
             "champion": champion, "traffic": with_traffic, "left_out": left_out,
@@ -70,6 +70,26 @@ def back_up(ledger: Ledger, file: Path, report: Reporter, *, with_traffic: bool)
     for name in left_out:
         report.say(f"artifact {name[:12]} is damaged or gone: it is not in the backup.")
     return {"file": str(file), "bytes": size, "members": len(members), **about}
+
+
+def _of_life(
+    ledger: Ledger, home: Path, scratch: Path, *, with_traffic: bool
+) -> tuple[dict[str, Path], list[str], str | None]:
+    """Members of one life's folder, its damaged artifacts, its champion."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    ledger.copy_to(scratch / LEDGER, without=() if with_traffic else PRIVATE)
+    with Ledger(scratch) as copy:
+        champion = copy.alias("champion")
+        artifacts, left_out = _whole_artifacts(copy, home)
+        folders = [*artifacts, *_stages(copy, home)]
+    folders += [home / ADAPTERS / name for name in adapter_names(home)]
+    members = {LEDGER: scratch / LEDGER}
+    members |= {name: home / name for name in (MEMORY, IN_FORCE) if (home / name).is_file()}
+    members |= {path.relative_to(home).as_posix(): path for folder in folders for path in _files(folder)}
+    members |= {path.relative_to(home).as_posix(): path for path in _runs(home)}
+    if with_traffic:
+        members |= {path.relative_to(home).as_posix(): path for path in _files(home / "traffic")}
+    return members, left_out, champion
 
 
 def _whole_artifacts(ledger: Ledger, home: Path) -> tuple[list[Path], list[str]]:

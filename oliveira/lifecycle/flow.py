@@ -33,6 +33,16 @@ def flow_of(home: Path) -> tuple[str, ...]:
         return FLOW
 
 
+def task_of(home: Path) -> str:
+    """The task of a life, without its folder; "" = it continues text."""
+    try:
+        name = str(json.loads((home / "world.json").read_bytes())["task"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    kind, _, rest = name.partition("/")
+    return f"{kind}/{rest.partition('?')[0].rpartition('/')[2]}" if name else ""
+
+
 def mermaid(states: dict[str, str]) -> str:
     """`graph TD` of the seed document; each box takes the least finished state of its stages."""
     lines = ["graph TD"]

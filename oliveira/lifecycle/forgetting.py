@@ -6,34 +6,49 @@ An artifact is not taken away: it cannot unlearn, and who serves instead is for 
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from oliveira.errors import UserError
 from oliveira.lifecycle.ledger import ArtifactRow, Ledger
+from oliveira.lifecycle.lives import OWN, lives, place
 from oliveira.lifecycle.process import holder, is_held
 from oliveira.monitoring import traffic
 
 
 def forget(ledger: Ledger, named: str) -> dict[str, Any]:
-    """`named`: name or id of a key, revoked or not. Returns what was deleted and who learnt from it."""
+    """`named`: name or id of a key, revoked or not; `ledger`: the home's. Returns what was deleted in all lives and who
+    learnt from it."""
     home = ledger.home
     keys = [key for key in ledger.keys() if named in (key.id, key.name)]  # noqa: SIM118
     if not keys:
         raise UserError(f"key {named[:80]!r} is not known. `oliveira keys list` shows the keys.")
-    if is_held(home, "update"):
+    folders = [home, *(place(home, name) for name in lives(home) if name != OWN)]
+    if any(is_held(folder, "update") for folder in folders):
         raise UserError("a retraining reads the prompts. End it with `oliveira pause`, forget, then `oliveira resume`.")
     ids = {key.id for key in keys}
-    with holder(home, "update"):  # none starts meanwhile
-        found = traffic.forget(home / "traffic", ids)
-        answers = ledger.forget_answers(ids)
-        for pattern in ("attention/*/??/*", "runs/update-*/checkpoint*"):
-            for path in home.glob(pattern):
-                path.unlink(missing_ok=True)
+    told: dict[str, Any] = {"records": 0, "answers": 0, "unnamed": 0, "learnt": [], "unknown": []}
+    with contextlib.ExitStack() as stack:
+        for folder in folders:  # none starts meanwhile
+            stack.enter_context(holder(folder, "update"))
+        for folder in folders:
+            of_life = ledger if folder == home else stack.enter_context(Ledger(folder))
+            for name, value in _forget_in(folder, of_life, ids).items():
+                told[name] += value
+    return {"keys": sorted(ids), "good": sorted(key.id for key in keys if key.revoked is None), **told}
+
+
+def _forget_in(folder: Path, ledger: Ledger, ids: set[str]) -> dict[str, Any]:
+    """In one life."""
+    found = traffic.forget(folder / "traffic", ids)
+    answers = ledger.forget_answers(ids)
+    for pattern in ("attention/*/??/*", "runs/update-*/checkpoint*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
     learnt, unknown = _learnt(ledger.artifacts(), ids)
     ledger.event("forgotten", {"keys": sorted(ids), "records": found.records, "answers": answers})
     return {
-        "keys": sorted(ids),
-        "good": sorted(key.id for key in keys if key.revoked is None),
         "records": found.records,
         "answers": answers,
         "unnamed": found.unnamed,

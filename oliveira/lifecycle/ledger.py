@@ -26,6 +26,7 @@ LIFE = "stages"  # name → key of each stage of the life in force
 PAUSED = "paused"  # whether a person wants no retraining
 ADDRESS = "address"  # of the front that `oliveira up` started last
 RETRAINING = "retraining"  # what the running one is at, or None
+WAITS = "waits"  # name of the life of this home that learns before this one may
 
 
 class Ledger(Wishes, Answers):

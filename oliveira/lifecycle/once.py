@@ -94,7 +94,7 @@ class _Witness:
                 raise Interrupted("stopped; start again to go on.")
             self.house.check()
             if time.monotonic() > end:
-                raise OliveiraError(f"waited {PATIENCE:.0f} seconds for {what}; see logs/ in {self.house.home}.")
+                raise OliveiraError(f"waited {PATIENCE:.0f} seconds for {what}; see logs/ in {self.house.place}.")
 
 
 def _alarms(house: House) -> int:
@@ -152,7 +152,7 @@ def _served(house: House) -> str | None:
 
 
 def _wish(house: House, witness: _Witness, path: str, body: dict[str, Any]) -> None:
-    answer = Client(house.address, house.key, traffic=False).post(path, body)
+    answer = Client(house.address, house.key, traffic=False).post(f"{path}?model={house.life}", body)
     if answer.status != 202:
         raise OliveiraError(f"POST {path} answered {answer.status}: {answer.body[:200]!r}")
     number = json.loads(answer.body)["wish"]
@@ -220,7 +220,7 @@ def _roll_back(
 
 def _stages(house: House) -> dict[str, dict[str, Any]]:
     latest = {row.name: row for row in house.ledger.life() if row.state == "done"}
-    latest = {name: latest[name] for name in flow_of(house.home) if name in latest}
+    latest = {name: latest[name] for name in flow_of(house.place) if name in latest}
     return {
         name: {
             "seconds": row.seconds,

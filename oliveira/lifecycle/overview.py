@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from oliveira.language import translate
 from oliveira.lifecycle.asking import describe
 from oliveira.lifecycle.eta import duration
-from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, Ledger, StageRow
+from oliveira.lifecycle.flow import task_of
+from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
+from oliveira.lifecycle.lives import lives, place
 from oliveira.lifecycle.own_file import gone_in
 from oliveira.lifecycle.process import is_held
 from oliveira.lifecycle.recording import recording, recording_line
@@ -36,8 +39,38 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "recording": recording(home),
         "data_gone": gone_in(home),
         "retraining": ledger.setting(RETRAINING) if running and is_held(home, "update") else None,
+        "waits_for": ledger.setting(WAITS) if running else None,
         "wishes": [describe(home, wish) for wish in ledger.pending_wishes()],
     }
+
+
+def lives_overview(home: Path) -> dict[str, dict[str, Any]]:
+    """Of every life in one word: what it answers, who, and whether it does."""
+    found = {}
+    for name in lives(home):
+        folder = place(home, name)
+        if not (folder / "ledger.sqlite").is_file():
+            continue
+        with Ledger(folder, reads=True) as ledger:
+            if ledger.is_made():
+                seen = overview(ledger)
+                champion = seen["aliases"].get("champion")
+                found[name] = {"task": task_of(folder) or "text", "champion": champion, "state": _word(seen)}
+    return found
+
+
+def _word(seen: dict[str, Any]) -> str:
+    if not seen["running"]:
+        return "stopped"
+    if seen["waits_for"]:
+        return f"waits for the life {seen['waits_for']}, which learns"
+    learning = next((name for name, row in seen["stages"].items() if row["state"] == "running"), "")
+    if learning:
+        return f"at its stage {learning}"
+    if seen["retraining"]:
+        return "retraining"
+    serving = seen["serving"] or {}
+    return "served" if serving.get("digest") else "asleep" if serving.get("asleep") else "starting"
 
 
 def _adapters(ledger: Ledger) -> list[str]:
@@ -93,6 +126,8 @@ def overview_lines(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if state["recording"]:
         yield "recording", recording_line(state["recording"])
+    if state["waits_for"]:
+        yield "waits", f"waits for the life {state['waits_for']}, which learns"
     if state["data_gone"]:
         yield "data", state["data_gone"]
     if state["paused"]:
@@ -104,7 +139,9 @@ def overview_lines(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     if running := state["retraining"]:
         far = _shown(running.get("step"), running.get("steps"), running.get("loss"), running.get("eta"))
-        where = ", ".join(translate(text) for text in (running["phase"], far) if text)
+        whom = running.get("waits_for")
+        phase = f"{running['phase']} for the life {whom}" if whom else running["phase"]
+        where = ", ".join(translate(text) for text in (phase, far) if text)
         yield "retraining", f"since {_clock(running['started'])} ({running['trigger']}), {where}"
     for wish in state["wishes"]:
         args = " ".join(str(value)[:12] for key, value in wish["args"].items() if key == "digest")

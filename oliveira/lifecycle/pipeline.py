@@ -20,7 +20,8 @@ from typing import Any
 
 from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import atomic_directory, digest_directory, explain_disk, sha256_json, write_json_atomic
-from oliveira.lifecycle.ledger import LIFE, Ledger
+from oliveira.lifecycle.ledger import LIFE, WAITS, Ledger
+from oliveira.lifecycle.lives import work
 from oliveira.lifecycle.own_file import gone, recorded_inputs
 from oliveira.lifecycle.progress import Reporter
 from oliveira.world import World
@@ -80,6 +81,8 @@ class Pipeline:
         self.digests: dict[str, str] = {}
         self.results: dict[str, Path] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
+        self._waits_for = ""  # a life of the same home
+        ledger.set_setting(WAITS, None)
 
     def run(self) -> dict[str, dict[str, Any]]:
         for stage in self.stages:
@@ -95,27 +98,41 @@ class Pipeline:
         self.keys[stage.name] = key
         self.ledger.set_setting(LIFE, self.keys)
         folder = self.home / "stages" / stage.name / key[:16]
-        work = self.home / "work" / f"{stage.name}-{key[:16]}"
         seconds, reused = 0.0, True
         record = self._finished(stage, key, folder)
         if record is None:
-            reused, started = False, time.monotonic()
-            self.ledger.begin_stage(key, stage.name, config, inputs, f"pid {os.getpid()}")
-            try:
-                self._execute(stage, key, folder, work)
-            except BaseException as error:
-                self.ledger.fail_stage(
-                    key,
-                    str(error) if isinstance(error, OliveiraError) else f"{type(error).__name__}: {error}",
-                )
-                self.report.done(stage.name, time.monotonic() - started, key, reused=False, text="failed")
-                raise
+            reused = False
+            with work(self.home, self._wait):
+                if self._waits_for:
+                    self._waits_for = ""
+                    self.ledger.set_setting(WAITS, None)
+                self._work(stage, key, folder, config, inputs)
             record = self._adopt(key, folder)
             assert record is not None
             seconds = record["seconds"]
         self.digests[stage.name], self.outputs[stage.name] = record["digest"], record["outputs"]
         self.results[stage.name] = folder
         self.report.done(stage.name, seconds, record["digest"], reused=reused, text=stage.summary(record["outputs"]))
+
+    def _wait(self, life: str) -> None:
+        """Another life of this home learns."""
+        if self.should_stop():
+            raise Interrupted("stopped; start again to go on.")
+        if life != self._waits_for:
+            self._waits_for = life
+            self.ledger.set_setting(WAITS, life)
+            self.report.say(f"waits for the life {life}, which learns.")
+
+    def _work(self, stage: Stage, key: str, folder: Path, config: dict[str, Any], inputs: dict[str, str]) -> None:
+        started = time.monotonic()
+        self.ledger.begin_stage(key, stage.name, config, inputs, f"pid {os.getpid()}")
+        try:
+            self._execute(stage, key, folder, self.home / "work" / f"{stage.name}-{key[:16]}")
+        except BaseException as error:
+            said = str(error) if isinstance(error, OliveiraError) else f"{type(error).__name__}: {error}"
+            self.ledger.fail_stage(key, said)
+            self.report.done(stage.name, time.monotonic() - started, key, reused=False, text="failed")
+            raise
 
     def _inputs(self, stage: Stage, config: dict[str, Any]) -> dict[str, str]:
         """What the stage reads; as it was recorded where the user's file is gone and the stage is done."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.lives import home_of
 from oliveira.lifecycle.store import check_not_lost
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
@@ -31,6 +33,7 @@ MEMORY = "remembered.json"
 IN_FORCE = "world.json"  # what the running processes read: with what was planned for the text and this one start
 SHOWN = 4  # changed fields named in a sentence
 DEFAULT = "default"
+_FOLDER = re.compile(r"(?<=path:)[^?]*/")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,17 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     name = asked.world or (known["name"] if known else DEFAULT)
     explicit = frozenset([*(known["explicit"] if known else ()), *_explicit(asked.world, own_sets, environment)])
     if known is None:
-        return Chosen(load_world(name, sets, environment), name, explicit)
+        begun = None if asked.world or asked.text or asked.task else _begun(home)
+        world = (
+            load_world(home / IN_FORCE, sets, environment, tree=begun) if begun else load_world(name, sets, environment)
+        )
+        return Chosen(world, name, explicit)
     tree = known["world"]
     if asked.world:
         now = load_world(asked.world, None, {}).model_dump()
         tree = _merged(tree, known["file"], now) if known["file"] else now
     wanted = load_world(home / IN_FORCE, sets, environment, tree=tree)
+    _check_same_task(home, known["world"]["task"]["name"], wanted.task.name)
     consented = load_world(home / IN_FORCE, own_sets, environment, tree=known["world"])
     if surprises := _differences(consented, wanted):
         _ask(home, asked, World.model_validate(known["world"]), surprises, confirm)
@@ -147,6 +155,16 @@ def _explicit(world: str, sets: Mapping[str, str], environment: Mapping[str, str
             yield from _flat(tomllib.loads(Path(world).read_text(encoding="utf-8")))
 
 
+def _begun(home: Path) -> dict[str, Any] | None:
+    """Of a life beside others: what it was started with before it had learnt anything. It was named: it is meant."""
+    if home_of(home) == home or not (home / IN_FORCE).is_file():
+        return None
+    try:
+        return World.model_validate_json((home / IN_FORCE).read_bytes()).model_dump()
+    except ValueError:
+        return None
+
+
 def _recall(home: Path) -> dict[str, Any] | None:
     """What `remember` wrote; None for a home in which nothing was learnt yet."""
     ledger_file = home / "ledger.sqlite"
@@ -201,6 +219,16 @@ def _merged(mine: dict[str, Any], then: dict[str, Any], now: dict[str, Any]) -> 
         elif value != then.get(key):
             result[key] = value
     return result
+
+
+def _check_same_task(home: Path, mine: str, wanted: str) -> None:
+    """A life answers one task for good: its clients' requests, truths and older models are of that one. Its file may
+    move to another folder."""
+    if _FOLDER.sub("", mine) != _FOLDER.sub("", wanted):
+        raise UserError(
+            f"home {home} lives with another task ({mine or 'text'}), not {wanted or 'text'}. "
+            "--life NAME adds a life beside it, served by that name."
+        )
 
 
 def _differences(before: World, after: World) -> dict[str, tuple[Any, Any]]:

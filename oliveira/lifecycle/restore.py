@@ -21,6 +21,7 @@ from oliveira.errors import CorruptError, DiskError, UserError
 from oliveira.files import expand, new_directory
 from oliveira.lifecycle.backup import FORMAT, LEDGER, MANIFEST, VERSION
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.lives import OWN, lives, main_life, place
 from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import IN_FORCE
 
@@ -42,8 +43,9 @@ def restore(file: Path, home: Path, report: Reporter) -> dict[str, Any]:
         _check_space(home, sum(row["size"] for row in members.values()))
         with new_directory(home) as folder:
             _unpack(file, packed, members, folder, report)
-            champion = _check_ledger(folder)
-    missing = _missing_texts(home)
+            names = dict.fromkeys((OWN, *lives(folder)))
+            champion = {name: _check_ledger(place(folder, name)) for name in names}[main_life(folder)]
+    missing = [text for name in names for text in _missing_texts(place(home, name))]
     report.done("restore", time.monotonic() - started, champion or "", reused=False, text=str(home))
     for text in missing:
         report.say(f"its texts {text} are not here: `oliveira up` asks for them. Copy them there.")
@@ -135,7 +137,7 @@ def _unpack(
         path, digest = folder / name, hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         with packed.open(name) as source, path.open("xb") as target:
-            if name.startswith("traffic/"):
+            if "traffic" in PurePosixPath(name).parts:
                 path.chmod(0o600)  # as it was: prompts are private
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)

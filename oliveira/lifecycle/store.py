@@ -52,6 +52,7 @@ def _explained(path: Path) -> Iterator[None]:
 def check_not_lost(home: Path) -> None:
     """Raises `CorruptError` where a life was led and its ledger is gone or empty: a new one would hide that."""
     there = [name for name in ("artifacts", "stages") if any((home / name).glob("[!.]*"))]
+    there += ["folder lives"] if any(home.glob("lives/*/ledger.sqlite")) else []  # whose keys it held
     if there:
         raise CorruptError(
             f"{home / 'ledger.sqlite'} is damaged (it is empty, and a life's {' and '.join(there)} are there). "

@@ -1,4 +1,4 @@
-"""`oliveira up`: starts front and loop, keeps them alive, stops them cleanly. No tensors here."""
+"""`oliveira up`: starts the front and a loop for each life, keeps them alive, stops them cleanly. No tensors here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from oliveira.errors import OliveiraError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.language import translate
 from oliveira.lifecycle.ledger import ADDRESS, Ledger
+from oliveira.lifecycle.lives import MAIN, OWN, lives, main_life, make_place, place
 from oliveira.lifecycle.memory_watch import MemoryWatch
 from oliveira.lifecycle.process import Stop, end, holder
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
 from oliveira.serving.address import authority
+from oliveira.serving.room import TOO_LARGE
 from oliveira.terminal import say_error
 from oliveira.world import World
 
@@ -54,7 +57,7 @@ class Child:
         if code is None:
             return
         if 2 <= code <= 5:
-            raise _Refused(code)
+            raise Refused(code)
         now = time.monotonic()
         self.deaths = [t for t in self.deaths if now - t < RESTART_WINDOW] + [now]
         if len(self.deaths) > MAX_RESTARTS:
@@ -68,54 +71,90 @@ class Child:
         end(self.process, seconds)
 
 
-class _Refused(OliveiraError):
+class Refused(OliveiraError):
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(reason)
         self.exit_code = code
 
 
 class House:
-    """The running processes of one home. Use as a context."""
+    """The running processes of one home. Use as a context.
 
-    def __init__(self, home: Path, world: World, *, port: int, quiet: bool) -> None:
-        self.home, self.world, self.port, self.quiet = home, world, port, quiet
+    `life`: the one that is looked at here, which lives by `world`; the others go on by `others`, or by what they had.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        world: World,
+        *,
+        port: int,
+        quiet: bool,
+        life: str = OWN,
+        others: Mapping[str, World] | None = None,
+    ) -> None:
+        self.home, self.world, self.port, self.quiet, self.life = home, world, port, quiet, life
+        self.place = place(home, life)
+        self.worlds = {**(others or {}), life: world}
         self._stack = contextlib.ExitStack()
-        self._version = self._told = -1  # of the ledger at the last look; the event that was told
+        self._seen: dict[str, int] = {}  # version of each ledger at the last look
+        self._told: dict[str, int] = {}  # the event of it that was told
 
     def __enter__(self) -> House:
         with self._stack as stack:
             stack.enter_context(holder(self.home, "up", patience=1.0))  # `status` looks at it for a moment
-            (self.home / "logs").mkdir(exist_ok=True)
-            write_json_atomic(self.home / "world.json", self.world.model_dump())
-            self.ledger = stack.enter_context(Ledger(self.home))
+            for name in dict.fromkeys([*self.worlds, *lives(self.home)]):
+                folder = make_place(self.home, name)
+                if folder != self.home:
+                    stack.enter_context(holder(folder, "up", patience=1.0))
+                if name in self.worlds:
+                    write_json_atomic(folder / "world.json", self.worlds[name].model_dump())
+            keys = stack.enter_context(Ledger(self.home))
+            self.ledgers = {n: stack.enter_context(Ledger(place(self.home, n))) for n in lives(self.home)}
+            self.ledger = self.ledgers[self.life]
             self.started = self.ledger.clock()
-            self.key = self.ledger.fresh_key(
-                TERMINAL, ("use", "admin"), TERMINAL_KEYS
-            )  # for the person at this terminal
+            if keys.setting(MAIN) is None:
+                keys.set_setting(MAIN, self.life)
+            self.key = keys.fresh_key(TERMINAL, ("use", "admin"), TERMINAL_KEYS)  # for the person at this terminal
+            for folder in {self.home, *(place(self.home, name) for name in self.ledgers)}:
+                (folder / "logs").mkdir(exist_ok=True)
             (self.home / "front.json").unlink(missing_ok=True)
-            host = self.world.serve.host
+            serve = self.worlds.get(main_life(self.home), self.world).serve
             self.front = Child(
                 "oliveira.serving.front",
                 "--home",
                 str(self.home),
                 "--host",
-                host,
+                serve.host,
                 "--port",
                 str(self.port),
                 log=self.home / "logs" / "front.log",
             )
-            stack.callback(lambda: self.front.stop(self.world.serve.drain + 10))
+            stack.callback(lambda: self.front.stop(serve.drain + 10))
             self.address = self._wait_for_front()
-            self.ledger.set_setting(ADDRESS, self.address)
+            for ledger in self.ledgers.values():
+                ledger.set_setting(ADDRESS, self.address)
             self.front.again_with("--port", self.address.rpartition(":")[2])
             self.memory = stack.enter_context(MemoryWatch())
-            self.loop = Child("oliveira.lifecycle.loop", "--home", str(self.home), *(["--quiet"] if self.quiet else []))
-            stack.callback(lambda: self.loop.stop(LOOP_GRACE))
+            self.loops = {name: self._loop(name) for name in self.ledgers}
+            stack.callback(self._stop_loops)
             self._stack = stack.pop_all()
         return self
 
+    def _loop(self, name: str) -> Child:
+        """Only the one that is looked at here speaks in the terminal."""
+        folder, mine = place(self.home, name), name == self.life
+        quiet = ["--quiet"] if self.quiet or not mine else []
+        return Child(
+            "oliveira.lifecycle.loop", "--home", str(folder), *quiet, log=None if mine else folder / "logs" / "loop.log"
+        )
+
+    def _stop_loops(self) -> None:
+        for loop in self.loops.values():
+            loop.stop(LOOP_GRACE)
+
     def __exit__(self, *error: Any) -> None:
-        for child in (self.loop, self.front):  # both at once; the stack waits for them in order
+        for child in (*self.loops.values(), self.front):  # all at once; the stack waits for them in order
             child.process.terminate()
         self._stack.close()
 
@@ -123,12 +162,8 @@ class House:
         end = time.monotonic() + 30
         while time.monotonic() < end:
             if self.front.process.poll() is not None:
-                said = (self.home / "logs" / "front.log").read_text(errors="replace").splitlines()
-                reasons = [line.removeprefix("oliveira: ") for line in said if line.startswith("oliveira: ")]
-                raise _Refused(
-                    self.front.process.returncode or 1,
-                    reasons[-1] if reasons else "the server did not start.",
-                )
+                reason = _last_word(self.home / "logs" / "front.log") or "the server did not start."
+                raise Refused(self.front.process.returncode or 1, reason)
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = json.loads((self.home / "front.json").read_bytes())
                 if found["pid"] == self.front.process.pid:
@@ -141,54 +176,71 @@ class House:
         return f"{self.address}/console/?key={self.key}"
 
     def example(self) -> Path:
-        """HOME/example.json: a request that the champion of a task answers."""
+        """example.json of the life: a request that the champion of a task answers."""
         digest = self.ledger.alias("champion")
         row = self.ledger.artifact(digest) if digest else None
         described = json.loads((row.path / "task.json").read_bytes()) if row else {}
-        path = self.home / "example.json"
-        write_json_atomic(path, described.get("request", {}))
+        path = self.place / "example.json"
+        named = {} if self.life == OWN else {"model": self.life}
+        write_json_atomic(path, named | described.get("request", {}))
         return path
 
     def check(self) -> None:
         self.front.check()
-        self.loop.check()
-        self._tell_put_back()
+        for name, loop in list(self.loops.items()):
+            try:
+                loop.check()
+            except OliveiraError:
+                if name == self.life and (len(self.loops) == 1 or not self.ready(name)):
+                    raise
+                self._leave(name)
+        for name, ledger in self.ledgers.items():
+            self._tell(name, ledger)
 
-    def _tell_put_back(self) -> None:
-        """That the loop took a champion away is told where a person looks, once."""
-        if (version := self.ledger.version()) == self._version:
+    def _leave(self, name: str) -> None:
+        """A life that cannot go on does not end the others: its champion is served, nobody watches it."""
+        del self.loops[name]
+        reason = _last_word(place(self.home, name) / "logs" / "loop.log") or "its loop ended."
+        say_error(translate(f"life {name} is not watched until the next start: {reason}"))
+
+    def _tell(self, name: str, ledger: Ledger) -> None:
+        """That the loop took a champion away, or that a model is too large, is told where a person looks, once."""
+        if (version := ledger.version()) == self._seen.get(name, -1):
             return
-        self._version = version
-        for event in self.ledger.events_since(self.started, PUT_BACK):
-            if event["id"] > self._told:
-                self._told = event["id"]
-                say_error(translate(put_back_line(event["data"])))
+        self._seen[name] = version
+        for event in ledger.events_since(self.started, *TOLD):
+            if event["id"] > self._told.get(name, -1):
+                self._told[name] = event["id"]
+                whose = f"life {name}: " if len(self.ledgers) > 1 else ""
+                say_error(translate(whose + TOLD[event["kind"]](event["data"])))
 
-    def ready(self) -> bool:
-        """The stages are done and the champion is being served."""
-        life = self.ledger.setting("life")
-        serving = self.ledger.setting("serving")
-        champion = self.ledger.alias("champion")
-        return bool(life and life["ready"] >= self.started and serving and serving["digest"] == champion)
+    def ready(self, name: str) -> bool:
+        """The stages are done and the champion is being served, or will be when it is asked."""
+        ledger = self.ledgers[name]
+        life, serving, champion = ledger.setting("life"), ledger.setting("serving"), ledger.alias("champion")
+        serves = bool(serving) and (serving["digest"] == champion or serving.get("asleep", False))
+        return bool(life and life["ready"] >= self.started and champion and serves)
 
     def wait_until_ready(self, stop: Stop) -> bool:
-        """False when asked to stop before that."""
-        told = ""
+        """Of every life that is lived. False when asked to stop before that."""
+        told: dict[str, str] = {}
         while not stop.wait(0.1):
             self.check()
-            if self.ready():
+            if all(self.ready(name) for name in self.loops):
                 return True
-            if (failure := self._refusal()) and failure != told:
-                told = failure
-                say_error(translate(failure))
+            for name in self.loops:
+                if (failure := self._refusal(name)) and failure != told.get(name):
+                    told[name] = failure
+                    say_error(translate(failure))
         return False
 
-    def _refusal(self) -> str:
+    def _refusal(self, name: str) -> str:
         """Why the champion is not served: without this word one would wait for it in silence. "" = no reason."""
-        last = self.ledger.last_event("swap_failed")
-        if last is None or last["time"] < self.started or last["data"]["digest"] != self.ledger.alias("champion"):
+        ledger = self.ledgers[name]
+        last = ledger.last_event("swap_failed")
+        if last is None or last["time"] < self.started or last["data"]["digest"] != ledger.alias("champion"):
             return ""
-        if not (life := self.ledger.setting("life")) or life["ready"] < self.started:
+        if not (life := ledger.setting("life")) or life["ready"] < self.started:
             return ""  # the stages may still make it again
         return (
             f"the champion {last['data']['digest'][:12]} is not served: {last['data']['reason']}. It is tried again; "
@@ -196,15 +248,34 @@ class House:
         )
 
 
-def snippet(address: str, key: str) -> str:
+def _too_large_line(event: dict[str, Any]) -> str:
+    return (
+        f"model {event['digest'][:12]} needs about {event['mib']} MiB, more than serve.memory = {event['memory']}: "
+        "it is served alone. Raise serve.memory, or compress the model."
+    )
+
+
+TOLD = {PUT_BACK: put_back_line, TOO_LARGE: _too_large_line}
+
+
+def _last_word(log: Path) -> str:
+    """Why a process refused, as it said in its log."""
+    try:
+        said = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("oliveira: ") for line in reversed(said) if line.startswith("oliveira: ")), "")
+
+
+def snippet(address: str, key: str, model: str = OWN) -> str:
     """What to type next: a curl and a Python client, ready to copy."""
     return f"""
 curl {address}/v1/completions -H 'Authorization: Bearer {key}' \\
-     -H 'Content-Type: application/json' -d '{{"model": "oliveira", "prompt": "No princípio", "max_tokens": 40}}'
+     -H 'Content-Type: application/json' -d '{{"model": "{model}", "prompt": "No princípio", "max_tokens": 40}}'
 
 from openai import OpenAI
 client = OpenAI(base_url="{address}/v1", api_key="{key}")
-print(client.completions.create(model="oliveira", prompt="No princípio", max_tokens=40).choices[0].text)
+print(client.completions.create(model="{model}", prompt="No princípio", max_tokens=40).choices[0].text)
 """
 
 

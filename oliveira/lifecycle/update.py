@@ -19,6 +19,7 @@ from oliveira.files import sha256_json
 from oliveira.lifecycle.eta import Eta
 from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.lifecycle.lessons import lesson_of
+from oliveira.lifecycle.lives import work
 from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.returning import was_put_back
 from oliveira.training.loop import CHECKPOINT, Progress
@@ -103,6 +104,13 @@ def _say(ledger: Ledger, **what: Any) -> None:
     ledger.set_setting(RETRAINING, {"started": known["started"], "trigger": known.get("trigger"), **what})
 
 
+def _wait(ledger: Ledger, life: str, stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted("stopped before it began.")
+    if (ledger.setting(RETRAINING) or {}).get("waits_for") != life:
+        _say(ledger, phase="waiting", waits_for=life)
+
+
 def free_folder(ledger: Ledger, folder: Path) -> Path:
     """`folder`, or `folder-2` …: the same text may be judged twice, and what the ledger knows is never overwritten."""
     taken = {row.path for row in ledger.artifacts()}
@@ -152,7 +160,8 @@ def main() -> None:
     stop = Stop(watch_parent=True, within=1.0)
     with holder(given.home, "update", patience=15), Ledger(given.home) as ledger:
         try:
-            print(json.dumps(update(given.home, ledger, given.trigger, stop, given.wish)))
+            with work(given.home, lambda life: _wait(ledger, life, stop)):
+                print(json.dumps(update(given.home, ledger, given.trigger, stop, given.wish)))
         except Interrupted as error:
             ledger.event("update_stopped", {"trigger": given.trigger, "reason": str(error)})
             raise SystemExit(error.exit_code) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
+from oliveira.lifecycle.lives import OWN
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.traffic_load import Answer, Client
@@ -39,8 +40,8 @@ def visitors_of(house: House) -> Visitors:
     return TaskVisitors(house) if house.world.task.name else TextVisitors(house)
 
 
-def complete(client: Client, prompt: str, max_tokens: int = 8) -> Answer:
-    return client.post("/v1/completions", {"model": "oliveira", "prompt": prompt, "max_tokens": max_tokens})
+def complete(client: Client, prompt: str, max_tokens: int = 8, model: str = OWN) -> Answer:
+    return client.post("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": max_tokens})
 
 
 class TextVisitors:
@@ -57,7 +58,7 @@ class TextVisitors:
         from oliveira.data.tokenizer import Tokenizer
 
         house = self.house
-        folder = current_folder(house.ledger, house.home, "preprocess")
+        folder = current_folder(house.ledger, house.place, "preprocess")
         tokenizer = Tokenizer.load(folder / "base" / "tokenizer.json")
         room = house.world.model.max_len - ROOM_FOR_ANSWER
         lines = (folder / domain / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -65,10 +66,10 @@ class TextVisitors:
         return [tokenizer.decode(tokenizer.encode(text)[:room]).rstrip("\ufffd") for text in texts]
 
     def ask(self, client: Client, request: str) -> Answer:
-        return complete(client, request)
+        return complete(client, request, model=self.house.life)
 
     def live(self, client: Client, visit: str) -> Answer:
-        return complete(client, visit, 4)
+        return complete(client, visit, 4, self.house.life)
 
     def weight(self, visit: str) -> int:
         return len(visit)
@@ -95,7 +96,8 @@ class TaskVisitors:
         from oliveira.tasks.catalogue import task
 
         wanted = task(house.world.task.name)
-        data = wanted.open(house.home, lambda text: None)
+        self.model = house.life
+        data = wanted.open(house.place, lambda text: None)
         known = data.requests("validation", REQUESTS)
         if not known:
             raise OliveiraError(f"{wanted.label} shows no requests of its own. Use `oliveira up` without --once.")
@@ -104,11 +106,11 @@ class TaskVisitors:
         self.needed = house.world.update.min_truths
 
     def ask(self, client: Client, request: dict[str, Any]) -> Answer:
-        return client.post("/v1/predict", request)
+        return client.post("/v1/predict", {**request, "model": self.model})
 
     def live(self, client: Client, visit: tuple[dict[str, Any], Any]) -> Answer:
         request, truth = visit
-        answer = client.post("/v1/predict", request)
+        answer = self.ask(client, request)
         if answer.status != 200:
             return answer
         return client.post("/v1/feedback", {"id": json.loads(answer.body)["id"], "truth": truth})

@@ -24,6 +24,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_SERIES = 64
 OTHER = "other"
 
+# Of the front and its machine; all others are of a life, and carry its name as the label `model`.
+OF_THE_HOME = frozenset(
+    PREFIX + name
+    for name in ("request_errors", "auth_failures", "rejected", "queue_capacity", "disk_free_bytes", "disk_size_bytes")
+)
+
 # The number that `oliveira:stage_state{stage}` shows.
 STAGE_STATE = {"pending": 0, "running": 1, "done": 2, "failed": 3}
 
@@ -107,6 +113,8 @@ class Metrics:
         self.queue_capacity = self._gauge("queue_capacity", "Requests that may wait; the next one gets 429.")
         self.kv_cache_usage_perc = self._gauge("kv_cache_usage_perc", "Share of the KV cache in use.", start=0)
 
+        self.engine_asleep = self._gauge("engine_asleep", "1 while its engine waits for a request.", start=0)
+        self.engine_memory_bytes = self._gauge("engine_memory_bytes", "Resident memory of its engines.", start=0)
         self.attention_cache_on = self._gauge(
             "attention_cache_on", "0 once the attention cache has broken; NaN where there is none."
         )
@@ -250,6 +258,29 @@ class Metrics:
     def render(self) -> bytes:
         """The text exposition, to be served with `CONTENT_TYPE`."""
         return generate_latest(self.registry)
+
+
+class _Together(Collector):
+    def __init__(self, home: Metrics, lives: Mapping[str, Metrics]) -> None:
+        self._home, self._lives = home, lives
+
+    def collect(self) -> Iterable[Metric]:
+        yield from (family for family in self._home.registry.collect() if family.name in OF_THE_HOME)
+        families: dict[str, Metric] = {}
+        for name, metrics in self._lives.items():
+            for family in metrics.registry.collect():
+                if family.name not in OF_THE_HOME:
+                    samples = [sample._replace(labels={**sample.labels, "model": name}) for sample in family.samples]
+                    families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                    families[family.name].samples += samples
+        yield from families.values()
+
+
+def exposition(home: Metrics, lives: Mapping[str, Metrics]) -> bytes:
+    """What the front says of itself, and of every life by the label `model`."""
+    registry = CollectorRegistry()
+    registry.register(_Together(home, lives))
+    return generate_latest(registry)
 
 
 def _valid_label(label: Any) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import CorruptError, UserError
+from oliveira.lifecycle.lives import NAME as LIFE_NAME
+from oliveira.lifecycle.lives import OWN, home_of, lives, name_of, place
 
 FOLDER, DESCRIPTION, MADE = "adapters", "adapter.json", "made.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -29,11 +31,30 @@ def check_name(home: Path, name: str, *, replace: bool = False) -> None:
         raise UserError(f"name {name[:80]!r} is not an adapter's. Use letters, digits, '.', '_' and '-', at most 64.")
     if not allowed(name):
         raise UserError(f"name {name!r} means the served model itself. Choose another name for the adapter.")
+    root, mine = home_of(home), name_of(home)
+    if name in lives(root):
+        raise UserError(f"name {name!r} is a life's of {root}. Choose another name for the adapter.")
+    owner = next((life for life in lives(root) if life != mine and name in adapter_names(place(root, life))), "")
+    if owner:
+        raise UserError(f"name {name!r} is taken by an adapter of the life {owner}. Choose another.")
     if not replace and (home / FOLDER / name).exists():
         raise UserError(
             f"name {name!r} is taken by an adapter of this home. Choose another, or add --replace "
             f"(`oliveira adapters show {name}` tells what it is)."
         )
+
+
+def check_life(home: Path, name: str) -> None:
+    """Raises `UserError` for a name that a new life of this home cannot have: all of them are names of models."""
+    if name in lives(home) or name == OWN:
+        return
+    if not LIFE_NAME.fullmatch(name):
+        raise UserError(f"--life {name[:80]!r} is not a name. Use small letters, digits and '-', at most 32.")
+    if not allowed(name):
+        raise UserError(f"--life {name} means a model of another life. Choose another name.")
+    for life in lives(home):
+        if name in adapter_names(place(home, life)):
+            raise UserError(f"--life {name} is taken by an adapter of the life {life}. Choose another name.")
 
 
 def adapter_names(home: Path, base: str = "") -> list[str]:

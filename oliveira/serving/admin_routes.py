@@ -5,27 +5,31 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.serving.errors import ApiError
 from oliveira.serving.schemas import Alert, Alerts, AlertWebhook, ChallengerBody, DigestBody, PauseBody, RetrainBody
+from oliveira.serving.served import Served
 from oliveira.serving.service import Service
 
 ACTION = "action"  # the label of an alert that asks for something
+# The life that is meant; left out: `oliveira`, or the only one.
+Model = Annotated[str | None, Query(max_length=128)]
 WishId = Annotated[int, Path(ge=1, lt=2**63)]
 
 
-def make_admin_router(service: Service) -> APIRouter:
+def make_admin_router(service: Served) -> APIRouter:
     router = APIRouter(prefix="/admin")
 
-    async def wish(request: Request, kind: str, args: dict[str, Any]) -> dict[str, int]:
+    async def wish(request: Request, model: str | None, kind: str, args: dict[str, Any]) -> dict[str, int]:
+        life = service.told(model)
         actor = request.state.key.name
-        return {"wish": await service.write(lambda ledger: ledger.wish(kind, args, actor))}
+        return {"wish": await life.write(lambda ledger: ledger.wish(kind, args, actor))}
 
-    def whole(digest: str) -> str:
+    def whole(model: str | None, digest: str) -> str:
         """The digest of the one artifact that begins so. Raises `ApiError` 404."""
-        found = [row.digest for row in service.ledger.artifacts() if row.digest.startswith(digest)]
+        found = [row.digest for row in service.told(model).ledger.artifacts() if row.digest.startswith(digest)]
         if len(found) != 1:
             how = "is not in the ledger" if not found else f"fits {len(found)} artifacts"
             raise ApiError(
@@ -37,40 +41,42 @@ def make_admin_router(service: Service) -> APIRouter:
         return found[0]
 
     @router.post("/swap", status_code=202)
-    async def swap(request: Request, body: DigestBody) -> dict[str, int]:
+    async def swap(request: Request, body: DigestBody, model: Model = None) -> dict[str, int]:
         """Make this artifact the champion."""
-        return await wish(request, "swap", {"digest": whole(body.digest)})
+        return await wish(request, model, "swap", {"digest": whole(model, body.digest)})
 
     @router.post("/rollback", status_code=202)
-    async def rollback(request: Request) -> dict[str, int]:
+    async def rollback(request: Request, model: Model = None) -> dict[str, int]:
         """Make the previous model the champion again."""
-        return await wish(request, "rollback", {})
+        return await wish(request, model, "rollback", {})
 
     @router.post("/retrain", status_code=202)
-    async def retrain(request: Request, body: RetrainBody | None = None) -> dict[str, int]:
+    async def retrain(request: Request, body: RetrainBody | None = None, model: Model = None) -> dict[str, int]:
         """Train a challenger now."""
-        return await wish(request, "retrain", {"trigger": body.trigger if body else "operator"})
+        return await wish(request, model, "retrain", {"trigger": body.trigger if body else "operator"})
 
     @router.post("/approve", status_code=202)
-    async def approve(request: Request, body: ChallengerBody | None = None) -> dict[str, int]:
+    async def approve(request: Request, body: ChallengerBody | None = None, model: Model = None) -> dict[str, int]:
         """Promote the challenger; one that the gate rejected needs `override`, a reason."""
-        args = {"digest": whole(body.digest)} if body and body.digest else {}
-        return await wish(request, "approve", args | ({"override": body.override} if body and body.override else {}))
+        args = {"digest": whole(model, body.digest)} if body and body.digest else {}
+        args |= {"override": body.override} if body and body.override else {}
+        return await wish(request, model, "approve", args)
 
     @router.post("/reject", status_code=202)
-    async def reject(request: Request, body: ChallengerBody | None = None) -> dict[str, int]:
+    async def reject(request: Request, body: ChallengerBody | None = None, model: Model = None) -> dict[str, int]:
         """Drop the challenger."""
-        return await wish(request, "reject", {"digest": whole(body.digest)} if body and body.digest else {})
+        args = {"digest": whole(model, body.digest)} if body and body.digest else {}
+        return await wish(request, model, "reject", args)
 
     @router.post("/pause", status_code=202)
-    async def pause(request: Request, body: PauseBody | None = None) -> dict[str, int]:
+    async def pause(request: Request, body: PauseBody | None = None, model: Model = None) -> dict[str, int]:
         """Stop retraining by itself, or go on."""
-        return await wish(request, "pause" if body is None or body.paused else "resume", {})
+        return await wish(request, model, "pause" if body is None or body.paused else "resume", {})
 
     @router.get("/wishes/{number}")
-    async def get_wish(number: WishId) -> dict[str, Any]:
+    async def get_wish(number: WishId, model: Model = None) -> dict[str, Any]:
         """What came of a wish: pending, done or failed."""
-        found = service.ledger.get_wish(number)
+        found = service.told(model).ledger.get_wish(number)
         if found is None:
             raise ApiError(404, f"wish {number} is unknown.", code="wish_not_found")
         return {
@@ -93,23 +99,23 @@ def make_admin_router(service: Service) -> APIRouter:
         return {"wish": await act(request, body)}
 
     async def act(request: Request, alerts: list[Alert]) -> int | None:
-        names = [
-            alert.labels.get("alertname", "")
-            for alert in alerts
-            if alert.labels.get(ACTION) == "retrain" and is_firing(alert)
-        ]
-        if not names:
-            return None
-        actor = request.state.key.name
-
-        def wish_once(ledger: Ledger) -> int:
-            """Prometheus repeats itself every minute: one pending wish is enough."""
-            pending = ledger.pending_wishes("retrain")
-            return pending[0].id if pending else ledger.wish("retrain", {"trigger": "alert", "alert": names[0]}, actor)
-
-        return await service.write(wish_once)
+        """Of every life that an alert names by its label `model`. The number of the first wish."""
+        firing = [alert for alert in alerts if alert.labels.get(ACTION) == "retrain" and is_firing(alert)]
+        names = {alert.labels.get("model"): alert.labels.get("alertname", "") for alert in firing[::-1]}
+        wishes = [await _wish_once(service.told(life), name, request.state.key.name) for life, name in names.items()]
+        return wishes[0] if wishes else None
 
     return router
+
+
+async def _wish_once(life: Service, alert: str, actor: str) -> int:
+    """Prometheus repeats itself every minute: one pending wish is enough."""
+
+    def once(ledger: Ledger) -> int:
+        pending = ledger.pending_wishes("retrain")
+        return pending[0].id if pending else ledger.wish("retrain", {"trigger": "alert", "alert": alert}, actor)
+
+    return await life.write(once)
 
 
 def is_firing(alert: Alert) -> bool:

@@ -16,6 +16,26 @@ from oliveira.serving.limits import Disconnected
 
 log = logging.getLogger(__name__)
 GONE = 499  # for the log alone: nothing was sent, the client has gone
+# Kinds of pydantic's errors in the words of JSON.
+WORDS = {
+    "missing": "is missing",
+    "string_type": "is not a text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "is not a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "is not a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "is neither true nor false"),
+    "finite_number": "is not a finite number",
+    "list_type": "is not a list",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "is not a JSON object"),
+    "literal_error": "is not {expected}",
+    "string_too_short": "has fewer than {min_length} characters",
+    "string_too_long": "has more than {max_length} characters",
+    "too_short": "has fewer than {min_length} members",
+    "too_long": "has more than {max_length} members",
+    "greater_than_equal": "is below {ge}",
+    "greater_than": "is not above {gt}",
+    "less_than_equal": "is above {le}",
+    "less_than": "is not below {lt}",
+}
 ENDLESS = ("/admin/events",)  # a GET that never ends is no HEAD
 
 
@@ -38,8 +58,11 @@ async def _validation_error(_: Request, error: Exception) -> Response:
     first = next((found for found in errors if not found["type"].endswith("_type")), errors[0])
     parts = [str(part) for part in first["loc"][1:]]
     where = ".".join(part for part in parts if part.replace("_", "").isalnum() and part != "str") or None
+    context = first.get("ctx", {})
     if first["type"] == "value_error":  # our own sentences name the field
-        message = str(first["ctx"]["error"])
+        message = str(context["error"])
+    elif first["type"] in WORDS:
+        message = f"{where or 'the body'} {WORDS[first['type']].format(**context)}. Correct it."
     else:
         message = f"{where or 'the body'}: {first['msg']}. Correct it."
     return ApiError(400, message, code="invalid_value", param=where).response()

@@ -22,12 +22,12 @@ from oliveira.serving.errors import ApiError
 from oliveira.serving.limits import check_content_type, check_json, read_body, replay
 from oliveira.serving.openai_routes import make_openai_router
 from oliveira.serving.predict_routes import make_predict_router
-from oliveira.serving.service import Service
+from oliveira.serving.served import Served
 
 log = logging.getLogger(__name__)
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Served) -> FastAPI:
     """The application over a running service. `Guard` asks for a key before any route is looked up."""
     app = FastAPI(
         title="Oliveira",
@@ -43,10 +43,15 @@ def make_app(service: Service) -> FastAPI:
     _add_plain_routes(app, service)
     if importlib.util.find_spec("oliveira.console.routes") is not None:
         from oliveira.console.figures import RequestFigures
-        from oliveira.console.routes import make_router
+        from oliveira.console.routes import Shown, make_router
 
-        figures = RequestFigures(service.metrics)
-        app.include_router(make_router(service.ledger, service.home, lambda: service.state() | figures()))
+        figures = {name: RequestFigures(life.metrics) for name, life in service.lives.items()}
+
+        def shown(model: str | None) -> Shown:
+            life = service.main if model is None else service.of(model)
+            return Shown(life.ledger, life.home, lambda: service.state(life) | figures[life.name]())
+
+        app.include_router(make_router(shown))
     add_error_answers(app)
     app.add_middleware(Guard, service=service)
     app.add_middleware(Boundary)
@@ -63,7 +68,7 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-def _add_plain_routes(app: FastAPI, service: Service) -> None:
+def _add_plain_routes(app: FastAPI, service: Served) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process answers. The one path without a key."""
@@ -104,7 +109,7 @@ def _describe_errors(app: FastAPI) -> None:
 class Guard:
     """Around every route: key, body limits, JSON sanity, counting and the log line."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Served) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

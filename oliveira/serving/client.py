@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -148,6 +149,14 @@ class EngineProcess:
     @property
     def jobs(self) -> int:
         return len(self._jobs)
+
+    def memory_mib(self) -> int:
+        """Resident memory of the process; 0 once it is gone, and where there is no /proc."""
+        try:
+            pages = int(Path(f"/proc/{self.process.pid}/statm").read_bytes().split()[1])
+        except (OSError, IndexError):
+            return 0
+        return pages * resource.getpagesize() >> 20
 
     def submit(self, messages: Sequence[Message]) -> Job:
         """Sends the messages as one job. Raises `EngineDied` if the process is gone."""

@@ -3,6 +3,7 @@
 New requests go to the new engine once it has verified, loaded and passed the smoke prompts; the old one ends
 its streams and exits. A champion that fails leaves the old engine serving until something is promoted again.
 Where nothing serves, the previous model is tried too, and both again and again with growing pauses.
+An engine that was put away (`room.py`) sleeps: the next request, or the next champion, starts it again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 from oliveira import __version__
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
-from oliveira.serving.client import EngineFailed, EngineProcess
+from oliveira.serving.client import START_SECONDS, EngineFailed, EngineProcess
 from oliveira.serving.errors import ApiError
+from oliveira.serving.room import PROCESS_MIB, TOO_LARGE, Room
 
 POLL_SECONDS = 0.05
 WAIT_FOR_ENGINE = 20.0  # what a request waits for an engine that is being started
@@ -39,10 +41,26 @@ class Fleet:
     """
 
     def __init__(
-        self, ledger: Ledger, write: Write, metrics: Metrics, options: Sequence[str], *, silence: float = 30.0
+        self,
+        ledger: Ledger,
+        write: Write,
+        metrics: Metrics,
+        options: Sequence[str],
+        *,
+        silence: float = 30.0,
+        room: Room | None = None,
     ) -> None:
         self._ledger, self._write, self._metrics = ledger, write, metrics
         self._options, self._silence = options, silence
+        self._room = room or Room()
+        self._room.tenants.append(self)
+        self.asleep = False  # its engine waits for a request
+        self.used = 0.0
+        self._waiting = 0  # requests without an engine
+        self._asked: float | None = None  # since when
+        self._moved: float | None = None  # when the champion changed, until it serves
+        self._coming = 0  # MiB of the engine that is being started
+        self._sizes: dict[str, int] = {}  # MiB of what was served, by digest
         self.current: EngineProcess | None = None
         self.old: list[EngineProcess] = []
         self.promoted: float | None = None  # when the champion became it, by the ledger's clock
@@ -52,6 +70,7 @@ class Fleet:
         self._hope = True  # an engine may come: requests wait instead of failing
         self._changed = asyncio.Condition()
         self._version = self._promotion = -1  # of the ledger, and of its last change of champion
+        self._large: set[str] = set()  # digests that were told to need more than there is
         self._pair: tuple[str | None, str | None] = (None, None)
         self._not_before: dict[str, float] = {}  # digests that failed, and when to try them again
         self._pause = FIRST_PAUSE
@@ -65,14 +84,60 @@ class Fleet:
 
     async def engine(self) -> EngineProcess:
         """The engine for a new request. Waits while one is being started; `ApiError` 503 without one."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_FOR_ENGINE), self._changed:
-                await self._changed.wait_for(lambda: self.alive is not None or not self._hope)
+        if self.alive is None:
+            await self._wait()
+        self.used = time.monotonic()
         if (engine := self.alive) is None:
             reason = f" ({self.failure})" if self.failure else ""
             message = f"no model is being served{reason}. Try again in a moment."
             raise ApiError(503, message, code="no_model", retry_after=5)
         return engine
+
+    async def _wait(self) -> None:
+        begun = time.monotonic()
+        self._waiting += 1
+        self._asked = self._asked or begun
+        try:
+            while time.monotonic() - begun < (START_SECONDS if self.asleep else WAIT_FOR_ENGINE):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WAIT_FOR_ENGINE), self._changed:
+                        await self._changed.wait_for(lambda: self.alive is not None or not self._hope)
+                        return
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._asked = None
+
+    # What the room asks and says --------------------------------------------------------------------------------
+
+    @property
+    def called(self) -> float | None:
+        wanted = [when for when in (self._asked, self._moved) if when is not None]
+        return min(wanted, default=None)
+
+    @property
+    def awake(self) -> bool:
+        return self.alive is not None
+
+    @property
+    def busy(self) -> bool:
+        return self._waiting > 0 or (self.alive is not None and self.alive.jobs > 0)
+
+    def resident(self) -> int:
+        return self._coming + self.ending() + (self.alive.memory_mib() if self.alive else 0)
+
+    def ending(self) -> int:
+        return sum(engine.memory_mib() for engine in self.old)
+
+    def put_away(self) -> None:
+        engine, self.current = self.current, None
+        self.asleep = True
+        if engine is not None:
+            self._sizes[engine.digest] = engine.memory_mib()
+            self.old.append(engine)
+            self._spawn(self._retire(engine))
+            log.info("asleep", extra={"digest": engine.digest[:12]})
+            self._say_serving(None)
 
     def state(self) -> dict[str, Any]:
         engine = self.alive
@@ -85,6 +150,7 @@ class Fleet:
             **{key: stats[key] for key in ("running", "waiting", "kv_usage", "attention_cache")},
             "ending": [old.digest for old in self.old],
             "failure": self.failure,
+            "asleep": self.asleep,
         }
 
     async def run(self) -> None:
@@ -115,13 +181,42 @@ class Fleet:
         candidates = [digest for digest in wished if digest and self._not_before.get(digest, 0.0) < math.inf]
         await self._set_hope(self.alive is not None or bool(candidates))
         if self.alive and self.alive.digest == champion:
-            self.failure = None
+            self.failure = self._moved = None
             self._tell_failing(self.alive)
+            return
+        if self.asleep and self.called is None:
             return
         for digest in candidates:
             if now >= max(self._not_before.get(digest, 0.0), self._hold_until):
-                await self._start(digest)
+                if self._may_start(digest):
+                    await self._start(digest)
+                    self._coming = 0
                 return
+
+    def _may_start(self, digest: str) -> bool:
+        """Whether there is room for it. Who was not asked for goes to sleep where there is none."""
+        size = self._sizes.get(digest) or self._estimate(digest)
+        if self._room.make(self, size, asked=self.called is not None):
+            self._coming = size
+            if 0 < self._room.memory < size:
+                self._tell_too_large(digest, size)
+            return True
+        if not self.alive and not self.asleep:
+            self.asleep = True
+            self._say_serving(None)
+        return False
+
+    def _estimate(self, digest: str) -> int:
+        row = self._ledger.artifact(digest)
+        files = row.path.glob("*") if row else ()
+        with contextlib.suppress(OSError):
+            return PROCESS_MIB + (sum(file.stat().st_size for file in files) >> 20)
+        return PROCESS_MIB
+
+    def _tell_too_large(self, digest: str, size: int) -> None:
+        if digest not in self._large:
+            self._large.add(digest)
+            self._record(TOO_LARGE, {"digest": digest, "mib": size, "memory": self._room.memory})
 
     def _aliases(self) -> tuple[str | None, str | None]:
         """Champion and previous. A promotion or rollback since the last look forgives earlier failures."""
@@ -131,6 +226,8 @@ class Fleet:
             moves = (d for d in self._ledger.decisions() if d.verdict in ("promoted", "rolled back"))
             last = next(moves, None)
             if last is not None and last.id != self._promotion:
+                if self._promotion >= 0:  # one that sleeps is tried at once: a person waits for the word
+                    self._moved = time.monotonic()
                 self._promotion, self.promoted = last.id, last.time
                 self._not_before.clear()
                 self.failure = None  # the same artifact refused again is told again
@@ -154,6 +251,7 @@ class Fleet:
             return
         old, served = self.alive, self._served
         self.current, self._served, self._born = engine, digest, time.monotonic()
+        woken, self.asleep, self._moved, self.used = self.asleep and served == digest, False, None, self._born
         if old is not None:
             self.old.append(old)
             self._spawn(self._retire(old))
@@ -166,7 +264,8 @@ class Fleet:
         await self._set_hope(True)
         log.info("serving", extra={"digest": digest[:12], "seconds": seconds})
         kind = "engine_restarted" if served == digest else "swap"
-        self._record(kind, {"seconds": seconds, "from": served, "to": digest, "result": "ok"})
+        if not woken:
+            self._record(kind, {"seconds": seconds, "from": served, "to": digest, "result": "ok"})
         self._say_serving(digest)
 
     async def _refuse(self, digest: str, reason: str) -> None:
@@ -174,6 +273,7 @@ class Fleet:
         waited = self._not_before.get(digest)
         self._pause = FIRST_PAUSE if waited is None else min(MAX_PAUSE, self._pause * 2)
         self._not_before[digest] = math.inf if self.alive else time.monotonic() + self._pause
+        self._moved = None
         self._metrics.swap_total.labels(result="failed").inc()
         if reason != self.failure:
             self.failure = reason
@@ -222,4 +322,5 @@ class Fleet:
         self._spawn(self._write(lambda ledger: ledger.event(kind, data)))
 
     def _say_serving(self, digest: str | None) -> None:
-        self._spawn(self._write(lambda ledger: ledger.set_setting("serving", {"digest": digest, "time": time.time()})))
+        told = {"digest": digest, "time": time.time()} | ({"asleep": True} if self.asleep else {})
+        self._spawn(self._write(lambda ledger: ledger.set_setting("serving", told)))

@@ -52,7 +52,7 @@ class ForwardEngine:
     def ready(self) -> Message:
         task, metric = self.answerer.task, self.answerer.task.metric
         described = {
-            "task": task.name,
+            "task": task.label,  # of a user's own file no folder
             "title": task.title,
             "eats": task.eats,
             "gives": task.gives,

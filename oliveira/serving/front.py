@@ -25,11 +25,11 @@ from oliveira.files import write_json_atomic
 from oliveira.serving import logs
 from oliveira.serving.address import is_loopback, listen
 from oliveira.serving.app import make_app
+from oliveira.serving.served import Served
 from oliveira.serving.server import make_server
-from oliveira.serving.service import Service, read_world
 
 
-async def serve(service: Service, opened: socket.socket, *, die_with_parent: bool) -> None:
+async def serve(service: Served, opened: socket.socket, *, die_with_parent: bool) -> None:
     """Serves until asked to stop, then drains."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -72,10 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logs.set_up()
     try:
-        world = read_world(given.home)
-        host = given.host or world.serve.host
+        service = Served.open(given.home)
+        host = given.host or service.world.serve.host
         opened = listen(host, given.port) if given.listening is None else socket.socket(fileno=given.listening)
-        service = Service(given.home, world)
         if not is_loopback(host) and not any(found.revoked is None for found in list(service.ledger.keys())):
             raise UserError(f"serve.host = {host} is open to the network without a key. Make one with `oliveira keys`.")
         asyncio.run(serve(service, opened, die_with_parent=given.die_with_parent))

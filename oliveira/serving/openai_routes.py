@@ -21,7 +21,7 @@ from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError
 from oliveira.serving.generation import Generation
 from oliveira.serving.protocol import Message
-from oliveira.serving.questions import MODEL, ask_all, check_model, check_text, model_header, names, while_connected
+from oliveira.serving.questions import ask_all, check_model, check_text, model_header, while_connected
 from oliveira.serving.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -30,12 +30,13 @@ from oliveira.serving.schemas import (
     Generate,
     TokenizeRequest,
 )
+from oliveira.serving.served import SHORT, Served
 from oliveira.serving.service import Service
 from oliveira.serving.shapes import ChatShape, CompletionShape, Shape
 from oliveira.serving.stream import EventStream
 
 
-def make_openai_router(service: Service) -> APIRouter:
+def make_openai_router(service: Served) -> APIRouter:
     router = APIRouter()
     limits = service.world.serve
 
@@ -61,9 +62,10 @@ def make_openai_router(service: Service) -> APIRouter:
     async def answer(request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
         observe = request.headers.get("x-oliveira-no-traffic") != "1"
-        adapter = body.model if body.model in adapter_names(service.home) else None
+        life = service.of(body.model)
+        adapter = body.model if body.model in adapter_names(life.home) else None
         generation = Generation(
-            service,
+            life,
             messages,
             request_id=request.state.id,
             observe=observe and adapter is None,  # drift is measured against the model's own reference
@@ -74,7 +76,7 @@ def make_openai_router(service: Service) -> APIRouter:
         def check(engine: EngineProcess) -> None:
             check_text(engine)
             if adapter is None:
-                check_model(body.model, engine, fitting(engine))
+                check_model(body.model, life, engine, fitting(life, engine))
 
         handed_over = False
         try:
@@ -98,12 +100,15 @@ def make_openai_router(service: Service) -> APIRouter:
             if not handed_over:
                 generation.close()
 
-    async def ask(request: Request, model: str, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
+    async def ask(request: Request, model: str | None, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
+        life = service.told(model)
+
         def check(engine: EngineProcess) -> None:
             check_text(engine)
-            check_model(model, engine)
+            if model is not None:
+                check_model(model, life, engine)
 
-        return await while_connected(request, limits.deadline, ask_all(service, messages, check))
+        return await while_connected(request, limits.deadline, ask_all(life, messages, check))
 
     @router.post("/v1/chat/completions")
     async def chat(request: Request, body: ChatRequest) -> Response:
@@ -162,7 +167,7 @@ def make_openai_router(service: Service) -> APIRouter:
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         """The tokens of a text, and how many of them fit into the context."""
         message = {"op": "tokenize", "text": text_within_limits(body.text, "text")}
-        engine, [found] = await ask(request, MODEL, [message])
+        engine, [found] = await ask(request, body.model, [message])
         body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
@@ -170,29 +175,44 @@ def make_openai_router(service: Service) -> APIRouter:
     async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
         """The text of a list of tokens."""
         message = {"op": "detokenize", "tokens": body.tokens}
-        engine, [found] = await ask(request, MODEL, [message])
+        engine, [found] = await ask(request, body.model, [message])
         return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
-
-    def fitting(engine: EngineProcess) -> list[str]:
-        """Adapters that were trained on what this engine serves."""
-        return adapter_names(service.home, engine.described.get("base", ""))
 
     @router.get("/v1/models")
     async def models() -> Response:
-        """The served model under both of its names, `oliveira` and the beginning of its digest, and its adapters."""
-        engine = await service.fleet.engine()
-        known = (*names(engine), *fitting(engine))
-        return JSONResponse({"object": "list", "data": [describe(name, engine) for name in known]})
+        """Each served model under its name, `oliveira` where there is one alone, and the beginning of its digest, and
+        its adapters. One that sleeps or starts is not waited for."""
+        if len(service.lives) == 1:
+            await service.main.fleet.engine()
+        found = [entry for life in service.lives.values() for entry in _entries(life)]
+        return JSONResponse({"object": "list", "data": found})
 
     @router.get("/v1/models/{model}")
     async def model(model: str) -> Response:
-        engine = await service.fleet.engine()
-        known = fitting(engine)
+        life = service.of(model)
+        engine = await life.fleet.engine()
+        known = fitting(life, engine)
         if model not in known:
-            check_model(model, engine, known)
+            check_model(model, life, engine, known)
         return JSONResponse(describe(model, engine))
 
     return router
+
+
+def fitting(life: Service, engine: EngineProcess) -> list[str]:
+    """Adapters that were trained on what this engine serves."""
+    return adapter_names(life.home, engine.described.get("base", ""))
+
+
+def _entries(life: Service) -> list[dict[str, Any]]:
+    if engine := life.fleet.alive:
+        known = (life.name, engine.digest[:SHORT], *fitting(life, engine))
+        return [describe(name, engine) for name in known]
+    row = life.ledger.artifact(life.ledger.alias("champion") or "")
+    if row is None:
+        return []
+    told = {"object": "model", "created": int(row.created), "owned_by": "oliveira", "root": row.digest}
+    return [{"id": name, **told} for name in (life.name, row.digest[:SHORT])]
 
 
 def describe(name: str, engine: EngineProcess) -> dict[str, Any]:

@@ -9,34 +9,36 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
 
 from oliveira.lifecycle.ledger import AnswerRow, Key
+from oliveira.lifecycle.lives import OWN
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError
 from oliveira.serving.protocol import Message
-from oliveira.serving.questions import MODEL, ask_all, check_model, check_task, model_header, while_connected
+from oliveira.serving.questions import ask_all, check_model, check_task, model_header, while_connected
 from oliveira.serving.schemas import FeedbackRequest
+from oliveira.serving.served import Served
 from oliveira.serving.service import Service
 
 MOST_NAMED = 128  # characters of a model's name
 MOST_REQUESTS = 64  # in one body
 
 
-def make_predict_router(service: Service) -> APIRouter:
+def make_predict_router(service: Served) -> APIRouter:
     router = APIRouter()
     deadline = service.world.serve.deadline
 
-    async def ask(request: Request, model: str, message: Message) -> tuple[EngineProcess, Message]:
+    async def ask(request: Request, model: str, life: Service, message: Message) -> tuple[EngineProcess, Message]:
         """One question to the engine."""
 
         def check(engine: EngineProcess) -> None:
             check_task(engine)
-            check_model(model, engine)
+            check_model(model, life, engine)
 
         message = {**message, "request": request.state.id, "tenant": request.state.key.id}
-        engine, [answer] = await while_connected(request, deadline, ask_all(service, [message], check))
+        engine, [answer] = await while_connected(request, deadline, ask_all(life, [message], check))
         return engine, answer
 
     @router.post("/v1/predict")
@@ -48,12 +50,13 @@ def make_predict_router(service: Service) -> APIRouter:
         """
         service.check_open()
         model, asked = split(body)
-        metrics, begun = service.metrics, time.monotonic()
+        life = service.of(model)
+        metrics, begun = life.metrics, time.monotonic()
         bodies = several(asked)
         one_or_more = {"bodies": bodies} if bodies else {"body": asked}
         permit = service.admission.take(len(bodies or [asked]), request.state.key.id)
         try:
-            engine, found = await ask(request, model, {"op": "predict"} | one_or_more)
+            engine, found = await ask(request, model, life, {"op": "predict"} | one_or_more)
         except BaseException:
             metrics.request_success_total.labels(finished_reason="abort").inc()
             raise
@@ -68,10 +71,10 @@ def make_predict_router(service: Service) -> APIRouter:
         for place, (one, given) in enumerate(zip(bodies or [asked], found.get("answers", [found]), strict=True)):
             number = f"pred-{request.state.id}" + (f"-{place}" if bodies else "")
             answers.append({**given["answer"], "id": number})
-            if service.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
+            if life.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
                 kept = {name: given[name] for name in ("answer", "observed")}
                 kept |= {"key": request.state.key.id, "request": one}
-                service.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
+                life.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
         whole = {"answers": answers} if bodies else answers[0]
         return JSONResponse({**whole, "model": model}, headers=model_header(engine.digest))
 
@@ -79,34 +82,42 @@ def make_predict_router(service: Service) -> APIRouter:
     async def feedback(request: Request, body: FeedbackRequest) -> JSONResponse:
         """What was true after all, for an answer of /v1/predict to the same key. It is kept before this is answered."""
         service.check_open()
-        check_task(await service.fleet.engine())
-        row = await service.write(lambda ledger: ledger.get_answer(body.id))
-        if row is None or not may_tell(request.state.key, row):
-            raise unknown(body.id)  # the same for an answer to somebody else: an id tells nothing
+        if len(service.lives) == 1:
+            check_task(await service.main.fleet.engine())
+        life, row = await _kept(service, body.id, request.state.key)
         message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
         permit = service.admission.take(1, request.state.key.id)
         try:
-            engine, found = await ask(request, MODEL, message)
+            engine, found = await ask(request, life.name, life, message)
         finally:
             permit.release()
-        if not await service.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
+        if not await life.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
             raise unknown(body.id)
         return JSONResponse({"id": body.id, "error": found["error"]}, headers=model_header(engine.digest))
 
     @router.get("/v1/task")
-    async def task() -> JSONResponse:
+    async def task(model: Annotated[str | None, Query(max_length=MOST_NAMED)] = None) -> JSONResponse:
         """What is served: what it eats and gives, how it is measured, and a request that runs as it stands."""
-        engine = await service.fleet.engine()
+        engine = await service.told(model).fleet.engine()
         return JSONResponse(check_task(engine), headers=model_header(engine.digest))
 
     return router
+
+
+async def _kept(service: Served, number: str, key: Key) -> tuple[Service, AnswerRow]:
+    """The answer of this id, and the life that gave it. To somebody else it is unknown: an id tells nothing."""
+    for life in service.lives.values():
+        row = await life.write(lambda ledger: ledger.get_answer(number))
+        if row is not None and may_tell(key, row):
+            return life, row
+    raise unknown(number)
 
 
 def split(body: Any) -> tuple[str, dict[str, Any]]:
     """The name of the model, and the task's own request."""
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object. GET /v1/task shows an example.", code="invalid_request")
-    model = body.get("model", MODEL)
+    model = body.get("model", OWN)
     if not isinstance(model, str) or len(model) > MOST_NAMED:
         said = f"model is not a text of at most {MOST_NAMED} characters. Leave it out, or see GET /v1/models."
         raise ApiError(400, said, code="invalid_value", param="model")

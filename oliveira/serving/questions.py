@@ -11,11 +11,10 @@ from fastapi import Request
 from oliveira.serving.client import EngineProcess
 from oliveira.serving.errors import ApiError, EngineDied, engine_stopped, too_slow
 from oliveira.serving.protocol import Message
+from oliveira.serving.served import SHORT
 from oliveira.serving.service import Service
 from oliveira.serving.stream import until_gone
 
-MODEL = "oliveira"
-SHORT = 12  # characters of a digest that name a model
 T = TypeVar("T")
 
 
@@ -56,13 +55,9 @@ async def while_connected(request: Request, seconds: float, work: Coroutine[Any,
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def names(engine: EngineProcess) -> tuple[str, str]:
-    return MODEL, engine.digest[:SHORT]
-
-
-def check_model(model: str, engine: EngineProcess, adapters: Sequence[str] = ()) -> None:
-    if model not in (*names(engine), engine.digest):
-        known = " or ".join((*names(engine), *adapters[:8]))
+def check_model(model: str, life: Service, engine: EngineProcess, adapters: Sequence[str] = ()) -> None:
+    if model not in (*life.names, engine.digest[:SHORT], engine.digest):
+        known = " or ".join((life.name, engine.digest[:SHORT], *adapters[:8]))
         raise ApiError(
             404,
             f"model {model[:128]!r} is not served here. Use {known}.",

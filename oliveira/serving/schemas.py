@@ -165,9 +165,11 @@ class EmbeddingRequest(Body):
 
 class TokenizeRequest(BaseModel):
     text: str
+    model: str | None = Field(None, max_length=128)
 
 
 class DetokenizeRequest(BaseModel):
+    model: str | None = Field(None, max_length=128)
     tokens: Annotated[list[Token], Field(max_length=65_536, fail_fast=True)]
 
 

@@ -1,4 +1,4 @@
-"""What every route needs: the world in force, the ledger, the fleet of engines, the metrics, the queue."""
+"""One life behind the front: its world, ledger, engines and metrics, and what it keeps of its requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +15,16 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from oliveira import __version__
 from oliveira.errors import DiskError, UserError
 from oliveira.lifecycle.ledger import Ledger
+from oliveira.lifecycle.lives import OWN
 from oliveira.monitoring.metrics import Metrics
 from oliveira.monitoring.traffic import TrafficLog
 from oliveira.serving.answer_log import AnswerLog
-from oliveira.serving.errors import ApiError, shutting_down
+from oliveira.serving.errors import ApiError
 from oliveira.serving.fleet import Fleet
 from oliveira.serving.limits import Admission
+from oliveira.serving.room import Room
 from oliveira.world import ServeSection, World
 
 EXPIRE_SECONDS = 600.0  # between two looks for prompts that are too old
@@ -47,14 +47,17 @@ def read_world(home: Path) -> World:
 
 
 class Service:
-    """The front's state. Lives in one event loop; the ledger is written in one thread beside it.
+    """A life as the front has it, in one event loop; its ledger is written in one thread beside that.
 
     Two connections: a reader for the event loop, which SQLite never lets wait in WAL mode, and a writer that
-    may wait.
+    may wait. `home`: the folder of the life. `admission` and `room` are shared by all lives of a front.
     """
 
-    def __init__(self, home: Path, world: World) -> None:
-        self.home, self.world = home, world
+    def __init__(
+        self, home: Path, world: World, name: str = OWN, *, admission: Admission | None = None, room: Room | None = None
+    ) -> None:
+        self.home, self.world, self.name = home, world, name
+        self.names: tuple[str, ...] = (name,)  # by which clients may ask for it, besides its digest
         self.ledger = Ledger(home)
         self._writer = Ledger(home)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -66,33 +69,16 @@ class Service:
         self.answers = (
             AnswerLog(self._writer, self._thread.submit, megabytes=megabytes, dropped=dropped) if keep else None
         )
-        self.admission = Admission(slots=world.serve.slots, queue=world.serve.queue)
+        self.admission = admission or Admission(slots=world.serve.slots, queue=world.serve.queue)
         options = engine_options(home, world.serve)
-        self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence)
-        self.draining = False
-        self.requests = 0  # in work, to be waited for at the end
+        self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence, room=room)
         self._following: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
-        self.metrics.queue_capacity.set(world.serve.queue)
 
     def start(self) -> None:
         self._following = asyncio.create_task(self.fleet.run())
-        self._following.add_done_callback(_must_not_end)
+        self._following.add_done_callback(must_not_end)
         self._expiring = asyncio.create_task(self._expire())
-
-    async def drain(self) -> None:
-        """No new requests; open ones may end within serve.drain seconds, then each is told."""
-        self.draining = True
-        end = time.monotonic() + self.world.serve.drain
-        log.info("draining", extra={"requests": self.requests})
-        while self.requests and time.monotonic() < end:
-            await asyncio.sleep(0.05)
-        for engine in [self.fleet.current, *self.fleet.old]:
-            if engine is not None:
-                engine.fail_all(shutting_down)
-        end = time.monotonic() + 2
-        while self.requests and time.monotonic() < end:
-            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         tasks = [task for task in (self._following, self._expiring) if task is not None]
@@ -138,38 +124,23 @@ class Service:
         if self.traffic is not None and not self.traffic.append(record):
             self.metrics.traffic_dropped_total.inc()
 
-    def check_open(self) -> None:
-        """Raises `ApiError` 503 while the server shuts down."""
-        if self.draining:
-            self.metrics.rejected_total.labels(reason="draining").inc()
-            raise shutting_down()
-
-    def state(self) -> dict[str, Any]:
-        """What /ready and the console show."""
-        own = {
-            "ready": self.ready(),
-            "draining": self.draining,
-            "requests": self.requests,
-            "version": __version__,
-        }
-        return {**self.fleet.state(), **own}
-
+    @property
     def ready(self) -> bool:
-        return self.fleet.alive is not None and not self.draining
+        """Its champion answers, or would after a moment."""
+        return self.fleet.alive is not None or self.fleet.asleep
 
-    def render_metrics(self) -> bytes:
-        state, usage = self.fleet.state(), shutil.disk_usage(self.home)
+    def refresh_metrics(self) -> None:
+        state = self.fleet.state()
         self.metrics.num_requests_running.set(state["running"])
         self.metrics.num_requests_waiting.set(state["waiting"])
         self.metrics.kv_cache_usage_perc.set(state["kv_usage"])
+        self.metrics.engine_asleep.set(float(state["asleep"]))
+        self.metrics.engine_memory_bytes.set(self.fleet.resident() << 20)
         cache = state["attention_cache"]
         self.metrics.attention_cache_on.set(math.nan if cache is None else float(cache))
-        self.metrics.disk_free_bytes.set(usage.free)
-        self.metrics.disk_size_bytes.set(usage.total)
         if self.fleet.promoted is not None:
             self.metrics.champion_age_seconds.set(self.ledger.clock() - self.fleet.promoted)
         self.metrics.set_gauges(self.ledger.gauges())
-        return self.metrics.render()
 
 
 def engine_options(home: Path, serve: ServeSection) -> list[str]:
@@ -186,7 +157,7 @@ def engine_options(home: Path, serve: ServeSection) -> list[str]:
     return options
 
 
-def _must_not_end(task: asyncio.Task[None]) -> None:
+def must_not_end(task: asyncio.Task[None]) -> None:
     """Without the fleet's task the front would serve a stale model: better to die and be started again."""
     if not task.cancelled() and task.exception() is not None:
         log.critical("fleet stopped", exc_info=task.exception())

@@ -31,6 +31,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import padded
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
+from oliveira.strict_json import in_words
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.observing import arrived, class_error, class_of, evenly, frequencies, head, of_classes, of_tokens
 from oliveira.tasks.scoring import SAMPLE, chunks, judged, spaced
@@ -259,7 +260,7 @@ def naive_bayes(texts: Sequence[str], labels: Array, unseen: Sequence[str]) -> A
 def _text(request: dict[str, Any]) -> str:
     text = request.get("text")
     if not isinstance(text, str) or not clean(text):
-        raise UserError(f"text = {text!r} is not a text. Give at least one word.")
+        raise UserError(f"text is {in_words(text)}. Give a text of at least one word.")
     return clean(text)
 
 

@@ -36,6 +36,7 @@ from oliveira.data.sources import Source, fetch
 from oliveira.data.split import SPLITS
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
+from oliveira.strict_json import in_words
 from oliveira.tasks import classical
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, refuse_unknown, shuffled
 from oliveira.tasks.observing import LIMIT, arrived, bounded, evenly
@@ -409,20 +410,20 @@ def _place(step: Step, request: dict[str, Any]) -> dict[str, float]:
 def _time(given: Any) -> datetime:
     """As the clock showed it: an offset is left out, as of the times of a table."""
     try:
-        return datetime.fromisoformat(str(given)).replace(tzinfo=None)
+        if not isinstance(given, str):
+            raise UserError(f'start is {in_words(given)}, not a time. Write it as "2010-05-01T00:00".')
+        return datetime.fromisoformat(given).replace(tzinfo=None)
     except ValueError:
-        raise UserError(f'start = {given!r} is not a time. Write it as "2010-05-01T00:00".') from None
+        raise UserError(f'start = "{given[:60]}" is not a time. Write it as "2010-05-01T00:00".') from None
 
 
 def _numbers(field: str, given: Any, count: int, wanted: str) -> Array:
     """A list of finite numbers, none of which is ever in a sentence: they are what a user measured."""
     if not isinstance(given, list) or len(given) != count:
-        found = f"{len(given)} values" if isinstance(given, list) else type(given).__name__
-        raise UserError(f"{field} = {found} is not {count} numbers. Give {wanted}.")
+        raise UserError(f"{field} is {in_words(given)}, not a list of {count} numbers. Give {wanted}.")
     for place, value in enumerate(given):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-            kind = f"{value}" if isinstance(value, float) else type(value).__name__  # nan, inf
-            raise UserError(f"{field}[{place}] is {kind}, not a finite number. Give {count} numbers.")
+            raise UserError(f"{field}[{place}] is {in_words(value)}, not a finite number. Give {count} numbers.")
     return np.array(given, dtype=np.float64)
 
 

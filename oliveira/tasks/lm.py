@@ -31,6 +31,7 @@ from oliveira.data.text import clean
 from oliveira.data.vocabulary import tokenizer_from
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
+from oliveira.strict_json import in_words
 from oliveira.tasks import baselines
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task
 from oliveira.tasks.language_modelling import TokenBatches, total_nats
@@ -112,9 +113,9 @@ class TextData(Data):
         """{"prompt": "…", "n": tokens} → {"text": the prompt and what the model writes on, the likeliest each time}."""
         prompt, n = request.get("prompt"), request.get("n", 40)
         if not isinstance(prompt, str) or not clean(prompt):
-            raise UserError(f"prompt = {prompt!r} is not a text. Give at least one word.")
+            raise UserError(f"prompt is {in_words(prompt)}. Give a text of at least one word.")
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_WRITTEN:
-            raise UserError(f"n = {n!r} is not a number of tokens. Use 1 to {MOST_WRITTEN}.")
+            raise UserError(f"n is not a whole number of tokens. Use 1 to {MOST_WRITTEN}.")
         tokenizer = tokenizer_from(state["tokenizer"])
         tokens = [tokenizer.end_of_text, *tokenizer.encode(clean(prompt))]
         for _ in range(n):

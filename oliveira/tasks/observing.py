@@ -9,6 +9,7 @@ confidence, entropy of the probabilities; entropy in units of the highest one, l
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,12 +17,14 @@ import numpy as np
 
 from oliveira.data.text import clean
 from oliveira.errors import UserError
+from oliveira.strict_json import in_words
 from oliveira.tasks.base import Array
 
 LIMIT = 1e6  # a number that is farther off is as odd as this one, and JSON has no infinity
 RARE = 2
 _LOOKED_AT = 2000  # characters of a text
 _NAMED = 20  # labels in a sentence
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -73,13 +76,22 @@ def of_classes(probabilities: Iterable[float]) -> dict[str, float]:
 
 
 def class_of(labels: Sequence[Sequence[str]], truth: Any) -> int:
-    """The place of the label with that name among its names. `UserError` names the known ones."""
+    """The place of the label with that name among its names, or at that place: 3 is "three" of the digits. Where labels
+    are numbers themselves, a number is a name. `UserError` names the known ones.
+    """
+    named = isinstance(truth, str) or (isinstance(truth, int) and not isinstance(truth, bool))
+    name = str(truth) if named else ""
     for place, names in enumerate(labels):
-        if truth in names:
+        if named and name in names:
             return place
+    numbered = not any(_WHOLE.fullmatch(name) for names in labels for name in names)
+    if numbered and _WHOLE.fullmatch(name) and int(name) < len(labels):
+        return int(name)
     known = ", ".join(names[0] for names in labels[:_NAMED])
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    raise UserError(f"truth = {str(truth)[:60]!r} is not a label of this task. Give one of: {known}{more}.")
+    what = f'= "{name[:60]}" is no label' if named else f"is {in_words(truth)}, not a label"
+    places = f", or its number from 0 to {len(labels) - 1}" if numbered else ""
+    raise UserError(f"truth {what} of this task. Give one of: {known}{more}{places}.")
 
 
 def class_error(labels: Sequence[Sequence[str]], answer: dict[str, Any], truth: Any) -> float:

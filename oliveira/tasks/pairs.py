@@ -21,6 +21,7 @@ from oliveira.data.text import clean
 from oliveira.data.vocabulary import NOTHING, Codec, padded
 from oliveira.errors import UserError
 from oliveira.nn.beam import beam_search
+from oliveira.strict_json import in_words
 from oliveira.tasks.base import Array, Batch, Data, Run, Split, shuffled
 from oliveira.tasks.observing import arrived, evenly, frequencies
 from oliveira.tasks.scoring import chunks, judged, runner
@@ -101,14 +102,14 @@ class PairData(Data):
         """The source text of a request as it is encoded. `UserError` names the field that is wrong."""
         text = request.get("text")
         if not isinstance(text, str) or not clean(text):
-            raise UserError(f"text = {text!r} is not a text. Give a sentence.")
+            raise UserError(f"text is {in_words(text)}. Give a text of at least one word.")
         return clean(text)
 
     @staticmethod
     def true(state: dict[str, Any], truth: Any) -> str:
         """The target text of a truth as it is encoded. `UserError` for one that is none."""
         if not isinstance(truth, str) or not clean(truth):
-            raise UserError(f"truth = {str(truth)[:60]!r} is not a text. Give what the answer should have been.")
+            raise UserError(f"truth is {in_words(truth)}. Give the text that the answer should have been.")
         return clean(truth)
 
     def requests(self, split: Split, count: int) -> list[tuple[dict[str, Any], str]]:

@@ -34,6 +34,7 @@ from oliveira.data.split import SPLITS
 from oliveira.data.text import clean
 from oliveira.data.wordpiece import MASK, SPECIAL, WordPiece
 from oliveira.errors import UserError
+from oliveira.strict_json import in_words
 from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, shuffled
 from oliveira.tasks.scoring import chunks, judged
 from oliveira.training.loss import IGNORED, cross_entropy
@@ -163,7 +164,7 @@ class SentencePairs(Data):
         text, following = request.get("text"), request.get("next", "")
         for name, value in (("text", text), ("next", following)):
             if not isinstance(value, str) or (name == "text" and not clean(value)):
-                raise UserError(f"{name} = {value!r} is not a text. Give a sentence, with {MASK} for a missing word.")
+                raise UserError(f"{name} is {in_words(value)}. Give a text, with {MASK} for a missing word.")
         first, second = _with_masks(wordpiece, str(text)), _with_masks(wordpiece, following)
         if wordpiece.mask not in first + second and not second:
             raise UserError(f"text = {text!r} has no {MASK}. Write {MASK} for the missing word, or give `next` too.")

@@ -32,6 +32,7 @@ from oliveira.data.vocabulary import NOTHING, Symbols, codec_from
 from oliveira.drawing import pyplot
 from oliveira.errors import UserError
 from oliveira.registry import can
+from oliveira.strict_json import in_words
 from oliveira.tasks.base import Array, Data, Metric, Run, Task
 from oliveira.tasks.observing import of_tokens
 from oliveira.tasks.pairs import PairData, write
@@ -81,7 +82,7 @@ class PronunciationData(PairData):
     def asked(state: dict[str, Any], request: dict[str, Any]) -> str:
         word = request.get("word")
         if not isinstance(word, str) or not word.strip():
-            raise UserError(f"word = {word!r} is not a word. Give one, for example coração.")
+            raise UserError(f"word is {in_words(word)}. Give one word, for example coração.")
         letters = nfc(word.strip().lower())
         if len(letters) >= state["max_len"]:
             raise UserError(f"word has {len(letters)} letters. Give at most {state['max_len'] - 1}.")

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
-from oliveira.console.routes import make_router
+from oliveira.console.routes import Shown, make_router
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.world import World
 
@@ -168,7 +168,7 @@ class Front:
         self.app.add_api_route("/admin/{verb}", self._ask, methods=["POST"], status_code=202)
         self.app.add_api_route("/v1/models", lambda: {"data": [{"id": "oliveira"}]})
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
-        self.app.include_router(make_router(life.ledger, life.home, self.serving_state))
+        self.app.include_router(make_router(lambda _: Shown(life.ledger, life.home, self.serving_state)))
 
     def serving_state(self) -> dict[str, Any]:
         self.asked += 1

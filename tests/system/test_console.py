@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from oliveira.console.curve import CurveTail, thin
 from oliveira.console.figures import RequestFigures
-from oliveira.console.routes import STATIC, make_router
+from oliveira.console.routes import STATIC, Shown, make_router
 from oliveira.console.state import state_snapshot
 from oliveira.lifecycle import gate
 from oliveira.lifecycle.flow import FLOW
@@ -122,7 +122,7 @@ def test_curve_route_serves_only_runs_of_the_ledger_inside_the_home(tmp_path: Pa
     (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     life.ledger.begin_run("outside", "train", {}, "..")
     app = FastAPI()
-    app.include_router(make_router(life.ledger, life.home, dict))
+    app.include_router(make_router(lambda _: Shown(life.ledger, life.home, dict)))
     with TestClient(app) as client:
         found = client.get("/admin/curve", params={"run": "train-5f0c1e", "after": 1190}).json()["rows"]
         assert [row["step"] for row in found if "loss" in row] == list(range(1191, 1201))
@@ -133,7 +133,7 @@ def test_curve_route_serves_only_runs_of_the_ledger_inside_the_home(tmp_path: Pa
 def test_page_that_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
     life = Life(tmp_path / "home")
     app = FastAPI()
-    app.include_router(make_router(life.ledger, life.home, dict, static=tmp_path / "absent"))
+    app.include_router(make_router(lambda _: Shown(life.ledger, life.home, dict), static=tmp_path / "absent"))
     with TestClient(app) as client:
         answer = client.get("/console/")
         assert answer.status_code == 503 and "make console" in answer.text
@@ -148,7 +148,8 @@ def test_page_serves_its_own_files_only(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("no")
     (static / "link").symlink_to(tmp_path / "secret")
     app = FastAPI()
-    app.include_router(make_router(Life(tmp_path / "home").ledger, tmp_path, dict, static=static))
+    shown = Shown(Life(tmp_path / "home").ledger, tmp_path, dict)
+    app.include_router(make_router(lambda _: shown, static=static))
     with TestClient(app) as client:
         assert "default-src 'self'" in client.get("/console/").headers["content-security-policy"]
         assert "immutable" in client.get("/console/assets/a.js").headers["cache-control"]

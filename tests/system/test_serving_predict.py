@@ -87,7 +87,7 @@ def test_a_forecast_over_http(served: Served, running: Server) -> None:
         assert model["id"] == "oliveira" and "max_model_len" not in model
         refused = http.post("/v1/completions", json={"model": "oliveira", "prompt": "a"})
         assert refused.status_code == 404 and "/v1/predict" in refused.json()["error"]["message"]
-        assert 'finished_reason="stop"} 1.0' in admin.get("/metrics").text
+        assert 'finished_reason="stop",model="oliveira"} 1.0' in admin.get("/metrics").text
 
 
 @pytest.mark.parametrize(

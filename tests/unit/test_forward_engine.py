@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,8 @@ def test_texts_of_one_length_share_a_run(tmp_path: Path) -> None:
     table.write_text("texto,nota\n" + "\n".join(map(",".join, words)), encoding="utf-8")
     made = fit(f"classify/path:{table}", model="bilstm", budget="steps=2", home=tmp_path, d_model=8, threads=1)
     engine = ForwardEngine(opened(made, "artifact"), threads=1)
+    told = engine.ready()
+    assert told["task"]["task"] == "classify/path:t.csv" and str(tmp_path) not in json.dumps(told), "no folder is told"
     bodies = [{"text": text} for text in ("bom", "produto 3 bom", "bom", "produto 4 bom", "ruim")]
     rows = counted(engine)
     [said] = talk(engine, [batch(bodies)])

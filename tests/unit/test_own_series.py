@@ -88,7 +88,7 @@ def test_a_request_gives_what_the_window_gives(tmp_path: Path) -> None:
     assert {"feature chuva", "feature promo", "level"} <= observed.keys()
     assert data.learn([(request, truth)]).inputs[0].shape == (1, 14, data.sizes["d_in"])
     for wrong in ({}, {"chuva": [1.0] * 14}, {"chuva": [1.0] * 14, "promo": [1.0] * 14}, []):
-        with pytest.raises(UserError, match=r"features\.(chuva|promo) = .* is not (14|21) numbers"):
+        with pytest.raises(UserError, match=r"features\.(chuva|promo) is .*, not a list of (14|21) numbers"):
             data.answer(state, run, {**request, "features": wrong})
     rain, promo = request["features"]["chuva"], request["features"]["promo"]
     for given, sentence in (

@@ -2,80 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_fakes import TASK, Engine
 from starlette.testclient import TestClient
 
 from oliveira.lifecycle.ledger import Ledger
 from oliveira.serving import answer_log
 from oliveira.serving.app import make_app
-from oliveira.serving.errors import ApiError, EngineDied
+from oliveira.serving.served import Served
 from oliveira.serving.service import Service
 from oliveira.world import ServeSection, World
-
-TASK = {"task": "forecast/x", "title": "x", "eats": "series", "gives": "one", "example": {"level": 1}, "model": "mlp"}
-
-
-class Job:
-    def __init__(self, answers: list[Any]) -> None:
-        self._answers = enumerate(answers)
-
-    async def next(self) -> tuple[int, Any]:
-        number, answer = next(self._answers)
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, float):
-            await asyncio.sleep(answer)
-        return number, answer
-
-    def close(self) -> None: ...
-
-
-class Engine:
-    """Doubles a level; a truth is judged by its distance."""
-
-    digest, started, max_len = "d" * 64, 1, 0
-
-    def __init__(self, task: dict[str, Any] | None) -> None:
-        self.task = task
-        self.described: dict[str, Any] = {"weights": "fp32"}
-        self.stats = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
-        self.gone = asyncio.Event()
-        self.asked: list[dict[str, Any]] = []
-        self.deaths = 0
-
-    def submit(self, messages: list[dict[str, Any]]) -> Job:
-        self.asked += messages
-        if self.deaths:
-            self.deaths -= 1
-            return Job([EngineDied("gone")])
-        return Job([self.answer(message) for message in messages])
-
-    def answer(self, message: dict[str, Any]) -> Any:
-        if "bodies" in message:
-            alone = [
-                self.answer({"op": "predict", "body": body if isinstance(body, dict) else {}})
-                for body in message["bodies"]
-            ]
-            for place, one in enumerate(alone):
-                if isinstance(one, ApiError):
-                    return ApiError(400, f"requests[{place}]: {one}", code="invalid_request")
-            return {"queue_seconds": 0.0, "answers": alone}
-        level = message["body"].get("level")
-        if message["op"] == "judge":
-            if not isinstance(message["truth"], int | float):
-                return ApiError(400, "truth is not a number", code="invalid_request")
-            return {"queue_seconds": 0.0, "error": abs(message["truth"] - message["answer"]["level"])}
-        if level == "slow":
-            return 30.0
-        if not isinstance(level, int | float):
-            return ApiError(400, "level is not a number", code="invalid_request")
-        return {"queue_seconds": 0.0, "answer": {"level": 2 * level}, "observed": {"level": float(level)}}
 
 
 class House:
@@ -83,10 +24,11 @@ class House:
 
     def __init__(self, home: Path, task: dict[str, Any] | None = TASK, **serve: Any) -> None:
         self.service = Service(home, World(serve=ServeSection(**serve)))
+        self.served = Served(home, self.service.world, [self.service])
         self.engine = Engine(task)
         self.service.fleet.current = self.engine  # type: ignore[assignment]
         self.key = self.service.ledger.add_key("ana", ("use",))
-        self.client = TestClient(make_app(self.service), headers={"Authorization": f"Bearer {self.key}"})
+        self.client = TestClient(make_app(self.served), headers={"Authorization": f"Bearer {self.key}"})
 
     def predict(self, body: Any, **headers: str) -> Any:
         return self.client.post("/v1/predict", json=body, headers=headers)
@@ -123,11 +65,11 @@ def test_an_answer_has_its_own_fields_and_a_name(house: House) -> None:
     [model, _] = house.client.get("/v1/models").json()["data"]
     assert model["task"] == "forecast/x" and "max_model_len" not in model
     assert house.client.get("/ready").json()["task"] == "forecast/x"
-    metrics = house.service.render_metrics().decode()
+    metrics = house.served.render_metrics().decode()
     for line in (
-        'oliveira:request_success_total{finished_reason="stop"} 2.0',
-        "oliveira:e2e_request_latency_seconds_count 2.0",
-        "oliveira:time_to_first_token_seconds_count 2.0",
+        'oliveira:request_success_total{finished_reason="stop",model="oliveira"} 2.0',
+        'oliveira:e2e_request_latency_seconds_count{model="oliveira"} 2.0',
+        'oliveira:time_to_first_token_seconds_count{model="oliveira"} 2.0',
     ):
         assert line in metrics
 
@@ -342,3 +284,19 @@ def test_several_requests_count_in_the_queue(tmp_path: Path) -> None:
     permit.release()
     assert house.predict({"requests": [{"level": 1}] * 2}).status_code == 200
     house.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"null", "the body is not a JSON object. Correct it."),
+        (b'["id"]', "the body is not a JSON object. Correct it."),
+        (b'{"truth": 1}', "id is missing. Correct it."),
+        (b'{"id": 3, "truth": 1}', "id is not a text. Correct it."),
+        (b'{"id": "' + b"x" * 65 + b'", "truth": 1}', "id has more than 64 characters. Correct it."),
+        (b'{"id": "pred-1"}', "truth is missing. Correct it."),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_words_of_the_body(house: House, body: bytes, words: str) -> None:
+    found = house.client.post("/v1/feedback", content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code == 400 and found.json()["error"]["message"] == words

@@ -130,13 +130,13 @@ def test_a_long_prompt_keeps_its_end_and_end_of_text_stops(data: TextData) -> No
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        ({"prompt": ""}, "prompt = '' is not a text"),
-        ({"prompt": 3}, "prompt = 3 is not a text"),
-        ({}, "prompt = None is not a text"),
-        ({"prompt": "a", "n": 0}, "n = 0 is not a number of tokens"),
-        ({"prompt": "a", "n": 513}, "n = 513 is not a number of tokens"),
-        ({"prompt": "a", "n": "4"}, "n = '4' is not a number of tokens"),
-        ({"prompt": "a", "n": True}, "n = True is not a number of tokens"),
+        ({"prompt": ""}, "prompt is an empty text"),
+        ({"prompt": 3}, "prompt is a number"),
+        ({}, "prompt is missing or null"),
+        ({"prompt": "a", "n": 0}, "n is not a whole number of tokens"),
+        ({"prompt": "a", "n": 513}, "n is not a whole number of tokens"),
+        ({"prompt": "a", "n": "4"}, "n is not a whole number of tokens"),
+        ({"prompt": "a", "n": True}, "n is not a whole number of tokens"),
     ],
 )
 def test_a_wrong_request_names_the_field(data: TextData, request_: dict[str, Any], sentence: str) -> None:

@@ -186,7 +186,7 @@ def test_a_batch_of_pairs_is_what_training_makes_of_them(key: str, opened: dict[
 
 
 WRONG = {
-    "digits": ["eleven", 3, None, ["three"]],
+    "digits": ["eleven", 12, -1, True, None, ["three"]],
     "bncc": ["matemática", None, {}],
     "hours": [[1.0], None, [1.0] * 23 + [math.nan], [1.0] * 23 + [10**400], ["1"] * 24, [True] * 24, 5.0],
     "translation": ["", None, "  "],
@@ -207,12 +207,26 @@ def test_a_truth_that_does_not_fit_is_named(key: str, truth: Any, opened: dict[s
 
 def test_an_unknown_label_is_told_the_known_ones(opened: dict[str, Opened]) -> None:
     wanted, data = opened["own texts"]
-    with pytest.raises(
-        UserError, match=r"truth = 'ótimo' is not a label of this task\. Give one of: bom, caro, ruim\."
-    ):
+    known = r"Give one of: bom, caro, ruim, or its number from 0 to 2\."
+    with pytest.raises(UserError, match=rf'truth = "ótimo" is no label of this task\. {known}'):
         wanted.error(data.state(), {"text": "a"}, {"label": "bom"}, "ótimo")
     with pytest.raises(UserError, match="and 80 more"):
         class_of([[str(n)] for n in range(100)], "none")
+
+
+def test_a_label_may_be_told_by_its_number(opened: dict[str, Opened]) -> None:
+    """Where labels are numbers themselves, a number is a name."""
+    names, ages = [["bom"], ["caro"], ["ruim", "mau"]], [["10"], ["2"], ["0"]]
+    assert [class_of(names, truth) for truth in ("caro", 1, "1", "mau", 2, 0)] == [1, 1, 1, 2, 2, 0]
+    assert [class_of(ages, truth) for truth in ("2", 2, 0, 10)] == [1, 1, 2, 0]
+    for labels, odd in ((names, 3), (names, -1), (names, True), (names, 1.0), (ages, 1), (ages, "1"), (names, [1])):
+        with pytest.raises(UserError, match=r"^truth"):
+            class_of(labels, odd)
+    wanted, data = opened["digits"]
+    request, right = data.requests("test", 1)[0]
+    number = class_of(data.state()["labels"], right)
+    assert wanted.error(data.state(), request, {"label": right}, number) == 0
+    assert torch.equal(data.learn([(request, number)]).targets, data.learn([(request, right)]).targets)
 
 
 def test_a_picture_has_a_name_in_two_languages(opened: dict[str, Opened]) -> None:

@@ -18,15 +18,17 @@ from oliveira import artifact, library
 from oliveira.data import weights
 from oliveira.data.wordpiece import SPECIAL, WordPiece
 from oliveira.errors import Interrupted, UserError
+from oliveira.lifecycle.task_plan import check_task
 from oliveira.models.bert import BERT, BERTConfig
 from oliveira.predict import Predictor
 from oliveira.pretrained import pretrained
 from oliveira.records import Run
-from oliveira.registry import create
-from oliveira.runs import fit
+from oliveira.registry import create, entry
+from oliveira.runs import fit, split_values
 from oliveira.tasks import classification
 from oliveira.tasks.catalogue import tasks
 from oliveira.tasks.classification import TextClassData, TextClassification
+from oliveira.world import TaskSection, World
 
 SMALL: dict[str, Any] = dict(d_model=4, n_stages=2, batch_size=8, evaluate_every=3, checkpoint_every=3)
 PIECES = [*SPECIAL, *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh")]
@@ -44,12 +46,8 @@ def home(first: Run) -> Path:
 
 def run(home: Path, features: str, **values: Any) -> Run:
     values = {"batch_size": 8, "evaluate_every": 3, "checkpoint_every": 3, "seed": 1, **values}
-    start = values.pop("start", min((home / "runs" / "classify-digits" / "cnn").iterdir(), key=_age))
+    start = values.pop("start", "classify/digits/cnn")
     return fit("classify/digits", model="cnn", budget="steps=6", home=home, start=start, features=features, **values)
-
-
-def _age(folder: Path) -> float:
-    return (folder / "settings.json").stat().st_mtime if folder.is_dir() else float("inf")
 
 
 def split(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,8 +69,8 @@ def test_frozen_keeps_the_body_and_tuned_does_not(first: Run, home: Path) -> Non
     assert same(split(frozen.load())[0], before[0]) and not same(split(frozen.load())[1], before[1])
     assert not same(split(tuned.load())[0], before[0])
     assert run(home, "").folder == tuned.folder, "who says nothing tunes"
-    fresh = fit("classify/digits", model="cnn", budget="steps=6", home=home, seed=1, **SMALL)
-    assert len({frozen.folder, tuned.folder, fresh.folder}) == 3
+    assert len({frozen.folder, tuned.folder, first.folder}) == 3
+    assert run(home, "frozen").folder == frozen.folder, "the newest of that name is not what it started from"
 
 
 def test_a_frozen_run_resumes_with_the_same_bits(home: Path) -> None:
@@ -182,3 +180,10 @@ def test_tokens_of_another_meaning_are_refused(tmp_path: Path) -> None:
         fit("probe/duplication", model="gru", start="probe/induction/gru", **small)
     again = fit("probe/induction", model="gru", start="probe/induction/gru", seed=1, **small)
     assert again.result["features"] == "tuned"
+
+
+def test_a_world_may_say_what_its_life_starts_from() -> None:
+    """Fields of the model and of its training are told apart from the two words that `fit` takes itself."""
+    values = {"start": "classify/digits/cnn", "features": "frozen", "lr": 1e-3, "d_model": 8}
+    assert split_values(entry("cnn"), values) == ({"d_model": 8}, {"lr": 1e-3})
+    check_task(World(task=TaskSection(name="classify/digits", model="cnn", values=values)))
