@@ -4,7 +4,7 @@ Papers: Hu et al. 2021, arXiv:2106.09685, §4.1; Dettmers et al. 2023, arXiv:230
 
     W' = W + α/r · B A,   B ∈ R^{d_out × r} starts at zero, A ∈ R^{r × d_in} like a linear layer
 
-Seed 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
+Seed document 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
 are used.
 
 Linear layers take it, and the kernels of recurrent layers: W and U of all gates stand in one matrix each, and get one
