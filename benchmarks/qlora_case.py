@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks import smollm2
-from oliveira.models.gguf import read_gguf
+from oliveira.convert.gguf import read_gguf
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.tasks.language_modelling import TokenBatches
 from oliveira.world import TrainSection

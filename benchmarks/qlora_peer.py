@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.qlora_case import ALPHA, CONFIG, RANK, TARGETS, Side, Subject
 from oliveira.adaptation.lora import add_lora, layers
-from oliveira.models.convert_gpt import to_gpt
+from oliveira.convert.gpt import to_gpt
 from oliveira.models.gpt import GPT
 
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

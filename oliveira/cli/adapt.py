@@ -12,8 +12,8 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import figure, translate
-from oliveira.lifecycle.process import Stop
-from oliveira.lifecycle.progress import Reporter
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop
 
 
 def adapt(

@@ -101,7 +101,7 @@ def compile_(
 
 def served_by(home: Path) -> ServeSection:
     """How this home serves; the defaults where no world was made yet."""
-    from oliveira.serving.service import read_world
+    from oliveira.serving.front.service import read_world
 
     return read_world(home).serve if (home / "world.json").is_file() else ServeSection()
 

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from oliveira import __version__
-from oliveira.lifecycle.flow import flow_of, task_of
-from oliveira.lifecycle.ledger import ArtifactRow, Ledger, StageRow
+from oliveira.console.flow import flow_of, task_of
+from oliveira.ledger import ArtifactRow, Ledger, StageRow
 from oliveira.world import World
 
 NEWEST = 50  # decisions and events shown

@@ -18,7 +18,7 @@ from oliveira.artifact import Artifact
 from oliveira.kernels.decoder import BlockPool, Decoder
 from oliveira.models.gpt import GPT
 from oliveira.processors import processors
-from oliveira.serving.decoders import Settings, make_decoder
+from oliveira.serving.engine.decoders import Settings, make_decoder
 from oliveira.training.seeds import threads
 from oliveira.world import ServeSection
 

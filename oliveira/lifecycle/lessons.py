@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import nn
 
 from oliveira.artifact import Artifact
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.training.loop import Progress
 from oliveira.world import World
 

@@ -16,12 +16,13 @@ from oliveira import artifact, terminal
 from oliveira.compression.model import dequantise_model
 from oliveira.errors import Interrupted, OliveiraError, TrainingError
 from oliveira.files import sha256_json
-from oliveira.lifecycle.eta import Eta
-from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
+from oliveira.ledger import RETRAINING, ArtifactRow, Ledger
+from oliveira.ledger.lives import work
 from oliveira.lifecycle.lessons import lesson_of
-from oliveira.lifecycle.lives import work
-from oliveira.lifecycle.process import Stop, holder, low_priority
 from oliveira.lifecycle.returning import was_put_back
+from oliveira.process.eta import Eta
+from oliveira.process.holder import holder
+from oliveira.process.stop import Stop, low_priority
 from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
 from oliveira.world import World

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oliveira.convert.bert import bert_file, to_bert
 from oliveira.errors import UserError
-from oliveira.models.convert_bert import bert_file, to_bert
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import mean_step
@@ -128,7 +128,7 @@ class BERT(nn.Module):
         or `BertModel`, in `eval` mode. With `gives` and `d_out`, a fresh head of that kind stands on its encoder: what
         fine-tuning starts from, and the only way for a `BertModel`, which has no head.
 
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_bert` says what).
+        Raises `UserError` for what this class does not compute (`oliveira.convert.bert` says what).
         """
         return to_bert(module, gives, d_out).build(cls, BERTConfig)
 

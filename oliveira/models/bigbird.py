@@ -30,8 +30,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.long import to_bigbird
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_long import to_bigbird
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.block_sparse import BlockSparseAttention
 from oliveira.nn.encoder import EncoderBlock
@@ -114,7 +114,7 @@ class BigBird(nn.Module):
     def from_reference(cls, module: nn.Module) -> BigBird:
         """A copy of a transformers `BigBirdForMaskedLM`, in `eval` mode.
 
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
+        Raises `UserError` for what this class does not compute (`oliveira.convert.long` says what).
         """
         return to_bigbird(module).build(cls, BigBirdConfig)
 

@@ -14,8 +14,8 @@ Checked against: torch.nn.LSTM(bidirectional=True), packed sequences too, output
 
 from __future__ import annotations
 
+from oliveira.convert.recurrent import FromTorch
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_cnn
+from oliveira.convert.vision import to_cnn
 from oliveira.registry import register
 
 

@@ -15,8 +15,8 @@ Checked against: torch.nn.GRU, outputs and input gradients to 1e-5.
 
 from __future__ import annotations
 
+from oliveira.convert.recurrent import FromTorch
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_recurrent import FromTorch
 from oliveira.nn.recurrent import RecurrentConfig
 from oliveira.registry import register
 

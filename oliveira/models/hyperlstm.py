@@ -22,8 +22,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from oliveira.convert.hyper import to_hyperlstm
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_hyper import to_hyperlstm
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.hyper import HyperLSTMLayer
 from oliveira.registry import register

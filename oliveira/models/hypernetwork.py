@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_hyper import to_hypernetwork
+from oliveira.convert.hyper import to_hypernetwork
 from oliveira.nn.flat import FlatConfig, flatten
 from oliveira.nn.hyper import ChunkedHyperMLP, main_mlp, mlp_shapes
 from oliveira.registry import register

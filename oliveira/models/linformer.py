@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.long import to_linformer
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_long import to_linformer
 from oliveira.nn.attention import check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig

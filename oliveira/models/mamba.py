@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from oliveira.convert.mamba import to_mamba
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_mamba import to_mamba
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.norm import RMSNorm
 from oliveira.nn.ssm import SelectiveSSM, SelectiveState

@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_mlp
+from oliveira.convert.vision import to_mlp
 from oliveira.registry import register
 
 

@@ -24,9 +24,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.moe import to_moe
 from oliveira.errors import UserError
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_moe import to_moe
 from oliveira.models.gpt import GPT
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -118,7 +118,7 @@ class MoE(nn.Module):
     def from_reference(cls, module: nn.Module) -> MoE:
         """A copy of a transformers `MixtralForCausalLM`, in `eval` mode.
 
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_moe` says what).
+        Raises `UserError` for what this class does not compute (`oliveira.convert.moe` says what).
         """
         return to_moe(module).build(cls, MoEConfig)
 

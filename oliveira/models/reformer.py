@@ -28,8 +28,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.long import to_reformer
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_long import to_reformer
 from oliveira.nn.attention import check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -138,7 +138,7 @@ class Reformer(nn.Module):
     def from_reference(cls, module: nn.Module) -> Reformer:
         """A copy of a transformers `ReformerModelWithLMHead`, in `eval` mode, with the hashes of its `hash_seed`.
 
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
+        Raises `UserError` for what this class does not compute (`oliveira.convert.long` says what).
         """
         return to_reformer(module).build(cls, ReformerConfig)
 

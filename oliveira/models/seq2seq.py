@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_recurrent import from_g2p_en
+from oliveira.convert.recurrent import from_g2p_en
 from oliveira.nn.bahdanau import AttentiveGRU
 from oliveira.nn.ends import last_step
 from oliveira.nn.recurrent import Layer, Recurrent

@@ -27,8 +27,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.transformer import to_transformer
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_transformer import to_transformer
 from oliveira.nn.attention import MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.encoder import EncoderBlock, residual
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -168,7 +168,7 @@ class Transformer(nn.Module):
         """A copy of a transformers `MarianMTModel`, or of the two stacks of a `torch.nn.Transformer`, in `eval` mode.
 
         The latter has neither embeddings nor an output: they start fresh, in the sizes given. Raises `UserError` for
-        what this class does not compute (`oliveira.models.convert_transformer` says what).
+        what this class does not compute (`oliveira.convert.transformer` says what).
         """
         ends = dict(vocab_size=vocab_size, target_vocab_size=target_vocab_size, max_len=max_len)
         return to_transformer(module, ends).build(cls, TransformerConfig)

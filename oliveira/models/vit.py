@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_vit
+from oliveira.convert.vision import to_vit
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.feedforward import FeedForward

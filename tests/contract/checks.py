@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from oliveira import artifact
 from oliveira.adaptation.lora import add_lora, layers, merge
 from oliveira.compression.model import quantise_model
-from oliveira.compression.report import size_in_bytes
 from oliveira.errors import Interrupted, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.kinds import STEPS, Argument, Form, Kind, eats, gives, sizes_of
+from oliveira.lifecycle.compression_report import size_in_bytes
 from oliveira.nn.attention import ConcatCache
 from oliveira.registry import Entry, create
 from oliveira.training.features import frozen

@@ -22,10 +22,10 @@ from sklearn.neural_network import MLPClassifier
 from test_hyper import HyperLSTM as PaperHyperLSTM
 from torch import Tensor, nn
 
+from oliveira.convert import base as convert
+from oliveira.convert.recurrent import to_recurrent
+from oliveira.convert.reference import Options
 from oliveira.errors import UserError
-from oliveira.models import convert
-from oliveira.models.convert_recurrent import to_recurrent
-from oliveira.models.convert_reference import Options
 from oliveira.nn.hyper import mlp_shapes
 from oliveira.registry import entries, entry
 

@@ -17,8 +17,8 @@ from hypnettorch.hnets import HMLP, ChunkedHMLP
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from oliveira.convert.hyper import layer_from_reference
 from oliveira.errors import UserError
-from oliveira.models.convert_hyper import layer_from_reference
 from oliveira.models.hyperlstm import HyperLSTM as Ours
 from oliveira.models.hypernetwork import Hypernetwork
 from oliveira.nn.hyper import ChunkedHyperMLP, HyperMLP, mlp_shapes

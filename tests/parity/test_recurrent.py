@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert.recurrent import to_recurrent
 from oliveira.errors import UserError
 from oliveira.models.bigru import BiGRU
 from oliveira.models.bilstm import BiLSTM
-from oliveira.models.convert_recurrent import to_recurrent
 from oliveira.models.gru import GRU
 from oliveira.models.lstm import LSTM
 from oliveira.models.rnn import RNN

@@ -15,7 +15,7 @@ from transformers import MarianConfig, MarianMTModel
 from oliveira.errors import UserError
 from oliveira.models.transformer import OneTower, Transformer, TransformerConfig, TwoTowers
 from oliveira.registry import entry
-from oliveira.runs import build
+from oliveira.runs.run import build
 from oliveira.tasks.catalogue import task
 
 # torch warns when its faster path for inference is not open to a layer.

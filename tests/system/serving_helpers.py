@@ -21,7 +21,7 @@ from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.serving.address import authority
 from oliveira.world import ServeSection, World

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from oliveira import artifact, kinds, registry
 from oliveira.errors import Interrupted
-from oliveira.explanation import explain
 from oliveira.kinds import BATCH, Argument, Axis, Kind
-from oliveira.records import Run
-from oliveira.runs import fit
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit
+from oliveira.study.explanation import explain
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.training.curves import read_curve

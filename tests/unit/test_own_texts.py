@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oliveira import cli
-from oliveira.own_data import describe_data
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import task
 from oliveira.tasks.own import OwnTextFolder
 from tests.unit.text_documents import pdf, put

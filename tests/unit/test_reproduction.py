@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from oliveira import cli, provenance, recipes, reproduction
+from oliveira import cli
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
-from oliveira.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
+from oliveira.study import provenance, recipes, reproduction
+from oliveira.study.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
 from oliveira.training.curves import read_curve
 
 TINY = """
@@ -40,7 +41,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         monkeypatch.setattr(recipes, name.upper(), tmp_path / name)
     monkeypatch.setattr(provenance, "commit", lambda: CLEAN)
     monkeypatch.setattr(reproduction, "commit", lambda: CLEAN)
-    monkeypatch.setattr("oliveira.runs.draw_seeds", lambda *a, **n: None)  # a run's own picture is not the point here
+    monkeypatch.setattr(
+        "oliveira.runs.run.draw_seeds", lambda *a, **n: None
+    )  # a run's own picture is not the point here
 
     def add(name: str, expect: str = "") -> Path:
         (tmp_path / "recipes" / f"{name}.toml").write_text(TINY.format(expect=expect))
@@ -61,7 +64,7 @@ def test_a_result_says_what_it_comes_from(house: Callable[..., Path]) -> None:
     assert result["files"] == made["files"] == provenance.files_of(recipes.load("tiny"))
     assert {"oliveira/models/gru.py", "oliveira/nn/recurrent.py"} <= result["files"]["model"].keys()
     assert {"oliveira/tasks/probes.py", "oliveira/tasks/probe_makers.py"} <= result["files"]["task"].keys()
-    assert {"oliveira/runs.py", "oliveira/training/loop.py"} <= result["files"]["training"].keys()
+    assert {"oliveira/runs/run.py", "oliveira/training/loop.py"} <= result["files"]["training"].keys()
     curves = sorted((folder / "home").rglob("curve.jsonl"))
     assert len(curves) == 2
     first = next(path for path in curves if json.loads((path.parent / "settings.json").read_bytes())["seed"] == 3)
@@ -159,7 +162,7 @@ def test_the_command_fails_with_a_sentence(
     house: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = house("bad", "at_most = 0.0")
-    monkeypatch.setattr("oliveira.lifecycle.process.Stop", lambda **_: lambda: False)  # its signals are pytest's here
+    monkeypatch.setattr("oliveira.process.stop.Stop", lambda **_: lambda: False)  # its signals are pytest's here
     monkeypatch.setattr("sys.argv", ["oliveira", "reproduce", "all", "--write", "--home", str(folder / "home")])
     with pytest.raises(SystemExit) as caught:
         cli.main()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.watch import Watch
 from oliveira.monitoring.drift import Sample, build_reference
 from oliveira.monitoring.traffic import TrafficLog
