@@ -172,7 +172,8 @@ class Front:
 
     def __init__(self, home: Path, *, streams: int = 1, seconds: float = 10.0, **serve: Any) -> None:
         from oliveira.ledger import Ledger
-        from oliveira.world import ServeSection, World
+        from oliveira.serving.settings import ServeSection
+        from oliveira.world import World
 
         home.mkdir(parents=True, exist_ok=True)
         world = World(serve=ServeSection(**{"slots": streams, "drain": 1.0, **serve}))

@@ -18,7 +18,7 @@ from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
 from oliveira.process.progress import Reporter
 from oliveira.process.stop import Stop
-from oliveira.world import LARGEST
+from oliveira.settings import LARGEST
 
 TaskName = Annotated[
     str, typer.Argument(help="kind/source, as forecast/power (`oliveira list --tasks`), or kind/path:FILE.")

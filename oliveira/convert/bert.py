@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from oliveira.convert.base import Converted, Pair, Reference, explained, first_steps, need, read, tokens
 from oliveira.convert.reference import Options
 from oliveira.errors import UserError
+from oliveira.models.bert import BERT, BERTConfig
 
 _LAYER = {
     "attention.self.query": "attention.query",
@@ -45,19 +46,31 @@ _OF_FILES = ("directionality", "output_past", "pooler_fc_size", "pooler_num_atte
              "pooler_size_per_head", "pooler_type")  # fmt: skip
 
 
-def to_bert(module: Any, gives: str | None, d_out: int) -> Converted:
-    """`gives` = None keeps the head that is there. Raises `UserError` for what `BERT` does not have."""
+def to_bert(module: Any, *, gives: Literal["steps", "one"] | None = None, d_out: int = 0) -> BERT:
+    """A copy of a transformers `BertForPreTraining`, `BertForSequenceClassification`, `BertForTokenClassification` or
+    `BertModel`, in `eval` mode. With `gives` and `d_out`, a fresh head of that kind stands on its encoder: what
+    fine-tuning starts from, and the only way for a `BertModel`, which has no head.
+
+    Raises `UserError` for what `BERT` does not have.
+    """
     kinds = _WITH_HEAD if gives is None else (*_WITH_HEAD, *_ENCODER)
     if gives is None and type(module).__name__ in _ENCODER:
         raise UserError(
             f"a {type(module).__name__} has no head that a BERT has (seq_relationship, or a classifier). Give one of "
             f"{', '.join(_WITH_HEAD)}, or name the fresh head: gives='one' or 'steps', and d_out."
         )
-    return read(module, "BERT", dict.fromkeys(kinds, partial(_bert, gives=gives, d_out=d_out)))
+    converted = read(module, "BERT", dict.fromkeys(kinds, partial(_bert, gives=gives, d_out=d_out)))
+    return converted.build(BERT, BERTConfig)
 
 
-def bert_file(config: Mapping[str, Any], weights: Mapping[str, Tensor], gives: str | None, d_out: int) -> Converted:
-    """As `to_bert`, from what stands in a config.json and a model.safetensors."""
+def bert_from_weights(
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    gives: Literal["steps", "one"] | None = None,
+    d_out: int = 0,
+) -> BERT:
+    """As `to_bert`, from what stands in a config.json and a model.safetensors of transformers' BERT."""
     with explained("config.json and its weights", "BERT"):
         theirs = Reference(None)
         theirs.kind, theirs.weights, theirs.config = "BERT", dict(weights), Options.of_file(config)
@@ -65,7 +78,7 @@ def bert_file(config: Mapping[str, Any], weights: Mapping[str, Tensor], gives: s
         converted = _bert(theirs, gives=gives, d_out=d_out)
         theirs.close()
     converted.kind, converted.wanted, converted.trial = "BERT", "BERT", None  # a file computes nothing
-    return converted
+    return converted.build(BERT, BERTConfig)
 
 
 def _bert(theirs: Reference, *, gives: str | None, d_out: int) -> Converted:

@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.errors import UserError
+from oliveira.models.gpt import GPT, GPTConfig
 
 
-def to_gpt(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `GPT` does not have."""
-    return read(module, "GPT", {"GPT2LMHeadModel": _gpt2, "LlamaForCausalLM": _llama})
+def to_gpt(module: nn.Module) -> GPT:
+    """A copy of a transformers `GPT2LMHeadModel` or `LlamaForCausalLM`, in `eval` mode.
+
+    Raises `UserError` when `module` is of another kind or uses what `GPT` does not have.
+    """
+    return read(module, "GPT", {"GPT2LMHeadModel": _gpt2, "LlamaForCausalLM": _llama}).build(GPT, GPTConfig)
 
 
 def plain_rope(config: Any) -> float:

@@ -17,13 +17,25 @@ from torch import Tensor, nn
 from oliveira.convert.base import Converted, Pair, Reference, read
 from oliveira.convert.recurrent import ends, whole_model
 from oliveira.errors import UserError
+from oliveira.models.hyperlstm import HyperLSTM, HyperLSTMConfig
+from oliveira.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from oliveira.nn.hyper import HyperLSTMLayer, mlp_shapes
 
 
-def to_hyperlstm(module: nn.Module, input: nn.Module, output: nn.Module, gives: Literal["steps", "one"]) -> Converted:
-    """Raises `UserError` when `module` is of another kind, and when its input is not as wide as its state."""
+def to_hyperlstm(
+    module: nn.Module,
+    *,
+    input: nn.Embedding | nn.Linear,
+    output: nn.Linear,
+    gives: Literal["steps", "one"] = "steps",
+) -> HyperLSTM:
+    """A copy, in `eval` mode, of a labml `HyperLSTM`, of what feeds it and of what reads it.
+
+    Raises `UserError` for another kind, and when its input is not as wide as its state.
+    """
     parts = {"input": input, "output": output}
-    return read(module, "HyperLSTM", {"HyperLSTM": partial(_hyperlstm, gives=gives)}, parts)
+    converted = read(module, "HyperLSTM", {"HyperLSTM": partial(_hyperlstm, gives=gives)}, parts)
+    return converted.build(HyperLSTM, HyperLSTMConfig)
 
 
 def layer_from_reference(cell: nn.Module) -> HyperLSTMLayer:
@@ -126,9 +138,13 @@ def _cell_state(theirs: Reference, source: str, target: str) -> dict[str, Tensor
 # hypnettorch --------------------------------------------------------------------------------------
 
 
-def to_hypernetwork(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or form than `Hypernetwork.from_reference` says."""
-    return read(module, "Hypernetwork", {"ChunkedHMLP": _chunked})
+def to_hypernetwork(module: nn.Module) -> Hypernetwork:
+    """A copy, in `eval` mode, of a hypnettorch `ChunkedHMLP` that makes an MLP: `cond_chunk_embs`, one condition
+    without an embedding of its own, one hidden layer. Inputs become images of 1 × 1 × n.
+
+    Raises `UserError` for another kind or form.
+    """
+    return read(module, "Hypernetwork", {"ChunkedHMLP": _chunked}).build(Hypernetwork, HypernetworkConfig)
 
 
 def _chunked(theirs: Reference) -> Converted:

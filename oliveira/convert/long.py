@@ -14,21 +14,30 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.errors import UserError
+from oliveira.models.bigbird import BigBird, BigBirdConfig
+from oliveira.models.linformer import Linformer, LinformerConfig
+from oliveira.models.reformer import Reformer, ReformerConfig
 
 
-def to_linformer(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `Linformer` does not have."""
-    return read(module, "Linformer", {"LinformerLM": _linformer})
+def to_linformer(module: nn.Module) -> Linformer:
+    """A copy of a `linformer.LinformerLM`, in `eval` mode.
+
+    Raises `UserError` when `module` is of another kind or uses what `Linformer` does not have.
+    """
+    return read(module, "Linformer", {"LinformerLM": _linformer}).build(Linformer, LinformerConfig)
 
 
-def to_bigbird(module: nn.Module) -> Converted:
-    """As `to_linformer`, for `BigBird`."""
-    return read(module, "BigBird", {"BigBirdForMaskedLM": _bigbird})
+def to_bigbird(module: nn.Module) -> BigBird:
+    """A copy of a transformers `BigBirdForMaskedLM`, in `eval` mode. Errors as of `to_linformer`."""
+    return read(module, "BigBird", {"BigBirdForMaskedLM": _bigbird}).build(BigBird, BigBirdConfig)
 
 
-def to_reformer(module: nn.Module) -> Converted:
-    """As `to_linformer`, for `Reformer`."""
-    return read(module, "Reformer", {"ReformerModelWithLMHead": _reformer})
+def to_reformer(module: nn.Module) -> Reformer:
+    """A copy of a transformers `ReformerModelWithLMHead`, in `eval` mode, with the hashes of its `hash_seed`.
+
+    Errors as of `to_linformer`.
+    """
+    return read(module, "Reformer", {"ReformerModelWithLMHead": _reformer}).build(Reformer, ReformerConfig)
 
 
 def _linformer(theirs: Reference) -> Converted:

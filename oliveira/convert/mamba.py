@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.errors import UserError
+from oliveira.models.mamba import Mamba, MambaConfig
 
 LAYER = {  # of both libraries → ours
     "norm.weight": "norm.weight",
@@ -29,9 +30,14 @@ LAYER = {  # of both libraries → ours
 }
 
 
-def to_mamba(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `Mamba` does not have."""
-    return read(module, "Mamba", {"MambaForCausalLM": _transformers, "Mamba": _mambapy})
+def to_mamba(module: nn.Module) -> Mamba:
+    """A copy of a transformers `MambaForCausalLM` or a `mambapy.mamba.Mamba`, in `eval` mode.
+
+    The latter is a bare stack: its copy reads d_in = d_model numbers a step as they are and gives the states of the
+    last layer through a norm of gain 1. Raises `UserError` when `module` is of another kind or uses what `Mamba` does
+    not have.
+    """
+    return read(module, "Mamba", {"MambaForCausalLM": _transformers, "Mamba": _mambapy}).build(Mamba, MambaConfig)
 
 
 def _layers(theirs: Reference, state: dict[str, Tensor], prefix: str, n_layers: int) -> None:

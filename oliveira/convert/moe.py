@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.convert.gpt import plain_rope
+from oliveira.models.moe import MoE, MoEConfig
 
 _NAMES = {
     "self_attn.q_proj": "attention.query",
@@ -26,9 +27,12 @@ _NAMES = {
 }
 
 
-def to_moe(module: nn.Module) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `MoE` does not have."""
-    return read(module, "MoE", {"MixtralForCausalLM": _mixtral})
+def to_moe(module: nn.Module) -> MoE:
+    """A copy of a transformers `MixtralForCausalLM`, in `eval` mode.
+
+    Raises `UserError` when `module` is of another kind or uses what `MoE` does not have.
+    """
+    return read(module, "MoE", {"MixtralForCausalLM": _mixtral}).build(MoE, MoEConfig)
 
 
 def _mixtral(theirs: Reference) -> Converted:

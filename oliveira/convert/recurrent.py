@@ -1,8 +1,8 @@
 """Weights of recurrent layers and models under the names of this house.
 
-Covered: torch.nn.RNN, LSTM and GRU, alone (`to_recurrent`) or with what feeds and reads them (`FromTorch`, the base of
+Covered: torch.nn.RNN, LSTM and GRU, alone (`to_recurrent`) or with what feeds and reads them (`to_recurrent_model`:
 the five recurrent models); the grapheme-to-phoneme model of the package g2p-en (Apache-2.0), by way of
-`Seq2Seq.from_g2p_en`: a GRU reads letters, a second one, started from its last state, writes ARPAbet phonemes.
+`from_g2p_en`: a GRU reads letters, a second one, started from its last state, writes ARPAbet phonemes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import Converted, Pair, Reference, first_steps, read, tokens
 from oliveira.errors import UserError
+from oliveira.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from oliveira.nn.recurrent import KERNELS, Kind, Recurrent, RecurrentConfig, RecurrentModel
 
 _KINDS = ("RNN", "LSTM", "GRU")
+
+Model = TypeVar("Model", bound=RecurrentModel)
 
 
 def to_recurrent(module: nn.Module) -> Recurrent:
@@ -83,24 +86,20 @@ def _rows(ours: Any, theirs: Any, random: torch.Generator) -> Iterator[Pair]:
         yield Pair("states", got[row][real[row]], _run(theirs, x[row : row + 1, real[row]])[0])
 
 
-class FromTorch(RecurrentModel):
-    """What the recurrent models share besides their layers: how they are copied from torch's."""
-
-    @classmethod
-    def from_reference(
-        cls,
-        module: nn.Module,
-        *,
-        input: nn.Embedding | nn.Linear,
-        output: nn.Linear,
-        gives: Literal["steps", "one"] = "steps",
-    ) -> Self:
-        """A copy of a torch model in its three parts: what feeds `module` (a `torch.nn.RNN`, `LSTM` or `GRU`), and
-        what reads it. In `eval` mode. Raises `UserError` for another kind, and for what `Recurrent` does not cover.
-        """
-        reader = partial(_model, wanted=cls, gives=gives)
-        parts = {"input": input, "output": output}
-        return read(module, cls.__name__, dict.fromkeys(_KINDS, reader), parts).build(cls, RecurrentConfig)
+def to_recurrent_model(
+    model: type[Model],
+    module: nn.Module,
+    *,
+    input: nn.Embedding | nn.Linear,
+    output: nn.Linear,
+    gives: Literal["steps", "one"] = "steps",
+) -> Model:
+    """A copy of a torch model in its three parts: what feeds `module` (a `torch.nn.RNN`, `LSTM` or `GRU`), and what
+    reads it. In `eval` mode. Raises `UserError` for another kind, and for what `Recurrent` does not cover.
+    """
+    reader = partial(_model, wanted=model, gives=gives)
+    parts = {"input": input, "output": output}
+    return read(module, model.__name__, dict.fromkeys(_KINDS, reader), parts).build(model, RecurrentConfig)
 
 
 def ends(theirs: Reference) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, nn.Module]]:
@@ -176,8 +175,11 @@ G2P_EN = {
 }
 
 
-def from_g2p_en(path: Path) -> Converted:
-    """Reads `checkpoint20.npz`. Raises `UserError` when it is not that file."""
+def from_g2p_en(path: Path) -> Seq2Seq:
+    """The trained grapheme-to-phoneme model of the package g2p-en, from its `checkpoint20.npz`, in `eval` mode.
+
+    Source: letters and `</s>`; target: `<s>` and phonemes. Raises `UserError` if the file is another one.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             theirs = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -197,10 +199,11 @@ def from_g2p_en(path: Path) -> Converted:
         "attention": "none",
         "bidirectional": False,
     }
-    return Converted(
+    converted = Converted(
         config=config, state={ours: theirs[name] for name, ours in G2P_EN.items()}, trial=_phonemes,
         reference=theirs, kind=path.name, wanted="Seq2Seq",
     )  # fmt: skip
+    return converted.build(Seq2Seq, Seq2SeqConfig)
 
 
 def _phonemes(ours: Any, theirs: dict[str, Tensor], random: torch.Generator) -> Iterator[Pair]:

@@ -19,17 +19,23 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import Converted, Pair, Reference, first_steps, need, read, tokens
 from oliveira.errors import UserError
+from oliveira.models.transformer import Transformer, TransformerConfig
 from oliveira.nn.positional import Sinusoidal
 
 EPS = 1e-5  # of every norm here and there
 
 
-def to_transformer(module: nn.Module, ends: dict[str, int]) -> Converted:
-    """Raises `UserError` when `module` is of another kind or uses what `Transformer` does not have.
+def to_transformer(
+    module: nn.Module, *, vocab_size: int = 0, target_vocab_size: int = 0, max_len: int = 256
+) -> Transformer:
+    """A copy of a transformers `MarianMTModel`, or of the two stacks of a `torch.nn.Transformer`, in `eval` mode.
 
-    `ends`: vocab_size, target_vocab_size and max_len for a module without ends.
+    The latter has neither embeddings nor an output: they start fresh, in the sizes given. Raises `UserError` when
+    `module` is of another kind or uses what `Transformer` does not have.
     """
-    return read(module, "Transformer", {"Transformer": partial(_torch, ends=ends), "MarianMTModel": _marian})
+    ends = {"vocab_size": vocab_size, "target_vocab_size": target_vocab_size, "max_len": max_len}
+    converted = read(module, "Transformer", {"Transformer": partial(_torch, ends=ends), "MarianMTModel": _marian})
+    return converted.build(Transformer, TransformerConfig)
 
 
 # torch.nn.Transformer -----------------------------------------------------------------------------

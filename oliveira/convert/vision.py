@@ -14,21 +14,36 @@ from torch import Tensor, nn
 
 from oliveira.convert.base import Converted, Pair, Reference, need, read
 from oliveira.errors import UserError
+from oliveira.models.cnn import CNN, CNNConfig
+from oliveira.models.mlp import MLP, MLPConfig
+from oliveira.models.vit import ViT, ViTConfig
 
 
-def to_mlp(module: Any) -> Converted:
-    """Raises `UserError` when `module` is of another kind or shape than `MLP`."""
-    return read(module, "MLP", {"MLPClassifier": _sklearn, "Sequential": _sequential})
+def to_mlp(module: Any) -> MLP:
+    """A copy, in `eval` mode, of a fitted `sklearn.neural_network.MLPClassifier` (its outputs before the softmax)
+    or of an `nn.Sequential` of Linear, ReLU, Flatten and Dropout; inputs (B, 1, features).
+
+    Raises `UserError` when `module` is of another kind or shape than `MLP`.
+    """
+    return read(module, "MLP", {"MLPClassifier": _sklearn, "Sequential": _sequential}).build(MLP, MLPConfig)
 
 
-def to_cnn(module: Any) -> Converted:
-    """Raises `UserError` when `module` is no residual network of basic blocks, or one that `CNN` does not compute."""
-    return read(module, "CNN", {"ResNetForImageClassification": _resnet})
+def to_cnn(module: Any, *, height: int = 224, width: int = 224) -> CNN:
+    """A copy of a transformers `ResNetForImageClassification` with basic blocks, in `eval` mode.
+
+    `height` and `width` are noted in the config: the weights fit any size. Raises `UserError` when `module` is no
+    residual network of basic blocks, or one that `CNN` does not compute.
+    """
+    converted = read(module, "CNN", {"ResNetForImageClassification": _resnet})
+    return converted.build(CNN, CNNConfig, height=height, width=width)
 
 
-def to_vit(module: Any) -> Converted:
-    """Raises `UserError` when `module` is no vision transformer, or one that `ViT` does not compute."""
-    return read(module, "ViT", {"ViTForImageClassification": _vit})
+def to_vit(module: Any) -> ViT:
+    """A copy of a transformers `ViTForImageClassification`, in `eval` mode.
+
+    Raises `UserError` when `module` is no vision transformer, or one that `ViT` does not compute.
+    """
+    return read(module, "ViT", {"ViTForImageClassification": _vit}).build(ViT, ViTConfig)
 
 
 # Perceptrons --------------------------------------------------------------------------------------

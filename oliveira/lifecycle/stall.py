@@ -11,7 +11,8 @@ from oliveira.errors import CorruptError
 from oliveira.files import atomic_directory, write_json_atomic
 from oliveira.ledger import Ledger
 from oliveira.lifecycle.up import TERMINAL, TERMINAL_KEYS
-from oliveira.world import ServeSection, TaskSection, World
+from oliveira.serving.settings import ServeSection
+from oliveira.world import TaskSection, World
 
 
 def set_up(home: Path, run: Path, host: str) -> tuple[Path, str, str]:

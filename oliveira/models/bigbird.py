@@ -30,7 +30,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.convert.long import to_bigbird
 from oliveira.kinds import SEQUENCE
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.block_sparse import BlockSparseAttention
@@ -109,14 +108,6 @@ class BigBird(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> BigBird:
-        """A copy of a transformers `BigBirdForMaskedLM`, in `eval` mode.
-
-        Raises `UserError` for what this class does not compute (`oliveira.convert.long` says what).
-        """
-        return to_bigbird(module).build(cls, BigBirdConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out)."""

@@ -28,7 +28,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.convert.long import to_reformer
 from oliveira.kinds import CAUSAL_SEQUENCE
 from oliveira.nn.attention import check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -133,14 +132,6 @@ class Reformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Reformer:
-        """A copy of a transformers `ReformerModelWithLMHead`, in `eval` mode, with the hashes of its `hash_seed`.
-
-        Raises `UserError` for what this class does not compute (`oliveira.convert.long` says what).
-        """
-        return to_reformer(module).build(cls, ReformerConfig)
 
     def with_hashes(self, n_hashes: int) -> Reformer:
         """A copy that hashes `n_hashes` times: fewer are faster, more find more. The first ones are those it has."""

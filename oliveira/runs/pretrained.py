@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oliveira import artifact
+from oliveira.convert.bert import bert_from_weights
 from oliveira.data import weights
 from oliveira.data.routes import Say
 from oliveira.data.wordpiece import WordPiece
 from oliveira.files import canonical_json
-from oliveira.models.bert import BERT
 
 
 def _minilm(folder: Path, cache: Path, say: Say) -> None:
@@ -20,7 +20,7 @@ def _minilm(folder: Path, cache: Path, say: Say) -> None:
     state = {"pieces": WordPiece(pieces, lowercase=True).pieces, "lowercase": True}
     artifact.write(
         folder,
-        model=BERT.from_weights(config, tensors, gives="one", d_out=2),  # the head is fresh: nobody takes it over
+        model=bert_from_weights(config, tensors, gives="one", d_out=2),  # the head is fresh: nobody takes it over
         name="bert",
         files={artifact.TASK: canonical_json({"task": "all-MiniLM-L6-v2", "state": state, "request": {}})},
         lineage={"weights": weights.MINILM.package.sha256},

@@ -50,7 +50,7 @@ from oliveira.training.curves import draw_seeds, read_curve
 from oliveira.training.diagnosis import diagnose
 from oliveira.training.loop import CHECKPOINT, Job, Progress, train
 from oliveira.training.seeds import threads
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 EVALUATIONS = 8  # of a run, unless train.evaluate_every says otherwise
 TIMED_STEPS = 5
@@ -83,8 +83,8 @@ def fit(
     config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
     `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
     with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
-    `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn on,
-    with "frozen" the head alone learns.
+    `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn
+    on, with "frozen" the head alone learns.
     Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
     last good checkpoint.
     """

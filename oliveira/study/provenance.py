@@ -26,7 +26,7 @@ from oliveira.files import sha256_bytes, sha256_json
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {"data", "models", "nn", "tasks", "training"}
-APART = ("convert", "gguf", "routes", "folder", "catalogue")  # beginnings of module names without a say
+APART = ("routes", "folder", "catalogue")  # beginnings of module names without a say
 LOOP = ("oliveira.training.loop", "oliveira.training.loss", "oliveira.runs.run")
 WORLD_TASK = ("oliveira.data.preprocess", "oliveira.data.sources", "oliveira.tasks.language_modelling")
 WORLD_LOOP = ("oliveira.training.loop", "oliveira.training.loss", "oliveira.study.world_recipe")

@@ -17,51 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from oliveira.errors import Interrupted, OliveiraError, UserError
-from oliveira.files import canonical_json, sha256_bytes, write_atomic, write_json_atomic
-from oliveira.language import figure, local, translate
+from oliveira.errors import Interrupted, OliveiraError
 from oliveira.process.progress import Reporter
 from oliveira.runs.records import Run
 from oliveira.runs.run import fit
 from oliveira.study import recipes
 from oliveira.study.figures import EXPECTED
-from oliveira.study.provenance import Files, clean_commit, commit, differing, files_of
-from oliveira.training.curves import draw_seeds, read_curve
+from oliveira.study.publication import LOSSES, THREADS, Origin, first_losses, publish, show
+from oliveira.study.world_recipe import reproduce_world, train_world
+from oliveira.training.curves import draw_seeds
 
-LOSSES = 20  # of the first seed, kept and replayed
 TOLERANCE = 1e-3  # of a loss
-THREADS = 1  # of a recipe that does not say: a number known everywhere
 
 Stop = Callable[[], bool]
-Draw = Callable[[Path], dict[str, str]]  # fills a folder with pictures: end of the published name → file
-
-
-class Origin:
-    """What a result comes from, looked at before the training and again before anything is written."""
-
-    def __init__(self, name: str, *, write: bool) -> None:
-        self.name, self.write = name, write
-        self.commit = clean_commit() if write else commit()
-        self.files: Files = files_of(recipes.load(name))
-        self.code = sha256_bytes(canonical_json(self.files))[:16]
-
-    def fields(self) -> dict[str, Any]:
-        if self.write and (changed := differing(self.files, files_of(recipes.load(self.name)))):
-            raise UserError(
-                f"{', '.join(changed)} changed while {self.name} trained on commit {self.commit}: nothing is written. "
-                f"Say `oliveira reproduce {self.name} --write` again and leave the files alone meanwhile."
-            )
-        return {"commit": self.commit, "files": self.files}
 
 
 def reproduce(name: str, home: Path, *, write: bool, should_stop: Stop = lambda: False) -> dict[str, Any]:
     """Runs a recipe and prints ours now, stored and paper; stores the result when asked to."""
     recipe = recipes.load(name)
     if "world" in recipe:
-        from oliveira.study.world_recipe import reproduce_world
-
         return reproduce_world(name, recipe, home, write=write, should_stop=should_stop)
     origin = Origin(name, write=write)
     console = Console(highlight=False, soft_wrap=True)
@@ -147,10 +122,6 @@ def result_of(name: str, recipe: dict[str, Any], runs: list[Run]) -> dict[str, A
     }
 
 
-def first_losses(curve: Path) -> list[float]:
-    return [row["loss"] for row in read_curve(curve) if "loss" in row][:LOSSES]
-
-
 def _draw(folder: Path, recipe: dict[str, Any], runs: list[Run], result: dict[str, Any]) -> dict[str, str]:
     draw_seeds(
         [run.folder / "curve.jsonl" for run in runs],
@@ -164,34 +135,6 @@ def _draw(folder: Path, recipe: dict[str, Any], runs: list[Run], result: dict[st
         shutil.copyfile(picture, folder / "picture.png")
         files["-picture.png"] = "picture.png"
     return files
-
-
-def publish(name: str, result: dict[str, Any], draw: Draw) -> None:
-    """Pictures first, each whole or not there; the result, which names their digests, last."""
-    with tempfile.TemporaryDirectory() as scratch:
-        drawn = {f"{name}{end}": (Path(scratch) / file).read_bytes() for end, file in draw(Path(scratch)).items()}
-    for file, data in drawn.items():
-        write_atomic(recipes.RESULTS / file, data)
-    pictures = {file: sha256_bytes(data) for file, data in drawn.items()}
-    write_json_atomic(recipes.RESULTS / f"{name}.json", result | {"pictures": pictures})
-
-
-def show(console: Console, result: dict[str, Any], published: dict[str, Any] | None) -> None:
-    metric = result["metric"]
-    table = Table(result["recipe"], f"{metric['name']} ({metric['better']} is better)")
-    table.add_row("ours now", local(f"{metric['mean']:.4f} ± {metric['std']:.4f}"), style="bold")
-    if published and "band" in published["metric"]:
-        low, high = published["metric"]["band"]
-        word = "inside" if recipes.inside(published, metric["mean"]) else "OUTSIDE"
-        table.add_row("stored", local(f"{published['metric']['mean']:.4f} ({word} its band {low:.4f} … {high:.4f})"))
-    if result["paper"]:
-        table.add_row(f"paper: {result['paper']['source']}", str(result["paper"]["value"]))
-    for name, value in result["baselines"].items():
-        table.add_row(translate(name), figure(value, ".4f"))
-    console.print(table)
-    for key, met in result["met"].items():
-        level = figure(result["expect"][key], ".4g")
-        console.print(f"expected {EXPECTED.get(key, key)} {level}: {'met' if met else 'NOT MET'}")
 
 
 def complaints(result: dict[str, Any], published: dict[str, Any] | None) -> list[str]:
@@ -288,8 +231,6 @@ def replay(name: str, home: Path, should_stop: Stop = lambda: False) -> list[flo
             losses.append(loss)
 
         if "world" in recipe:
-            from oliveira.study.world_recipe import train_world
-
             train_world(recipe, Path(scratch), step, lambda: len(losses) >= LOSSES or should_stop())
         else:
             with contextlib.suppress(Interrupted):

@@ -28,7 +28,7 @@ from oliveira.process.holder import holder
 from oliveira.process.progress import Reporter
 from oliveira.runs.run import device
 from oliveira.study import recipes
-from oliveira.study.reproduction import THREADS, Origin, first_losses, publish, show
+from oliveira.study.publication import THREADS, Origin, first_losses, publish, show
 from oliveira.tasks import baselines
 from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
 from oliveira.training.curves import draw_curve, read_curve

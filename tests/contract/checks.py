@@ -32,7 +32,7 @@ from oliveira.nn.attention import ConcatCache
 from oliveira.registry import Entry, create
 from oliveira.training.features import frozen
 from oliveira.training.loop import Job, train
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 LENGTH, VOCAB = 9, 37
 SIZES = {"vocab_size": VOCAB, "target_vocab_size": 29, "d_in": 3, "channels": 1, "height": 8, "width": 8, "d_out": 5}

@@ -29,7 +29,7 @@ from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.training.curves import read_curve
 from oliveira.training.optim import Optimizer, Replaced, Turn
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 NODES = Axis(name="nodes", size="n_nodes", free=True)
 GRAPH = Kind(

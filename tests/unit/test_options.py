@@ -31,7 +31,8 @@ from oliveira.lifecycle import compression_report as report
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.serving.engine import decoders
 from oliveira.serving.engine.decoders import Settings, make_decoder
-from oliveira.world import ServeSection, World
+from oliveira.serving.settings import ServeSection
+from oliveira.world import World
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPTConfig(vocab_size=83, d_model=64, n_layers=1, n_heads=4, n_kv_heads=2, d_ff=128, max_len=64)

@@ -16,7 +16,8 @@ from oliveira.serving.front import answer_log
 from oliveira.serving.front.app import make_app
 from oliveira.serving.front.served import Served
 from oliveira.serving.front.service import Service
-from oliveira.world import ServeSection, World
+from oliveira.serving.settings import ServeSection
+from oliveira.world import World
 
 
 class House:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oliveira.runs.records import Run
 from oliveira.runs.run import fit
-from oliveira.study import provenance, recipes, reproduction, world_recipe
+from oliveira.study import provenance, publication, recipes, reproduction, world_recipe
 from oliveira.study.recipes import inside, measured, verdicts
 from oliveira.study.reproduction import complaints, reproduce, reproduce_all
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
@@ -209,4 +209,4 @@ def test_runs_of_seeds_are_not_mixed_up(folder: Path, monkeypatch: pytest.Monkey
     recipe(folder)
     result = reproduce("fake", folder / "home", write=False)
     assert [run.result["seed"] for run in made] == SEEDS
-    assert result["losses"] == reproduction.first_losses(made[0].folder / "curve.jsonl") and len(result["losses"]) == 2
+    assert result["losses"] == publication.first_losses(made[0].folder / "curve.jsonl") and len(result["losses"]) == 2

@@ -13,7 +13,7 @@ import pytest
 from oliveira import cli
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
-from oliveira.study import provenance, recipes, reproduction
+from oliveira.study import provenance, publication, recipes, reproduction
 from oliveira.study.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
 from oliveira.training.curves import read_curve
 
@@ -40,7 +40,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         (tmp_path / name).mkdir()
         monkeypatch.setattr(recipes, name.upper(), tmp_path / name)
     monkeypatch.setattr(provenance, "commit", lambda: CLEAN)
-    monkeypatch.setattr(reproduction, "commit", lambda: CLEAN)
+    monkeypatch.setattr(publication, "commit", lambda: CLEAN)
     monkeypatch.setattr(
         "oliveira.runs.run.draw_seeds", lambda *a, **n: None
     )  # a run's own picture is not the point here
@@ -101,8 +101,8 @@ def test_no_result_when_a_file_of_it_changed_meanwhile(
     house: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = house("tiny")
-    origin = reproduction.Origin("tiny", write=True)
-    monkeypatch.setattr(reproduction, "commit", lambda: "fedcba987654")
+    origin = publication.Origin("tiny", write=True)
+    monkeypatch.setattr(publication, "commit", lambda: "fedcba987654")
     assert origin.fields() == {"commit": CLEAN, "files": origin.files}, "another commit of the same files is no harm"
     real = provenance._digest
     monkeypatch.setattr(provenance, "_digest", lambda path, at: "new" if path.name == "gru.py" else real(path, at))
@@ -128,7 +128,7 @@ def test_a_kill_before_the_result_leaves_none_and_costs_no_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduction, "write_json_atomic", killed)
+        patch.setattr(publication, "write_json_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
             reproduce("tiny", folder / "home", write=True)
     assert not list((folder / "results").glob("*.json"))

@@ -19,7 +19,8 @@ from oliveira.errors import UserError
 from oliveira.files import sha256_bytes, sha256_file
 from oliveira.study import recipes
 from oliveira.study.provenance import ROOT, code, is_clean
-from oliveira.study.reproduction import LOSSES, disagreement, replay
+from oliveira.study.publication import LOSSES
+from oliveira.study.reproduction import disagreement, replay
 
 # Measured before results carried digests. The list may only become shorter: `oliveira reproduce NAME --write`.
 UNVERIFIED: set[str] = set()

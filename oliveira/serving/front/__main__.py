@@ -37,7 +37,7 @@ async def serve(service: Served, opened: socket.socket, *, die_with_parent: bool
         loop.add_signal_handler(number, stop.set)
     if die_with_parent:
         threading.Thread(target=_watch_parent, args=(loop, stop), daemon=True).start()
-    server = make_server(make_app(service), connections=service.world.serve.connections)
+    server = make_server(make_app(service), connections=service.settings.connections)
     place = service.home / "front.json"
     host, port = opened.getsockname()[:2]
     service.start()
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.set_up()
     try:
         service = Served.open(given.home)
-        host = given.host or service.world.serve.host
+        host = given.host or service.settings.host
         opened = listen(host, given.port) if given.listening is None else socket.socket(fileno=given.listening)
         if not is_loopback(host) and not any(found.revoked is None for found in list(service.ledger.keys())):
             raise UserError(f"serve.host = {host} is open to the network without a key. Make one with `oliveira keys`.")

@@ -55,7 +55,7 @@ def make_app(service: Served) -> FastAPI:
     add_error_answers(app)
     app.add_middleware(Guard, service=service)
     app.add_middleware(Boundary)
-    if origins := service.world.serve.cors_origins:
+    if origins := service.settings.cors_origins:
         # Outermost: a browser asks before it sends a key. No credentials: the console's cookie stays at home.
         app.add_middleware(
             CORSMiddleware,
@@ -139,7 +139,7 @@ class Guard:
         """A `receive` whose body is whole, small enough and sane."""
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return receive
-        body = await read_body(scope, receive, self.service.world.serve.max_body)
+        body = await read_body(scope, receive, self.service.settings.max_body)
         if body:
             check_content_type(scope)
             check_json(body)

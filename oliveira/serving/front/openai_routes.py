@@ -38,7 +38,7 @@ from oliveira.serving.protocol import Message
 
 def make_openai_router(service: Served) -> APIRouter:
     router = APIRouter()
-    limits = service.world.serve
+    limits = service.settings
 
     def text_within_limits(text: str, param: str) -> str:
         text = nfc(text)

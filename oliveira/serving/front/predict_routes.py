@@ -28,7 +28,7 @@ MOST_REQUESTS = 64  # in one body
 
 def make_predict_router(service: Served) -> APIRouter:
     router = APIRouter()
-    deadline = service.world.serve.deadline
+    deadline = service.settings.deadline
 
     async def ask(request: Request, model: str, life: Service, message: Message) -> tuple[EngineProcess, Message]:
         """One question to the engine."""

@@ -19,8 +19,8 @@ from oliveira.serving.adapter_names import adapter_names
 from oliveira.serving.front.errors import ApiError, shutting_down
 from oliveira.serving.front.limits import Admission
 from oliveira.serving.front.room import Room
-from oliveira.serving.front.service import Service, must_not_end, read_world
-from oliveira.world import World
+from oliveira.serving.front.service import Service, must_not_end, read_settings
+from oliveira.serving.settings import ServeSection
 
 SHORT = 12  # characters of a digest that name a model
 TIDY_SECONDS = 0.5
@@ -29,16 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class Served:
-    """`home`: with the keys. `world`: of the main life, which says how the home is served. `ledger`: of the keys."""
+    """`home`: with the keys. `settings`: of the main life, which say how the home is served. `ledger`: of the keys."""
 
-    def __init__(self, home: Path, world: World, services: Sequence[Service], room: Room | None = None) -> None:
-        self.home, self.world = home, world
+    def __init__(
+        self, home: Path, settings: ServeSection, services: Sequence[Service], room: Room | None = None
+    ) -> None:
+        self.home, self.settings = home, settings
         self.lives = {service.name: service for service in services}
         self.main = services[0]
         self.admission = self.main.admission
         self.ledger = Ledger(home)
         self.metrics = Metrics()
-        self.metrics.queue_capacity.set(world.serve.queue)
+        self.metrics.queue_capacity.set(settings.queue)
         self.draining = False
         self.requests = 0  # in work, to be waited for at the end
         self._room = room or Room()
@@ -50,18 +52,17 @@ class Served:
     def open(cls, home: Path) -> Self:
         """Every life that `oliveira up` left in this home. Raises `UserError`."""
         main = main_life(home)
-        world = read_world(place(home, main))
-        serve = world.serve
+        serve = read_settings(place(home, main))
         shared = {"admission": Admission(slots=serve.slots, queue=serve.queue), "room": Room(serve.memory, serve.idle)}
-        services = [Service(place(home, main), world, main, **shared)]  # type: ignore[arg-type]
+        services = [Service(place(home, main), serve, main, **shared)]  # type: ignore[arg-type]
         for name in lives(home):
             folder = place(home, name)
             try:
                 if name != main:
-                    services.append(Service(folder, read_world(folder), name, **shared))  # type: ignore[arg-type]
+                    services.append(Service(folder, read_settings(folder), name, **shared))  # type: ignore[arg-type]
             except OliveiraError as error:  # no reason to serve no other
                 log.error("life not served", extra={"life": name, "reason": str(error)})
-        return cls(home, world, services, shared["room"])  # type: ignore[arg-type]
+        return cls(home, serve, services, shared["room"])  # type: ignore[arg-type]
 
     # Who is meant -------------------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class Served:
     async def drain(self) -> None:
         """No new requests; open ones may end within serve.drain seconds, then each is told."""
         self.draining = True
-        end = time.monotonic() + self.world.serve.drain
+        end = time.monotonic() + self.settings.drain
         log.info("draining", extra={"requests": self.requests})
         while self.requests and time.monotonic() < end:
             await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.fleet import Fleet
 from oliveira.serving.front.limits import Admission
 from oliveira.serving.front.room import Room
-from oliveira.world import ServeSection, World
+from oliveira.serving.settings import ServeSection
 
 EXPIRE_SECONDS = 600.0  # between two looks for prompts that are too old
 
@@ -33,17 +34,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def read_world(home: Path) -> World:
-    """The world that `oliveira up` left in this home. Raises `UserError`."""
+def read_settings(home: Path) -> ServeSection:
+    """Those of the world that `oliveira up` left in this home. Raises `UserError`."""
+    place = home / "world.json"
     try:
-        return World.model_validate_json((home / "world.json").read_bytes())
+        return ServeSection.model_validate(json.loads(place.read_bytes())["serve"])
     except OSError:
         raise UserError(f"{home} has no world.json. Start with `oliveira up --home {home}`.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"{home / 'world.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}. Run `oliveira up`."
-        ) from None
+        where = ".".join(map(str, ("serve", *first["loc"])))
+        raise UserError(f"{place}: {where}: {first['msg']}. Run `oliveira up`.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place} cannot be read ({type(error).__name__}: {error}). Run `oliveira up`.") from None
 
 
 class Service:
@@ -54,24 +57,30 @@ class Service:
     """
 
     def __init__(
-        self, home: Path, world: World, name: str = OWN, *, admission: Admission | None = None, room: Room | None = None
+        self,
+        home: Path,
+        settings: ServeSection,
+        name: str = OWN,
+        *,
+        admission: Admission | None = None,
+        room: Room | None = None,
     ) -> None:
-        self.home, self.world, self.name = home, world, name
+        self.home, self.settings, self.name = home, settings, name
         self.names: tuple[str, ...] = (name,)  # by which clients may ask for it, besides its digest
         self.ledger = Ledger(home)
         self._writer = Ledger(home)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.metrics = Metrics()
-        keep, megabytes = world.serve.keep_traffic, world.serve.traffic_megabytes
-        self._log = TrafficLog(home / "traffic", megabytes, world.serve.traffic_days)
+        keep, megabytes = settings.keep_traffic, settings.traffic_megabytes
+        self._log = TrafficLog(home / "traffic", megabytes, settings.traffic_days)
         self.traffic = self._log if keep else None
         dropped = self.metrics.traffic_dropped_total
         self.answers = (
             AnswerLog(self._writer, self._thread.submit, megabytes=megabytes, dropped=dropped) if keep else None
         )
-        self.admission = admission or Admission(slots=world.serve.slots, queue=world.serve.queue)
-        options = engine_options(home, world.serve)
-        self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=world.serve.silence, room=room)
+        self.admission = admission or Admission(slots=settings.slots, queue=settings.queue)
+        options = engine_options(home, settings)
+        self.fleet = Fleet(self.ledger, self._note, self.metrics, options, silence=settings.silence, room=room)
         self._following: asyncio.Task[None] | None = None
         self._expiring: asyncio.Task[None] | None = None
 
@@ -109,7 +118,7 @@ class Service:
 
     async def _expire(self) -> None:
         """Also where nothing is recorded any more: what was recorded before grows old all the same."""
-        seconds = self.world.serve.traffic_days * 86400
+        seconds = self.settings.traffic_days * 86400
         while seconds:
             self._thread.submit(self._log.expire)
             await self._note(lambda ledger: ledger.expire_answers(time.time() - seconds))

@@ -76,7 +76,7 @@ class EventStream(Response):
                 await write(_lines(closing) + "data: [DONE]\n\n", more=False)
             return
         except TimeoutError:
-            error = too_slow(self._generation.service.world.serve.deadline)
+            error = too_slow(self._generation.service.settings.deadline)
         except EngineDied:
             error = engine_stopped()
         except ApiError as found:
