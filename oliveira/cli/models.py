@@ -65,7 +65,9 @@ def train(
     model: Annotated[str, typer.Argument(help="Name of a model that fits the task.")],
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Model or training fields; start=RUN with features=frozen or tuned."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Model or training fields; start=RUN with features=frozen, lora or tuned."
+        ),
     ] = None,
     seed: Seed = 0,
     budget: Budget = "",

@@ -1,11 +1,11 @@
-"""The loop as the seed draws it, with the state of each stage."""
+"""The loop as the seed document draws it, with the state of each stage."""
 
 import itertools
 import json
 from pathlib import Path
 
 FLOW = ("collect", "preprocess", "train", "adapt", "compress", "package", "export", "serve", "monitor")
-# The seed's boxes (in Portuguese) and the stages that each stands for.
+# The seed document's boxes (in Portuguese) and the stages that each stands for.
 BOXES = (
     ("A", "Coleta de Dados", ("collect",)),
     ("B", "Pré-processamento", ("preprocess",)),
@@ -44,7 +44,7 @@ def task_of(home: Path) -> str:
 
 
 def mermaid(states: dict[str, str]) -> str:
-    """`graph TD` of the seed; each box takes the least finished state of its stages."""
+    """`graph TD` of the seed document; each box takes the least finished state of its stages."""
     lines = ["graph TD"]
     for letter, title, stages in BOXES:
         state = box_state([states.get(stage, "waiting") for stage in stages])

@@ -82,10 +82,10 @@ def _translated(text: str) -> str:
         if text in table:
             return table[text]
     for pattern, typed, portuguese in _patterns():
-        if found := pattern.fullmatch(text):
-            parts = zip(found.groups(), typed, strict=True)
+        if match := pattern.fullmatch(text):
+            parts = zip(match.groups(), typed, strict=True)
             put = [part if as_it_is and _WHOLE.fullmatch(part) else _translated(part) for part, as_it_is in parts]
-            return portuguese.format(*put, raw=found.groups())
+            return portuguese.format(*put, raw=match.groups())
     return text
 
 

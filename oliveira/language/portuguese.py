@@ -160,8 +160,8 @@ HELP = {
         "Lado das suas imagens, em pixels; 0: o que lhes convém, até 64."
     ),
     "Name of a model that fits the task.": "Nome de um modelo que serve à tarefa.",
-    "Model or training fields; start=RUN with features=frozen or tuned.": (
-        "Campos do modelo ou do treino; start=TREINO com features=frozen ou tuned."
+    "Model or training fields; start=RUN with features=frozen, lora or tuned.": (
+        "Campos do modelo ou do treino; start=TREINO com features=frozen, lora ou tuned."
     ),
     "steps=N, seconds=N or flops=N; empty: what the task suggests.": (
         "steps=N, seconds=N ou flops=N; vazio: o que a tarefa sugere."
@@ -251,15 +251,15 @@ HELP = {
     ),
     "Ids of keys, as `keys list` shows them.": "Números de chaves, como `keys list` mostra.",
     # formulas
-    "Every formula of the seeds: as written, as published, and a numeric check.": (
-        "Cada fórmula das sementes: como escrita, como publicada, e uma verificação numérica."
+    "Every formula of the seed documents: as written, as published, and a numeric check.": (
+        "Cada fórmula dos documentos-semente: como escrita, como publicada, e uma verificação numérica."
     ),
-    "Shows every formula: where it stands in the seeds, whether it is right, and what computes it.": (
-        "Mostra cada fórmula: onde está nas sementes, se está certa, e o que a calcula."
+    "Shows every formula: where it stands in the seed documents, whether it is right, and what computes it.": (
+        "Mostra cada fórmula: onde está nos documentos-semente, se está certa, e o que a calcula."
     ),
     "One JSON value in the place of text.": "Um valor JSON em vez de texto.",
-    "Shows one formula: the seed's text, the published form, what is wrong, and its variants.": (
-        "Mostra uma fórmula: o texto da semente, a forma publicada, o que está errado, e suas variantes."
+    "Shows one formula: the seed document's text, the published form, what is wrong, and its variants.": (
+        "Mostra uma fórmula: o texto do documento-semente, a forma publicada, o que está errado, e suas variantes."
     ),
     "As `oliveira formulas list` names it.": "Como `oliveira formulas list` a chama.",
     "Runs numeric checks and shows their figures; exit code 1 if a claim fails.": (

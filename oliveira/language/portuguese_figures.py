@@ -78,7 +78,7 @@ FIGURE_WORDS = {
     "right": "certa",
     "incomplete": "incompleta",
     "wrong": "errada",
-    "seed and heading": "semente e título",
+    "seed document and heading": "documento-semente e título",
     "verdict": "veredito",
     "default": "padrão",
     "where": "onde",

@@ -143,7 +143,7 @@ def _saying_what_is_saved(folder: Path) -> Iterator[None]:
 def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> float:
     n_bytes = sum(len(document.text.encode()) for document in documents)
     tokens = token_row((document.text for document in documents), tokenizer)
-    found = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
-    if not np.isfinite(found):
+    bits = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
+    if not np.isfinite(bits):
         raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
-    return found
+    return bits

@@ -37,5 +37,5 @@ def worlds_of_others(home: Path, name: str) -> dict[str, World]:
         try:
             found[other] = fitted(folder, choose(folder, Asked(environment={}))).world
         except OliveiraError as error:
-            say_error(translate(f"life {other}: {error}"))
+            say_error(translate(f"life {other}: {translate(str(error))}"))
     return found

@@ -79,14 +79,14 @@ def fit(
 ) -> Run:
     """Trains `model` on `task` and measures it on the test split.
 
-    `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
-    config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
-    `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
-    with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
-    `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn
-    on, with "frozen" the head alone learns.
-    Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
-    last good checkpoint.
+        `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
+        config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
+        `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
+        with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
+        `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn
+    on, with "frozen" the head alone learns, with "lora" thin matrices beside the body's too.
+        Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
+        last good checkpoint.
     """
     found_task, entry = pair(task, model)
     budget = budget or f"steps={found_task.train.get('steps', 300)}"
@@ -130,16 +130,21 @@ def fit(
             torch.manual_seed(seed)
             network = entry.build(config, found_task.gives)
             learn = source.into(network) if source else nn.Module.train
+            as_kept = source.as_kept if source else _as_it_is
             learn(network)  # before it is timed: what is frozen moves no statistic
             steps, flops = _steps(folder, settings, kind, amount, network, data, section, seed)
             result = _run(
-                folder, settings, network, learn, data, found_task, entry, section, steps, flops, say, on_progress,
-                should_stop,
+                folder, settings, network, learn, as_kept, data, found_task, entry, section, steps, flops, say,
+                on_progress, should_stop,
             )  # fmt: skip
         if package:
             _package(folder, network, entry, data, settings, result)
         write_json_atomic(folder / "run.json", result)
     return Run(folder, result)
+
+
+def _as_it_is(network: nn.Module) -> nn.Module:
+    return network
 
 
 def _folder(runs: Path, settings: dict[str, Any], gives: str, entry: Entry) -> Path:
@@ -296,6 +301,7 @@ def _run(
     settings: dict[str, Any],
     network: nn.Module,
     learn: Callable[[nn.Module], object],
+    as_kept: Callable[[nn.Module], nn.Module],
     data: Data,
     task: Task,
     entry: Entry,
@@ -330,7 +336,7 @@ def _run(
     if (folder / CHECKPOINT).exists():
         say(f"{task.name} {entry.name} seed {seed}: going on in {folder}")
     validation = train(network, job, section, folder, seed=seed)
-    network.eval()
+    network = as_kept(network).eval()
     with torch.no_grad():
         test = data.evaluate(network, "test")
         losses = data.losses(network)

@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import nn
 
+from oliveira.adaptation.lora import add_lora, merge
 from oliveira.artifact import MANIFEST, TASK, TOKENIZER, Artifact, open_artifact
 from oliveira.errors import CorruptError, UserError
-from oliveira.registry import Entry
+from oliveira.registry import Entry, entry
 from oliveira.runs.pretrained import PRETRAINED, pretrained
 from oliveira.runs.records import find_run
 from oliveira.tasks.base import Data
 from oliveira.training.features import WORDS, frozen, take_body
+from oliveira.world import AdaptSection
 
 STARTING = ("start", "features")  # words of `fit` beside the fields of a config and of the training
 
@@ -38,7 +40,24 @@ class Source:
     def into(self, network: nn.Module) -> Callable[[nn.Module], object]:
         """Gives the body to a fresh network. Returns what puts it into training."""
         take_body(network, self.opened.load_model().state_dict(), self.where)
-        return frozen(network) if self.features == "frozen" else nn.Module.train
+        match self.features:
+            case "frozen":
+                return frozen(network)
+            case "lora":
+                return self._by_lora(network)
+        return nn.Module.train
+
+    def _by_lora(self, network: nn.Module) -> Callable[[nn.Module], object]:
+        learn, section = frozen(network), AdaptSection()
+        head, in_head = [p for p in network.parameters() if p.requires_grad], entry(self.opened.name).head_has
+        add_lora(network, section.rank, section.alpha, lambda layer: not in_head(layer))
+        for parameter in head:
+            parameter.requires_grad_(True)
+        return learn
+
+    def as_kept(self, network: nn.Module) -> nn.Module:
+        """The trained network as it is measured and kept."""
+        return merge(network) if self.features == "lora" else network
 
 
 def starting(

@@ -1,4 +1,4 @@
-"""docs/comparisons/: the reports and the answers of seed 003, all written from each folder's compare.json."""
+"""docs/comparisons/: the reports and the answers of seed document 003, all written from each folder's compare.json."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WORDS: dict[str, dict[str, str]] = {
         "head": """Made by `oliveira compare`: equal budget in steps, {seeds} seeds, the test split, a verdict that
             says only what the figures carry. Each folder holds the table, the picture, the report in both languages,
             and every number in `compare.json`; `oliveira pages` writes the text from it.""",
-        "table": "| question of seed 003 | report |",
+        "table": "| question of seed document 003 | report |",
         SERIES: "exercise: MLP, RNN, LSTM, GRU on a time series",
         LONG: "RNN vs Transformer (and Mamba)",
         PICTURES: "CNN vs ViT",
         TEXT: "MLP vs Transformer",
-        "answers": "## The seed's questions, answered from these figures",
+        "answers": "## The seed document's questions, answered from these figures",
         "better": "better than",
         "worse": "worse than",
         "tie": "not to be told apart from",
@@ -51,7 +51,7 @@ WORDS: dict[str, dict[str, str]] = {
         "head": """Feitas por `oliveira compare`: orçamento igual em passos, {seeds} sementes, partição de teste, um
             veredito que diz apenas o que os números sustentam. Cada pasta guarda a tabela, a figura, o relatório nas
             duas línguas e todos os números em `compare.json`; `oliveira pages` escreve o texto a partir dele.""",
-        "table": "| pergunta da seed 003 | relatório |",
+        "table": "| pergunta do documento-semente 003 | relatório |",
         SERIES: "exercício: MLP, RNN, LSTM, GRU numa série temporal",
         LONG: "RNN vs Transformer (e Mamba)",
         PICTURES: "CNN vs ViT",

@@ -107,7 +107,7 @@ def describe_data(file: str, *, home: Path, **options: Any) -> DataFacts:
             *([_text_life(texts)] if texts else []),
             *(_task(kind, nearly.get(kind, task), looks.get(kind), file, doubts, task) for kind, task in made.items()),
         ],
-        wrong=[*_wrong(columns), *doubts, *(line for found in looks.values() for line in found.wrong), *not_drawn],
+        wrong=[*_wrong(columns), *doubts, *(line for seen in looks.values() for line in seen.wrong), *not_drawn],
         picture=str(png) if looks and not not_drawn else "",
     )
 
@@ -144,23 +144,23 @@ def _clock(time: np.datetime64) -> str:
 
 def _nearly(made: dict[str, OwnTask | UserError], path: Path, options: dict[str, Any]) -> dict[str, OwnTask]:
     """The tasks that fit once one of several columns is named: with the first that they fit with."""
-    found: dict[str, OwnTask] = {}
+    fitting_once_named: dict[str, OwnTask] = {}
     for kind, error in made.items():
         for name in error.columns[:_TRIED] if isinstance(error, Unnamed) else ():
             task = fitting_kinds(path, **{**options, "target": name})[kind]
             if isinstance(task, OwnTask):
-                found[kind] = task
+                fitting_once_named[kind] = task
                 break
-    return found
+    return fitting_once_named
 
 
 def _task(
-    kind: str, task: OwnTask | UserError, found: Look | None, file: str, doubts: list[str], made: OwnTask | UserError
+    kind: str, task: OwnTask | UserError, seen: Look | None, file: str, doubts: list[str], made: OwnTask | UserError
 ) -> TaskFacts:
     if isinstance(task, UserError):
         return TaskFacts(kind, False, str(task), [], [], "", [])
     words = shlex.join([f"{kind}{PATH}{quoted(file)}"])
-    named = {**(found.options if found else {}), **task.options}
+    named = {**(seen.options if seen else {}), **task.options}
     options = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in named.items())
     one, several = suits(task), _COMPARED[task.eats]
     commands = [f"oliveira train {words} {one}{options}", f"oliveira compare {words} {several}{options}"]
@@ -171,7 +171,7 @@ def _task(
     models = [model.name for model in fitting(task)]
     if isinstance(made, UserError):
         return TaskFacts(kind, False, str(made), [], commands, "--target", models)
-    said = [line for line in found.said if line not in doubts] if found else []
+    said = [line for line in seen.said if line not in doubts] if seen else []
     return TaskFacts(kind, True, "", said, commands, "", models)
 
 
@@ -194,8 +194,8 @@ def _draw(looks: list[Look], title: str, png: Path) -> list[str]:
     figure = plt.figure(figsize=(10, _HEIGHT * len(looks)), constrained_layout=True)
     buffer = io.BytesIO()
     try:
-        for part, found in zip(figure.subfigures(len(looks), 1, squeeze=False)[:, 0], looks, strict=True):
-            found.draw(part)
+        for part, seen in zip(figure.subfigures(len(looks), 1, squeeze=False)[:, 0], looks, strict=True):
+            seen.draw(part)
         figure.suptitle(title)
         figure.savefig(buffer, dpi=110, format="png")
     except (ArithmeticError, ValueError, RuntimeError) as error:

@@ -312,6 +312,23 @@ def boxes(page: Page, expression: str) -> list[Any]:
     return found
 
 
+def test_of_several_lives_one_is_chosen_and_kept(page: Page, front: Front) -> None:
+    expect(page.get_by_role("combobox", name="Life")).to_have_count(0)  # where there is no other
+    state = {"digest": None, "task": None, "asleep": True, "failure": None}
+    front.serving["models"] = {"oliveira": state, "consumo": state}
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("oliveira")
+    assert front.shows is None
+    page.get_by_role("combobox", name="Life").select_option("consumo")
+    expect(page.locator("[data-stage=train]")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("consumo")
+    assert front.shows == "consumo"
+    with page.expect_request(lambda asked: "/admin/pause" in asked.url) as asked:
+        press(page, "Pause")
+    assert asked.value.url.endswith("?model=consumo"), "what an operator asks for is of the life that is shown"
+    page.reload()
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("consumo")
+
+
 def test_stages_are_drawn_with_their_state_and_told_on_focus(page: Page, front: Front) -> None:
     states = dict(boxes(page, "[box.dataset.stage, box.dataset.state]"))
     assert states.pop("update") == "waiting"

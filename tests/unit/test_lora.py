@@ -229,11 +229,12 @@ class Tied(nn.Module):
         self.head.weight = self.embedding.weight
 
 
-@pytest.mark.parametrize(("model", "words"), [(NoLinear, "no linear layer: LoRA"), (Tied, "whose weight is its own")])
-def test_a_model_without_a_linear_layer_is_refused_by_name(model: type[nn.Module], words: str) -> None:
-    with pytest.raises(UserError, match=f"{model.__name__} has no linear layer.*{words.split()[-1]}") as refused:
-        add_lora(model(), 4, 8.0, None)
-    assert words in str(refused.value) and all(p.requires_grad for p in model().parameters())
+@pytest.mark.parametrize("model", [NoLinear, Tied])
+def test_a_model_without_a_linear_layer_is_refused_by_name(model: type[nn.Module]) -> None:
+    made = model()
+    with pytest.raises(UserError, match=f"^{model.__name__} has no linear layer that LoRA may change"):
+        add_lora(made, 4, 8.0, None)
+    assert all(parameter.requires_grad for parameter in made.parameters())
 
 
 def test_narrow_layers_get_the_rank_that_they_can_have_and_are_not_saved(tmp_path: Path) -> None:

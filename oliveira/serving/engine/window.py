@@ -1,10 +1,10 @@
 """Text without end in a cache of fixed size: the first tokens and the last ones (StreamingLLM, arXiv:2309.17453).
 
-Seed 000 writes K = [K_old ‖ K_new] mod C; a remainder of real numbers means nothing, so the ring is meant: place
-t mod C. The first tokens stay ("sinks"), or quality collapses. A token of chunk c (64 tokens) attends to the sinks, to
-its own chunk and to the chunks before it, C tokens at most; blocks that fall out take the next tokens, and nothing is
-copied. Keys keep the rotation of their true position. What is attended to depends on the position alone, so the same
-text gives the same bits however it was read.
+Seed document 000 writes K = [K_old ‖ K_new] mod C; a remainder of real numbers means nothing, so the ring is meant:
+place t mod C. The first tokens stay ("sinks"), or quality collapses. A token of chunk c (64 tokens) attends to the
+sinks, to its own chunk and to the chunks before it, C tokens at most; blocks that fall out take the next tokens, and
+nothing is copied. Keys keep the rotation of their true position. What is attended to depends on the position alone, so
+the same text gives the same bits however it was read.
 """
 
 from __future__ import annotations
