@@ -79,14 +79,14 @@ def fit(
 ) -> Run:
     """Trains `model` on `task` and measures it on the test split.
 
-        `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
-        config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
-        `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
-        with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
-        `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn
+    `budget`: "steps=600", "seconds=60" or "flops=1e12" (the task's own when empty). `values`: fields of the model's
+    config or of the training section (`d_model=128, lr=3e-3`). `fresh`: forget an earlier run of the same settings.
+    `package`: keep the trained weights as an artifact. `code`: digest of the program where that matters (`reproduce`):
+    with another one it is another run. `start`: a run (TASK/MODEL or its folder), an artifact's folder or a name of
+    `oliveira.runs.pretrained`, whose body the model takes under a fresh head; `features`: "tuned" lets the body learn
     on, with "frozen" the head alone learns, with "lora" thin matrices beside the body's too.
-        Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
-        last good checkpoint.
+    Raises `UserError` for what a person can mend, `Interrupted` with everything saved, `TrainingError` (NaN) naming the
+    last good checkpoint.
     """
     found_task, entry = pair(task, model)
     budget = budget or f"steps={found_task.train.get('steps', 300)}"

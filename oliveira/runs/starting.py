@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from oliveira.adaptation.lora import add_lora, merge
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.artifact import MANIFEST, TASK, TOKENIZER, Artifact, open_artifact
 from oliveira.errors import CorruptError, UserError
 from oliveira.registry import Entry, entry
@@ -18,7 +19,6 @@ from oliveira.runs.pretrained import PRETRAINED, pretrained
 from oliveira.runs.records import find_run
 from oliveira.tasks.base import Data
 from oliveira.training.features import WORDS, frozen, take_body
-from oliveira.world import AdaptSection
 
 STARTING = ("start", "features")  # words of `fit` beside the fields of a config and of the training
 
