@@ -23,11 +23,11 @@ import readme_lines
 from PIL import Image
 from serving_helpers import TEXTS, wait_for
 
-from oliveira import recipes
 from oliveira.cli import main
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.traffic_load import Client
 from oliveira.lifecycle.visitors import complete
+from oliveira.study import recipes
 from oliveira.tasks import forecasting
 
 pytestmark = pytest.mark.slow
