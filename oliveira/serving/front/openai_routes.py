@@ -37,32 +37,49 @@ from oliveira.serving.protocol import Message
 
 
 def make_openai_router(service: Served) -> APIRouter:
-    router = APIRouter()
-    limits = service.settings
+    router, routes = APIRouter(), OpenAIRoutes(service)
+    for method, path, route in (
+        ("POST", "/v1/chat/completions", routes.chat),
+        ("POST", "/v1/completions", routes.completions),
+        ("POST", "/v1/embeddings", routes.embeddings),
+        ("POST", "/tokenize", routes.tokenize),
+        ("POST", "/detokenize", routes.detokenize),
+        ("GET", "/v1/models", routes.models),
+        ("GET", "/v1/models/{model}", routes.model),
+    ):
+        router.add_api_route(path, route, methods=[method])
+    return router
 
-    def text_within_limits(text: str, param: str) -> str:
+
+class OpenAIRoutes:
+    """What each address answers."""
+
+    def __init__(self, service: Served) -> None:
+        self.service, self.limits = service, service.settings
+
+    def text_within_limits(self, text: str, param: str) -> str:
         text = nfc(text)
-        if (size := len(text.encode())) > limits.max_message:
+        if (size := len(text.encode())) > self.limits.max_message:
             raise ApiError(
                 400,
-                f"{param} has {size} bytes, more than serve.max_message = {limits.max_message}. Shorten it.",
+                f"{param} has {size} bytes, more than serve.max_message = {self.limits.max_message}. Shorten it.",
                 code="message_too_long",
                 param=param,
             )
         return text
 
-    def messages_for(prompts: list[Any], param: str, common: dict[str, Any]) -> list[Message]:
+    def messages_for(self, prompts: list[Any], param: str, common: dict[str, Any]) -> list[Message]:
         return [
-            {**common, "text": text_within_limits(prompt, param), "tokens": None}
+            {**common, "text": self.text_within_limits(prompt, param), "tokens": None}
             if isinstance(prompt, str)
             else {**common, "text": None, "tokens": prompt}
             for prompt in prompts
         ]
 
-    async def answer(request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
+    async def answer(self, request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
         observe = request.headers.get("x-oliveira-no-traffic") != "1"
-        life = service.of(body.model)
+        life = self.service.of(body.model)
         adapter = body.model if body.model in adapter_names(life.home) else None
         generation = Generation(
             life,
@@ -81,12 +98,12 @@ def make_openai_router(service: Served) -> APIRouter:
         handed_over = False
         try:
             if not body.stream:
-                choices = await while_connected(request, limits.deadline, generation.collect(check))
+                choices = await while_connected(request, self.limits.deadline, generation.collect(check))
                 whole = shape(body.model, generation, with_usage=True).whole(choices, generation.usage())
                 return JSONResponse(whole, headers=model_header(generation.digest))
-            first = await while_connected(request, limits.deadline, generation.begin(check))
+            first = await while_connected(request, self.limits.deadline, generation.begin(check))
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            left = limits.deadline - (time.monotonic() - generation.arrived)
+            left = self.limits.deadline - (time.monotonic() - generation.arrived)
             stream = EventStream(
                 generation,
                 first,
@@ -100,54 +117,53 @@ def make_openai_router(service: Served) -> APIRouter:
             if not handed_over:
                 generation.close()
 
-    async def ask(request: Request, model: str | None, messages: list[Message]) -> tuple[EngineProcess, list[Message]]:
-        life = service.told(model)
+    async def ask(
+        self, request: Request, model: str | None, messages: list[Message]
+    ) -> tuple[EngineProcess, list[Message]]:
+        life = self.service.told(model)
 
         def check(engine: EngineProcess) -> None:
             check_text(engine)
             if model is not None:
                 check_model(model, life, engine)
 
-        return await while_connected(request, limits.deadline, ask_all(life, messages, check))
+        return await while_connected(request, self.limits.deadline, ask_all(life, messages, check))
 
-    @router.post("/v1/chat/completions")
-    async def chat(request: Request, body: ChatRequest) -> Response:
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Continues the messages' contents, joined by newlines."""
-        service.check_open()
-        if len(body.messages) > limits.max_messages:
+        self.service.check_open()
+        if len(body.messages) > self.limits.max_messages:
             raise ApiError(
                 400,
-                f"{len(body.messages)} messages exceed serve.max_messages = {limits.max_messages}.",
+                f"{len(body.messages)} messages exceed serve.max_messages = {self.limits.max_messages}.",
                 code="too_many_messages",
                 param="messages",
             )
-        text = "\n".join(text_within_limits(message.text(), "messages") for message in body.messages)
+        text = "\n".join(self.text_within_limits(message.text(), "messages") for message in body.messages)
         common = {
             **body.sampling(),
             "max_tokens": body.max_completion_tokens or body.max_tokens,
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         }
-        return await answer(request, body, [{**common, "text": text, "tokens": None}], ChatShape)
+        return await self.answer(request, body, [{**common, "text": text, "tokens": None}], ChatShape)
 
-    @router.post("/v1/completions")
-    async def completions(request: Request, body: CompletionRequest) -> Response:
+    async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""
-        service.check_open()
+        self.service.check_open()
         common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs}
-        return await answer(request, body, messages_for(body.prompts(), "prompt", common), CompletionShape)
+        return await self.answer(request, body, self.messages_for(body.prompts(), "prompt", common), CompletionShape)
 
-    @router.post("/v1/embeddings")
-    async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
+    async def embeddings(self, request: Request, body: EmbeddingRequest) -> Response:
         """The mean of the last layer's states of each text, of length 1."""
-        service.check_open()
+        self.service.check_open()
         key = request.state.key.id
         common = {"op": "embed", "request": request.state.id, "tenant": key}
-        messages = messages_for(body.inputs(), "input", common)
+        messages = self.messages_for(body.inputs(), "input", common)
         # As much text as one message may have counts as one answer.
         size = sum(len(m["text"].encode()) if m["text"] else 4 * len(m["tokens"]) for m in messages)
-        permit = service.admission.take(-(-size // limits.max_message), key)
+        permit = self.service.admission.take(-(-size // self.limits.max_message), key)
         try:
-            engine, answers = await ask(request, body.model, messages)
+            engine, answers = await self.ask(request, body.model, messages)
         finally:
             permit.release()
         used = sum(found["prompt_tokens"] for found in answers)
@@ -163,40 +179,36 @@ def make_openai_router(service: Served) -> APIRouter:
         body_out = {"object": "list", "model": body.model, "data": data, "usage": usage}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
-    @router.post("/tokenize")
-    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
+    async def tokenize(self, request: Request, body: TokenizeRequest) -> Response:
         """The tokens of a text, and how many of them fit into the context."""
-        message = {"op": "tokenize", "text": text_within_limits(body.text, "text")}
-        engine, [found] = await ask(request, body.model, [message])
+        message = {"op": "tokenize", "text": self.text_within_limits(body.text, "text")}
+        engine, [found] = await self.ask(request, body.model, [message])
         body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
-    @router.post("/detokenize")
-    async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
+    async def detokenize(self, request: Request, body: DetokenizeRequest) -> Response:
         """The text of a list of tokens."""
         message = {"op": "detokenize", "tokens": body.tokens}
-        engine, [found] = await ask(request, body.model, [message])
+        engine, [found] = await self.ask(request, body.model, [message])
         return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
 
-    @router.get("/v1/models")
-    async def models() -> Response:
+    async def models(
+        self,
+    ) -> Response:
         """Each served model under its name, `oliveira` where there is one alone, and the beginning of its digest, and
         its adapters. One that sleeps or starts is not waited for."""
-        if len(service.lives) == 1:
-            await service.main.fleet.engine()
-        found = [entry for life in service.lives.values() for entry in _entries(life)]
+        if len(self.service.lives) == 1:
+            await self.service.main.fleet.engine()
+        found = [entry for life in self.service.lives.values() for entry in _entries(life)]
         return JSONResponse({"object": "list", "data": found})
 
-    @router.get("/v1/models/{model}")
-    async def model(model: str) -> Response:
-        life = service.of(model)
+    async def model(self, model: str) -> Response:
+        life = self.service.of(model)
         engine = await life.fleet.engine()
         known = fitting(life, engine)
         if model not in known:
             check_model(model, life, engine, known)
         return JSONResponse(describe(model, engine))
-
-    return router
 
 
 def fitting(life: Service, engine: EngineProcess) -> list[str]:
