@@ -4,7 +4,7 @@ Papers: Hu et al. 2021, arXiv:2106.09685, §4.1; Dettmers et al. 2023, arXiv:230
 
     W' = W + α/r · B A,   B ∈ R^{d_out × r} starts at zero, A ∈ R^{r × d_in} like a linear layer
 
-Seed 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
+Seed document 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
 are used.
 
 Linear layers take it, and the kernels of recurrent layers: W and U of all gates stand in one matrix each, and get one
@@ -33,12 +33,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
 from oliveira.kernels.products import bf16_available, pays, product, weight_of
 from oliveira.nn import recurrent
-from oliveira.world import AdaptSection
 
 Compute = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

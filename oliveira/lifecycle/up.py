@@ -15,13 +15,14 @@ from typing import Any
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.language import translate
-from oliveira.lifecycle.ledger import ADDRESS, Ledger
-from oliveira.lifecycle.lives import MAIN, OWN, lives, main_life, make_place, place
-from oliveira.lifecycle.memory_watch import MemoryWatch
-from oliveira.lifecycle.process import Stop, end, holder
+from oliveira.ledger import ADDRESS, Ledger
+from oliveira.ledger.lives import MAIN, OWN, lives, main_life, make_place, place
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
+from oliveira.process.holder import holder
+from oliveira.process.memory_watch import MemoryWatch
+from oliveira.process.stop import Stop, end
 from oliveira.serving.address import authority
-from oliveira.serving.room import TOO_LARGE
+from oliveira.serving.front.room import TOO_LARGE
 from oliveira.terminal import say_error
 from oliveira.world import World
 
@@ -201,7 +202,7 @@ class House:
         """A life that cannot go on does not end the others: its champion is served, nobody watches it."""
         del self.loops[name]
         reason = _last_word(place(self.home, name) / "logs" / "loop.log") or "its loop ended."
-        say_error(translate(f"life {name} is not watched until the next start: {reason}"))
+        say_error(translate(f"life {name} is not watched until the next start: {translate(reason)}"))
 
     def _tell(self, name: str, ledger: Ledger) -> None:
         """That the loop took a champion away, or that a model is too large, is told where a person looks, once."""
@@ -211,8 +212,8 @@ class House:
         for event in ledger.events_since(self.started, *TOLD):
             if event["id"] > self._told.get(name, -1):
                 self._told[name] = event["id"]
-                whose = f"life {name}: " if len(self.ledgers) > 1 else ""
-                say_error(translate(whose + TOLD[event["kind"]](event["data"])))
+                line = translate(TOLD[event["kind"]](event["data"]))
+                say_error(translate(f"life {name}: {line}") if len(self.ledgers) > 1 else line)
 
     def ready(self, name: str) -> bool:
         """The stages are done and the champion is being served, or will be when it is asked."""

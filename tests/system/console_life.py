@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from oliveira.console.routes import Shown, make_router
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.world import World
 
 COOKIE = "oliveira_session"
@@ -168,15 +168,20 @@ class Front:
         self.app.add_api_route("/admin/{verb}", self._ask, methods=["POST"], status_code=202)
         self.app.add_api_route("/v1/models", lambda: {"data": [{"id": "oliveira"}]})
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
-        self.app.include_router(make_router(lambda _: Shown(life.ledger, life.home, self.serving_state)))
+        self.app.include_router(make_router(self.shown))
+        self.shows: str | None = None  # the life that was asked for last
 
-    def serving_state(self) -> dict[str, Any]:
+    def shown(self, model: str | None) -> Shown:
+        self.shows = model
+        return Shown(self.life.ledger, self.life.home, lambda: self.serving_state(model))
+
+    def serving_state(self, model: str | None = None) -> dict[str, Any]:
         self.asked += 1
-        return dict(self.serving)
+        return self.serving | {"model": model or "oliveira"}
 
     async def _guard(self, request: Request, call_next: Any) -> Response:
         known = request.cookies.get(COOKIE) == SECRET
-        if request.url.path == "/console/session":  # as oliveira/serving/auth.py does
+        if request.url.path == "/console/session":  # as oliveira/serving/front/auth.py does
             known = request.headers.get("authorization") == f"Bearer {SECRET}"
             answer = Response(status_code=204 if known else 401)
             if known:

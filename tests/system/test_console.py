@@ -21,11 +21,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from oliveira.console.curve import CurveTail, thin
 from oliveira.console.figures import RequestFigures
+from oliveira.console.flow import FLOW
 from oliveira.console.routes import STATIC, Shown, make_router
 from oliveira.console.state import state_snapshot
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import gate
-from oliveira.lifecycle.flow import FLOW
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 
 FLAGS = [
@@ -310,6 +310,23 @@ def boxes(page: Page, expression: str) -> list[Any]:
     """A JavaScript expression of each `box` of the loop."""
     found: list[Any] = page.locator("[data-stage]").evaluate_all(f"all => all.map(box => {expression})")
     return found
+
+
+def test_of_several_lives_one_is_chosen_and_kept(page: Page, front: Front) -> None:
+    expect(page.get_by_role("combobox", name="Life")).to_have_count(0)  # where there is no other
+    state = {"digest": None, "task": None, "asleep": True, "failure": None}
+    front.serving["models"] = {"oliveira": state, "consumo": state}
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("oliveira")
+    assert front.shows is None
+    page.get_by_role("combobox", name="Life").select_option("consumo")
+    expect(page.locator("[data-stage=train]")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("consumo")
+    assert front.shows == "consumo"
+    with page.expect_request(lambda asked: "/admin/pause" in asked.url) as asked:
+        press(page, "Pause")
+    assert asked.value.url.endswith("?model=consumo"), "what an operator asks for is of the life that is shown"
+    page.reload()
+    expect(page.get_by_role("combobox", name="Life")).to_have_value("consumo")
 
 
 def test_stages_are_drawn_with_their_state_and_told_on_focus(page: Page, front: Front) -> None:

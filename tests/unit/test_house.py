@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import once, up
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.process import end
 from oliveira.lifecycle.traffic_load import Answer, Load
 from oliveira.lifecycle.up import Child, House
 from oliveira.lifecycle.visitors import TextVisitors
+from oliveira.process.stop import end
 from oliveira.world import World
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -72,7 +72,7 @@ def test_a_child_that_does_not_listen_is_killed_in_time() -> None:
 
 BUSY = """
 from oliveira.errors import Interrupted
-from oliveira.lifecycle.process import Stop
+from oliveira.process.stop import Stop
 stop = Stop(watch_parent=True, within=0.1)
 print("busy", flush=True)
 try:
@@ -123,3 +123,41 @@ def test_a_life_without_drift_says_why(tmp_path: Path, detected: bool, says: str
         visitors = TextVisitors.__new__(TextVisitors)
         visitors.house, visitors.needed = house(tmp_path, ledger), 1000
         assert visitors.no_drift(detected, 5000, 100).startswith(says)
+
+
+class Still:
+    """A child that lives, or one that has refused."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.refuses = refuses
+
+    def check(self) -> None:
+        if self.refuses:
+            raise up.Refused(2)
+
+
+@pytest.mark.parametrize("names", [("oliveira",), ("oliveira", "outra")])
+def test_a_life_that_cannot_go_on_ends_no_other(
+    tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine: Any = House(tmp_path, World(), port=0, quiet=True)
+    mine.front, mine.loops = Still(), {name: Still(refuses=name == names[-1]) for name in names}
+    mine.started = 0.0
+    log = tmp_path / "lives" / "outra" / "logs" / "loop.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("collect\noliveira: data.csv is not there. Give another.\n")
+    with Ledger(tmp_path) as ledger, Ledger(tmp_path / "lives" / "outra") as other:
+        mine.ledgers = dict(zip(names, (ledger, other), strict=False))
+        if len(names) == 1:
+            with pytest.raises(up.Refused):
+                mine.check()
+            return
+        other.event("too_large", {"digest": "d" * 64, "mib": 900, "memory": 500})
+        mine.check()
+        mine.check()
+    assert list(mine.loops) == ["oliveira"]
+    assert capsys.readouterr().err.splitlines() == [
+        "oliveira: life outra is not watched until the next start: data.csv is not there. Give another.",
+        "oliveira: life outra: model dddddddddddd needs about 900 MiB, more than serve.memory = 500: "
+        "it is served alone. Raise serve.memory, or compress the model.",
+    ]
