@@ -44,10 +44,10 @@ def folder(tmp_path: Path, **files: bytes) -> Path:
         ({}, ["text", "folder"]),
         ({"a__txt": b"\0" * 50_000}, ["a.txt"]),
         ({"a__txt": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40}, ["a.txt"]),
-        ({"a__txt": "São Paulo é uma cidade. ".encode("latin-1") * 2000}, ["a.txt", "UTF-8"]),
+        ({"a__pdf": b"%PDF-1.7 and no more", "b__docx": b"PK"}, ["a.pdf", "PDF"]),
         ({"a__txt": b"Muito pouco texto para aprender alguma coisa."}, ["characters"]),
     ],
-    ids=["empty", "nul", "binary", "latin-1", "too-little"],
+    ids=["empty", "nul", "binary", "damaged", "too-little"],
 )
 def test_text_that_cannot_be_learnt_from(tmp_path: Path, files: dict[str, bytes], words: list[str]) -> None:
     refused(up_on(tmp_path, folder(tmp_path, **files)), *words)
