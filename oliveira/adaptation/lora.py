@@ -33,12 +33,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
 from oliveira.kernels.products import bf16_available, pays, product, weight_of
 from oliveira.nn import recurrent
-from oliveira.world import AdaptSection
 
 Compute = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

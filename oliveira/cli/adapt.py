@@ -12,8 +12,8 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import figure, translate
-from oliveira.lifecycle.process import Stop
-from oliveira.lifecycle.progress import Reporter
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop
 
 
 def adapt(
@@ -41,10 +41,10 @@ def adapt(
 
     oliveira adapt ana my-texts --steps 300 --rank 8 --artifact champion
     """
+    from oliveira.adaptation.settings import AdaptSection
     from oliveira.artifact import open_artifact
     from oliveira.lifecycle.own_adapter import make_adapter
     from oliveira.training.loop import Progress
-    from oliveira.world import AdaptSection
 
     if lr <= 0 or alpha <= 0:
         raise UserError(f"--lr {lr} and --alpha {alpha} must be above 0.")

@@ -14,7 +14,7 @@ from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import figure, translate
-from oliveira.world import ServeSection
+from oliveira.serving.settings import ServeSection
 
 
 def compile_(
@@ -101,9 +101,9 @@ def compile_(
 
 def served_by(home: Path) -> ServeSection:
     """How this home serves; the defaults where no world was made yet."""
-    from oliveira.serving.service import read_world
+    from oliveira.serving.front.service import read_settings
 
-    return read_world(home).serve if (home / "world.json").is_file() else ServeSection()
+    return read_settings(home) if (home / "world.json").is_file() else ServeSection()
 
 
 def held_out(home: Path, artifact: Path, text: Path | None) -> list[int]:

@@ -34,7 +34,7 @@ def data(
 
     oliveira data consumo.csv --target kwh --json
     """
-    from oliveira.own_data import describe_data
+    from oliveira.study.own_data import describe_data
 
     facts = describe_data(file, home=home.absolute(), **options)
     if as_json:

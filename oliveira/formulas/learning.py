@@ -234,7 +234,7 @@ def check_adamw(check: Check) -> None:
     variants={"paper": "θ − η∇L"},
     default="paper",
     units="η in parameter² a loss; that is why Adam's lr carries over between models and this one does not",
-    where="oliveira.explanation",
+    where="oliveira.study.explanation",
 )
 def check_backpropagation(check: Check) -> None:
     generator = np.random.default_rng(0)

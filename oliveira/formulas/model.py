@@ -71,7 +71,7 @@ def check_neuron(check: Check) -> None:
     variants={"paper": "mean over the N examples, the seed document's form"},
     default="paper",
     units="(unit of y)²",
-    where="oliveira.explanation",
+    where="oliveira.study.explanation",
 )
 def check_mse(check: Check) -> None:
     expected = np.array([5, 6, 2, 1, 7.0])

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oliveira.console.flow import task_of
 from oliveira.language import translate
+from oliveira.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
+from oliveira.ledger.lives import lives, place
 from oliveira.lifecycle.asking import describe
-from oliveira.lifecycle.eta import duration
-from oliveira.lifecycle.flow import task_of
-from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
-from oliveira.lifecycle.lives import lives, place
 from oliveira.lifecycle.own_file import gone_in
-from oliveira.lifecycle.process import is_held
 from oliveira.lifecycle.recording import recording, recording_line
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
+from oliveira.process.eta import duration
+from oliveira.process.holder import is_held
 from oliveira.serving.adapter_names import adapter_names, weights_digest
 
 

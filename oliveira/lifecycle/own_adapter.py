@@ -16,6 +16,7 @@ import torch
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
 from oliveira.adaptation.lora import lora_targets, save_adapter
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
@@ -33,7 +34,7 @@ from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
-from oliveira.world import AdaptSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 
 def make_adapter(

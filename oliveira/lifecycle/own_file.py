@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from oliveira.console.flow import FLOW, TASK_FLOW
 from oliveira.data.folder import place_of
 from oliveira.data.own_names import place_in
 from oliveira.data.sources import PATH
-from oliveira.lifecycle.flow import FLOW, TASK_FLOW
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.world import World
 
 
@@ -42,7 +42,7 @@ def gone_line(world: World, place: Path) -> str:
     if world.task.name:
         return (
             f"{place} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back "
-            "there, or learn anew from another with --task and --data"
+            "there; --life NAME with --task and --data learns from another beside it"
         )
     return (
         f"{place} is gone: what was learnt from it is served, watched and retrained. Put it back there, or learn anew "

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import home_of
-from oliveira.lifecycle.store import check_not_lost
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import home_of
+from oliveira.ledger.store import check_not_lost
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import translate
-from oliveira.lifecycle.lives import OF_THE_HOME, chosen, lives, main_life, place
+from oliveira.ledger.lives import OF_THE_HOME, chosen, lives, main_life, place
 from oliveira.lifecycle.remembered import Asked, choose, fitted
 from oliveira.serving.adapter_names import check_life
 from oliveira.terminal import say_error
@@ -35,7 +35,10 @@ def worlds_of_others(home: Path, name: str) -> dict[str, World]:
             continue
         folder = place(home, other)
         try:
-            found[other] = fitted(folder, choose(folder, Asked(environment={}))).world
+            planned = fitted(folder, choose(folder, Asked(environment={})))
+            found[other] = planned.world
+            if planned.warning:
+                say_error(translate(f"life {other}: {translate(planned.warning)}"))
         except OliveiraError as error:
             say_error(translate(f"life {other}: {translate(str(error))}"))
     return found

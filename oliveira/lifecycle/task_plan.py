@@ -8,7 +8,7 @@ from typing import Any
 from oliveira.adaptation.lora import add_lora
 from oliveira.errors import UserError
 from oliveira.registry import Entry, create, entry
-from oliveira.runs import parse_budget, section_for, split_values
+from oliveira.runs.run import parse_budget, section_for, split_values
 from oliveira.tasks.base import Task
 from oliveira.tasks.catalogue import fitting, pair, suits, task
 from oliveira.world import TaskSection, World

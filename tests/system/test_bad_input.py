@@ -11,7 +11,7 @@ from pathlib import Path
 import life_helpers as life
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str, code: int | None = 2) -> None:
@@ -122,7 +122,7 @@ def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path: Path, c
 
 
 def test_two_programs_on_one_home(tmp_path: Path) -> None:
-    from oliveira.lifecycle.process import holder
+    from oliveira.process.holder import holder
 
     with holder(tmp_path, "up"):
         refused(life.run([*life.command(tmp_path, "up"), "--world", "tiny", "--port", "0"]), "another", "--home")

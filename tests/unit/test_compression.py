@@ -17,8 +17,8 @@ from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.compression.model import QUANTISED, dequantise_model, quantise_model
 from oliveira.compression.nf4 import CODE, dequantise_nf4, quantise_nf4
 from oliveira.compression.packing import pack
-from oliveira.compression.report import compare, language_loss, size_in_bytes
 from oliveira.errors import OliveiraError, UserError
+from oliveira.lifecycle.compression_report import compare, language_loss, size_in_bytes
 from oliveira.models.gpt import GPT, GPTConfig
 
 METHODS = list(CODECS)

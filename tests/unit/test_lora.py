@@ -20,13 +20,14 @@ from oliveira.adaptation.lora import (
     merge,
     save_adapter,
 )
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.adaptation.training import train_adapter
 from oliveira.errors import CorruptError, Interrupted, OliveiraError, UserError
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.recurrent import Recurrent
 from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
 from oliveira.training.loop import Job, train
-from oliveira.world import AdaptSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 TARGETS = ["query", "value", "down"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from oliveira import cli
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import own_lengths
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.own_data import describe_data
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import task
 from oliveira.tasks.own import OwnTextFolder
 from tests.unit.text_documents import pdf, put

@@ -20,11 +20,11 @@ from oliveira.data.wordpiece import SPECIAL, WordPiece
 from oliveira.errors import Interrupted, UserError
 from oliveira.lifecycle.task_plan import check_task
 from oliveira.models.bert import BERT, BERTConfig
-from oliveira.predict import Predictor
-from oliveira.pretrained import pretrained
-from oliveira.records import Run
 from oliveira.registry import create, entry
-from oliveira.runs import fit, split_values
+from oliveira.runs.predict import Predictor
+from oliveira.runs.pretrained import pretrained
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit, split_values
 from oliveira.tasks import classification
 from oliveira.tasks.catalogue import tasks
 from oliveira.tasks.classification import TextClassData, TextClassification
