@@ -117,7 +117,7 @@ def test_the_same_input_gives_the_same_bytes_in_every_process(tmp_path: Path) ->
     write_documents(tmp_path / "documents.jsonl", _documents(120))
     code = (
         "import sys; from pathlib import Path; from oliveira.data.preprocess import prepare\n"
-        "from oliveira.world import DataSection\n"
+        "from oliveira.data.settings import DataSection\n"
         "config = DataSection(vocab_size=512)\n"
         "prepare(Path(sys.argv[1]), Path(sys.argv[2]), seed=int(sys.argv[3]), config=config,\n"
         "        tokenizer=None, progress=lambda share, what: None)\n"
