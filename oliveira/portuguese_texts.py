@@ -64,10 +64,10 @@ TEXT_SENTENCES = {
 }
 
 TEXT_LINES = {
-    "{} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back there, or "
-    "learn anew from another with --task and --data": (
-        "{} sumiu: o que se aprendeu com ele é servido e vigiado, e o retreino espera por ele. Ponha de volta ali, ou "
-        "aprenda de novo com outro por --task e --data"
+    "{} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back there; "
+    "--life NAME with --task and --data learns from another beside it": (
+        "{} sumiu: o que se aprendeu com ele é servido e vigiado, e o retreino espera por ele. Ponha de volta ali; "
+        "--life NOME com --task e --data aprende com outro ao lado"
     ),
     "{} is gone: what was learnt from it is served, watched and retrained. Put it back there, or learn anew from "
     "another with --text": (

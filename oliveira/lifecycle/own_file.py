@@ -42,7 +42,7 @@ def gone_line(world: World, place: Path) -> str:
     if world.task.name:
         return (
             f"{place} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back "
-            "there, or learn anew from another with --task and --data"
+            "there; --life NAME with --task and --data learns from another beside it"
         )
     return (
         f"{place} is gone: what was learnt from it is served, watched and retrained. Put it back there, or learn anew "

@@ -35,7 +35,10 @@ def worlds_of_others(home: Path, name: str) -> dict[str, World]:
             continue
         folder = place(home, other)
         try:
-            found[other] = fitted(folder, choose(folder, Asked(environment={}))).world
+            planned = fitted(folder, choose(folder, Asked(environment={})))
+            found[other] = planned.world
+            if planned.warning:
+                say_error(translate(f"life {other}: {translate(planned.warning)}"))
         except OliveiraError as error:
             say_error(translate(f"life {other}: {translate(str(error))}"))
     return found
