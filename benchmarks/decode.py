@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
+from oliveira.convert import from_reference
 from oliveira.kernels import decoder
 from oliveira.kernels.build import unavailable
 from oliveira.kernels.options import Options, native
@@ -36,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(GPT2Config(**SHAPE)).eval()
-    ours = GPT.from_reference(theirs).eval()
+    ours = from_reference(GPT, theirs).eval()
     prompt = torch.randint(1, SHAPE["vocab_size"], (1, PROMPT))
     step = native(ours, Options())
     decoder.BlockPool(step, LENGTH // decoder.POSITIONS)  # the step keeps it

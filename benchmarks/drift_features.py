@@ -29,8 +29,8 @@ from oliveira.monitoring.features import (
     measure_feature_false_alarms,
 )
 from oliveira.processors import processors
-from oliveira.provenance import commit
-from oliveira.runs import fit
+from oliveira.runs.run import fit
+from oliveira.study.provenance import commit
 from oliveira.tasks import catalogue
 from oliveira.tasks.scoring import runner
 

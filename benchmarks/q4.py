@@ -42,13 +42,13 @@ from benchmarks.q4_loss import loss
 from benchmarks.table import origin
 from benchmarks.timing import Pair
 from oliveira.compression.model import quantise_model
+from oliveira.convert.gguf import read_gguf
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
 from oliveira.kernels.build import cache_folder, library, unavailable
 from oliveira.kernels.decoder import BlockPool
 from oliveira.kernels.linear import Kind, PackedMatrix
 from oliveira.kernels.options import Options, native
-from oliveira.models.gguf import read_gguf
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.processors import processors
 

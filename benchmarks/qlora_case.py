@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks import smollm2
-from oliveira.models.gguf import read_gguf
+from oliveira.convert.gguf import read_gguf
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.tasks.language_modelling import TokenBatches
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 VOCAB, WIDTH, HEADS, FF, LENGTH, SEQUENCES = 8192, 768, 12, 3072, 256, 4
 RANK, ALPHA = 16, 32.0

@@ -10,7 +10,8 @@ from torch import nn
 
 from benchmarks.qlora_case import ALPHA, CONFIG, RANK, TARGETS, Side, Subject
 from oliveira.adaptation.lora import add_lora, layers
-from oliveira.models.convert_gpt import to_gpt
+from oliveira.convert import from_reference
+from oliveira.convert.gpt import to_gpt
 from oliveira.models.gpt import GPT
 
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -74,7 +75,7 @@ def llama(source: GPT) -> Any:
     state = source.state_dict()
     for name, tensor in to_gpt(model).state.items():  # their tensors themselves, under our names
         tensor.copy_(state[name])
-    assert GPT.from_reference(model).config == c, "the two must be the same network"
+    assert from_reference(GPT, model).config == c, "the two must be the same network"
     return model
 
 

@@ -25,14 +25,14 @@ from benchmarks.q4 import ROOT, reported
 from benchmarks.table import Table, arguments
 from oliveira import artifact
 from oliveira.compression.model import quantise_model
+from oliveira.convert.gguf import read_gguf
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError
 from oliveira.kernels.build import unavailable
-from oliveira.models.gguf import read_gguf
-from oliveira.serving.decoders import Settings
+from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.speculation import Speculator
+from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.protocol import Message
-from oliveira.serving.speculation import Speculator
-from oliveira.serving.text_engine import TextEngine
 
 FORMS = ("fp32", "nf4")
 SLOTS, MAX_LEN = 8, 1024  # with the model's own 8,192 positions eight streams would take 3 GB

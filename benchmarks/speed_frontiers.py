@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 from oliveira.models.deq import DEQ, DEQConfig
 from oliveira.models.hyperlstm import HyperLSTM
 from oliveira.models.hypernetwork import Hypernetwork
@@ -42,7 +43,7 @@ def _moe() -> Iterator[Case]:
             bos_token_id=0, eos_token_id=0,
         )
     ).eval()  # fmt: skip
-    ours, tokens = MoE.from_reference(theirs), torch.randint(1024, (4, 256))
+    ours, tokens = from_reference(MoE, theirs), torch.randint(1024, (4, 256))
     size = "B 4 T 256, 3 layers of 192, 8 experts of 256, top 2"
     yield from _both("moe", size, lambda: ours(tokens), lambda: theirs(tokens).logits, "transformers Mixtral")
 
@@ -75,7 +76,7 @@ def _hypernetwork() -> Iterator[Case]:
         shapes, 256, chunk_emb_size=8, cond_chunk_embs=True, cond_in_size=0, num_cond_embs=1, layers=(64,),
         verbose=False,
     )  # fmt: skip
-    ours, x = Hypernetwork.from_reference(theirs), torch.randn(256, 1, 1, 784)
+    ours, x = from_reference(Hypernetwork, theirs), torch.randn(256, 1, 1, 784)
     yield from _both(
         "hypernetwork",
         "B 256, makes 784 → 256 → 256 → 10",
@@ -90,7 +91,7 @@ def _hyperlstm() -> Iterator[Case]:
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.1)
     before, after, x = nn.Linear(5, 64), nn.Linear(64, 24), torch.randn(32, 48, 5)
-    ours = HyperLSTM.from_reference(theirs, input=before, output=after)
+    ours = from_reference(HyperLSTM, theirs, input=before, output=after)
     yield from _both(
         "hyperlstm", "B 32 T 48, 64 beside 32", lambda: ours(x), lambda: after(theirs(before(x))), "the paper's loop"
     )

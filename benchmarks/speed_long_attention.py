@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 from oliveira.models.bigbird import BigBird, BigBirdConfig
 from oliveira.models.linformer import Linformer
 from oliveira.models.reformer import Reformer
@@ -76,7 +77,7 @@ def _linformer() -> Iterator[Case]:
     torch.manual_seed(0)
     theirs = LinformerLM(num_tokens=VOCAB, dim=WIDTH, seq_len=1024, depth=LAYERS, k=128, heads=HEADS)
     tokens = torch.randint(VOCAB, (1, 1024))
-    ours = Linformer.from_reference(theirs)
+    ours = from_reference(Linformer, theirs)
     yield from _both("linformer", "L 1024 k 128", ours, theirs, lambda m: m(tokens), tokens, "linformer.LinformerLM")
 
 
@@ -92,7 +93,7 @@ def _reformer() -> Iterator[Case]:
     )  # fmt: skip
     theirs = ReformerModelWithLMHead(config)
     tokens = torch.randint(VOCAB, (1, 1024))
-    ours = Reformer.from_reference(theirs)
+    ours = from_reference(Reformer, theirs)
     name = "transformers ReformerModelWithLMHead"
     size = "L 1024 chunk 64 hashes 2"
     yield from _both("reformer", size, ours, theirs, lambda m: m(input_ids=tokens).logits, tokens, name)
@@ -111,7 +112,7 @@ def _bigbird(length: int) -> Iterator[Case]:
     )  # fmt: skip
     theirs = BigBirdForMaskedLM(config)
     tokens = torch.randint(VOCAB, (1, length))
-    ours = BigBird.from_reference(theirs)
+    ours = from_reference(BigBird, theirs)
     name = "transformers BigBirdForMaskedLM, block_sparse"
     size = f"L {length} block 64 random 3"
     yield from _both("bigbird", size, ours, theirs, lambda m: m(input_ids=tokens).logits, tokens, name)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 
 B, T, D, VOCAB = 32, 128, 128, 1024
 SOURCE, TARGET = 20, 20
@@ -51,7 +52,7 @@ def _one_tower() -> Iterator[Case]:
         kind = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[model.kind]
         layer = kind(D, D, 1, batch_first=True, bidirectional=model.bidirectional)
         embedding, head = nn.Embedding(VOCAB, D), nn.Linear(2 * D if model.bidirectional else D, 8)
-        ours = model.from_reference(layer, input=embedding, output=head)
+        ours = from_reference(model, layer, input=embedding, output=head)
         name = f"{model.__name__.lower()} B {B} T {T} d_model {D}"
         reference = f"torch.nn.{kind.__name__}"
 

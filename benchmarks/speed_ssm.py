@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 from oliveira.models.mamba import Mamba
 from oliveira.nn.ssm import DiagonalSSM
 
@@ -21,13 +22,13 @@ def cases() -> Iterator[Case]:
     torch.manual_seed(0)
     tokens = torch.randint(512, (8, 256))
     hf = MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2))
-    ours = Mamba.from_reference(hf)
+    ours = from_reference(Mamba, hf)
     yield from both(
         "B 8 T 256 d_model 64, 2 layers", "mamba", "transformers MambaForCausalLM",
         lambda: ours(tokens), lambda: hf(input_ids=tokens, use_cache=False).logits, [ours, hf],
     )  # fmt: skip
     theirs = TheirMamba(TheirConfig(d_model=64, n_layers=2))
-    stack = Mamba.from_reference(theirs)
+    stack = from_reference(Mamba, theirs)
     x = torch.randn(8, 256, 64)
     yield from both(
         "B 8 T 256 d_model 64, 2 layers, series", "mamba", "mambapy Mamba",

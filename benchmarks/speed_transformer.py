@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 
 B, T, D, LAYERS, HEADS, FF, VOCAB = 8, 64, 256, 4, 4, 1024, 4096
 
@@ -42,7 +43,7 @@ def _transformer() -> Iterator[Case]:
     from oliveira.models.transformer import Transformer, TwoTowers
 
     theirs = nn.Transformer(D, HEADS, LAYERS, LAYERS, FF, dropout=0.0, batch_first=True).eval()
-    ours = Transformer.from_reference(theirs, vocab_size=VOCAB, target_vocab_size=VOCAB, max_len=T)
+    ours = from_reference(Transformer, theirs, vocab_size=VOCAB, target_vocab_size=VOCAB, max_len=T)
     assert isinstance(ours, TwoTowers)
     source, target = torch.randn(B, T, D), torch.randn(B, T, D)
     future = nn.Transformer.generate_square_subsequent_mask(T)
@@ -65,7 +66,7 @@ def _bert() -> Iterator[Case]:
         max_position_embeddings=T, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     theirs = BertForPreTraining(config).eval()
-    ours = BERT.from_reference(theirs)
+    ours = from_reference(BERT, theirs)
     tokens, mask = torch.randint(VOCAB, (B, T)), torch.ones(B, T, dtype=torch.bool)
     mask[::2, T * 3 // 4 :] = False
 
@@ -100,7 +101,7 @@ def _gpt() -> Iterator[Case]:
     tokens = torch.randint(VOCAB, (B, T))
     for name, theirs in (("GPT2LMHeadModel", GPT2LMHeadModel(gpt2)), ("LlamaForCausalLM", LlamaForCausalLM(llama))):
         theirs.eval()
-        ours = GPT.from_reference(theirs)
+        ours = from_reference(GPT, theirs)
         yield from _both(
             f"gpt as {name}",
             "gpt",

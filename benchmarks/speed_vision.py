@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.case import Case
+from oliveira.convert import from_reference
 from oliveira.models.cnn import CNN
 from oliveira.models.mlp import MLP
 from oliveira.models.vit import ViT
@@ -22,7 +23,7 @@ def cases() -> Iterator[Case]:
     sequential = nn.Sequential(nn.Flatten(), *layers)
     x = torch.randn(512, 1, 784)
     yield from _both(
-        "mlp", "B 512, 784 → 512 → 512 → 10", MLP.from_reference(sequential), sequential, x, "nn.Sequential"
+        "mlp", "B 512, 784 → 512 → 512 → 10", from_reference(MLP, sequential), sequential, x, "nn.Sequential"
     )
 
     sizes: dict[str, Any] = dict(hidden_sizes=[32, 64, 128], depths=[2, 2, 2], num_labels=10)
@@ -30,7 +31,7 @@ def cases() -> Iterator[Case]:
     yield from _both(
         "cnn",
         "B 16, 3 × 64 × 64, 13 convolutions of 32 to 128 channels",
-        CNN.from_reference(resnet, height=64, width=64),
+        from_reference(CNN, resnet, height=64, width=64),
         _Logits(resnet),
         torch.randn(16, 3, 64, 64),
         "transformers ResNet",
@@ -41,7 +42,7 @@ def cases() -> Iterator[Case]:
     yield from _both(
         "vit",
         "B 16, 28 × 28, 49 patches, 4 layers of 96",
-        ViT.from_reference(vit),
+        from_reference(ViT, vit),
         _Logits(vit),
         torch.randn(16, 1, 28, 28),
         "transformers ViT",

@@ -152,7 +152,7 @@ def _last_words(name: str, tokens: int) -> list[Message]:
 
 def serve_front(arguments: list[str]) -> int:
     """The front as it is, but that it starts the stub."""
-    from oliveira.serving.front import main
+    from oliveira.serving.front.__main__ import main
 
     real = asyncio.create_subprocess_exec
 
@@ -171,8 +171,9 @@ class Front:
     """A running front with the stub. Use as a context."""
 
     def __init__(self, home: Path, *, streams: int = 1, seconds: float = 10.0, **serve: Any) -> None:
-        from oliveira.lifecycle.ledger import Ledger
-        from oliveira.world import ServeSection, World
+        from oliveira.ledger import Ledger
+        from oliveira.serving.settings import ServeSection
+        from oliveira.world import World
 
         home.mkdir(parents=True, exist_ok=True)
         world = World(serve=ServeSection(**{"slots": streams, "drain": 1.0, **serve}))

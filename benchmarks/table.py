@@ -16,7 +16,7 @@ from benchmarks.timing import Pair
 from oliveira.export.choice import machine
 from oliveira.files import write_json_atomic
 from oliveira.processors import processors
-from oliveira.provenance import commit
+from oliveira.study.provenance import commit
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -20,13 +20,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.table import Table, arguments
 from benchmarks.timing import interleave
+from oliveira.convert import from_reference
 from oliveira.kernels.fast import fast_layers
 from oliveira.kernels.products import product
 from oliveira.models.gpt import GPT
 from oliveira.tasks.language_modelling import next_token_loss
 from oliveira.training.loop import Job, one_step
 from oliveira.training.optim import Turn, make_optimizer
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 LENGTH = 256
 SHAPE: dict[str, Any] = dict(
@@ -60,7 +61,7 @@ def full(sequences: int) -> tuple[GPT, Callable[[], object], Callable[[], object
     """Our model, a step of ours, a step of theirs. Both start from the same weights and see the same tokens."""
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(GPT2Config(**SHAPE)).train()
-    ours = GPT.from_reference(theirs).train()
+    ours = from_reference(GPT, theirs).train()
     rows = torch.randint(0, SHAPE["vocab_size"], (sequences, LENGTH + 1))
     targets = rows[:, 1:].contiguous()
     job = Job(batch=lambda number: rows, loss=next_token_loss())

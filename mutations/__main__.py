@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oliveira.files import write_json_atomic
-from oliveira.provenance import ROOT, commit, is_clean
+from oliveira.study.provenance import ROOT, commit, is_clean
 
 LIST = Path(__file__).with_name("mutations.toml")
 RESULT = ROOT / "results" / "mutations.json"

@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["compare", "create", "describe", "fit", "list_models", "list_tasks", "load", "save"]
 
 _HOMES = {
-    "fit": "oliveira.runs",
-    "compare": "oliveira.comparison",
+    "fit": "oliveira.runs.run",
+    "compare": "oliveira.study.comparison",
     "create": "oliveira.registry",
-    "describe": "oliveira.inspection",
+    "describe": "oliveira.study.inspection",
     "list_models": "oliveira.library",
     "list_tasks": "oliveira.library",
     "load": "oliveira.library",

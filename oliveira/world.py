@@ -14,21 +14,24 @@ import re
 import tomllib
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
 
+from oliveira.adaptation.settings import AdaptSection
+from oliveira.compression.settings import CompressSection
+from oliveira.data.settings import DataSection
 from oliveira.errors import UserError
+from oliveira.export.settings import ExportSection
+from oliveira.monitoring.settings import MonitorSection
+from oliveira.serving.settings import ServeSection
+from oliveira.settings import MOST_THREADS, Section
+from oliveira.training.settings import TrainSection
 
 WORLDS = Path(__file__).parent / "worlds"
 ENVIRONMENT_PREFIX = "OLIVEIRA_"
@@ -52,44 +55,8 @@ _INJECTED = re.compile(
 )
 _INJECTED_VALUE = re.compile(r"(?:tcp|udp|sctp)://.*|/[^/]+/[^/]+")  # OLIVEIRA_PORT, OLIVEIRA_NAME
 
-LARGEST = 10**12  # of any count: steps, bytes, tokens. More is no wish that a machine could grant
 
-MOST_THREADS = 1024
 TEXT_LAYERS = ("query", "key", "value", "output", "gate", "up", "down")  # that LoRA may change
-
-
-class Section(BaseModel):
-    # No inf or nan: `world.json` could not hold them.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        """`steps = true` is no number, though Python takes it for 1."""
-        wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted in (int, float):
-            raise PydanticKnownError("int_type" if wanted is int else "float_type")
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _possible(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name != "seed" and isinstance(value, int) and value > LARGEST:
-            raise PydanticKnownError("less_than_equal", {"le": LARGEST})
-        return value
-
-
-class DataSection(Section):
-    """Which text. `base` and `new` are names of `oliveira sources`, or `path:FOLDER`."""
-
-    base: str = Field("almeida", description="source of the base domain")
-    new: str = Field("bncc", description="source of the new domain: adaptation, drift and update are shown on it")
-    vocab_size: int = Field(4096, ge=300, le=65_000, description="byte-level BPE tokens, special tokens included")
-    validation: float = Field(0.05, gt=0, lt=0.4, description="share of documents held out for validation")
-    test: float = Field(0.05, gt=0, lt=0.4, description="share of documents held out for the test")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two documents are one")
-    min_chars: int = Field(20, ge=1, description="shorter documents are dropped")
-    max_chars: int = Field(0, ge=0, description="stop collecting after so many characters; 0 = all of it")
 
 
 class ModelSection(Section):
@@ -128,127 +95,6 @@ class ModelSection(Section):
                 "Change n_heads or use positions = learned."
             )
         return self
-
-
-class TrainSection(Section):
-    steps: int = Field(1200, ge=1)
-    batch_size: int = Field(16, ge=1, description="sequences a step, before accumulation")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate (cosine); factor (noam)")
-    min_lr: float = Field(0.05, ge=0, le=1, description="last learning rate as a share of the peak (cosine)")
-    warmup_steps: int = Field(60, ge=1)
-    schedule: Literal["cosine", "noam"] = "cosine"
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    weight_decay: float = Field(0.1, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.98, ge=0, lt=1)
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints: what a kill can cost")
-    evaluate_every: int = Field(200, ge=1)
-    evaluate_tokens: int = Field(50_000, ge=256, description="validation tokens looked at while training")
-    sample_every: int = Field(400, ge=1)
-    threads: int = Field(0, ge=0, le=MOST_THREADS, description="0 = all cores")
-
-
-class AdaptSection(Section):
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    targets: list[str] = Field(
-        default=[],
-        description="linear layers by name; empty = of text every one inside the blocks, of a task's model every one",
-    )
-    steps: int = Field(100, ge=1)
-    batch_size: int = Field(8, ge=1)
-    lr: float = Field(2e-3, gt=0)
-    replay: float = Field(
-        0.5, ge=0, lt=1, description="share of base-domain sequences in each batch, against forgetting"
-    )
-
-    def training(self, base: TrainSection, *, steps: int, n_threads: int) -> TrainSection:
-        """`base` for a LoRA run: with the batch and rate of this section, and no decay."""
-        return base.model_copy(
-            update=dict(
-                steps=steps,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                warmup_steps=max(1, steps // 10),
-                schedule="cosine",
-                optimizer="adamw",
-                weight_decay=0.0,
-                accumulate=1,
-                threads=n_threads,
-                checkpoint_every=max(1, min(50, steps)),
-                evaluate_every=steps,
-                sample_every=steps,
-            )
-        )
-
-
-class CompressSection(Section):
-    methods: list[Literal["int4", "int4_mse", "nf4", "int8"]] = Field(default=["int4", "nf4"])
-    serve: Literal["fp32", "int4", "int4_mse", "nf4", "int8"] = Field(
-        "fp32",
-        description="which weights the package carries; of a task fp32 or int8, and int8 only where the task's metric "
-        "loses no more than gate.max_forgetting",
-    )
-
-
-class ExportSection(Section):
-    onnx: bool = True
-    max_logit_error: float = Field(1e-3, gt=0)
-    prompts: int = Field(20, ge=1, description="greedy texts that must agree")
-
-
-class ServeSection(Section):
-    host: str = "127.0.0.1"
-    connections: int = Field(1024, ge=8, description="open connections; one more gets 503 if all of them are at work")
-    cors_origins: list[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(
-        default=[],
-        description='web pages that may call the API, such as "https://example.org"; "*" = any; empty = none',
-    )
-    slots: int = Field(8, ge=1, description="streams decoded together")
-    queue: int = Field(256, ge=0, description="requests that may wait; then 429")
-    max_body: int = Field(1 << 20, ge=1024, description="bytes of a request body")
-    max_message: int = Field(1 << 16, ge=64, description="bytes of one message after NFC")
-    max_messages: int = Field(256, ge=1)
-    deadline: float = Field(120.0, gt=0, description="seconds a request may take")
-    drain: float = Field(20.0, ge=0, description="seconds open streams get at shutdown")
-    silence: float = Field(30.0, ge=2, description="seconds without a sign of life after which an engine is replaced")
-    threads: int = Field(
-        1, ge=0, le=MOST_THREADS, description="of the engine; one is best for small models beside a training; 0 = all"
-    )
-    cache_megabytes: int = Field(256, ge=0, description="of keys and values kept on disk for later turns; 0 = none")
-    activations: Literal["fp32", "int8"] = Field(
-        "fp32",
-        description="int8 rounds what enters a product of 4 or 8 bits: faster, about 0.01 nats worse (docs/kernels.md)",
-    )
-    max_loss: float = Field(
-        0.0,
-        ge=0,
-        description="nats a token that the form chosen by `oliveira compile` may lose for speed; 0 = it loses nothing",
-    )
-    window: int = Field(
-        0, ge=0, description="tokens kept of texts longer than max_len: the first and the last; 0 = none"
-    )
-    guesses: bool = Field(True, description="speculative decoding, where it pays: the text is the same")
-    draft: str = Field("", description="folder of a smaller model's artifact that guesses; else earlier text does")
-    keep_traffic: bool = Field(True, description="keep prompts under the home: drift and update need them")
-    traffic_megabytes: int = Field(64, ge=1)
-    traffic_days: float = Field(0.0, ge=0, description="prompts older than so many days are deleted; 0 = none is")
-    memory: int = Field(
-        0, ge=0, description="MiB for the engines of all lives together; those not used make room; 0 = no bound"
-    )
-    idle: float = Field(0.0, ge=0, description="seconds without a request after which an engine ends; 0 = never")
-
-
-class MonitorSection(Section):
-    window: int = Field(2000, ge=100, description="tokens a window of the live stream")
-    requests: int = Field(50, ge=20, description="requests a window, where a task answers and no text is continued")
-    alpha: float = Field(1e-4, gt=0, lt=0.5, description="wished false-alarm probability a window")
-    confirm: int = Field(2, ge=1, description="windows in a row before an alarm")
-    check_windows: int = Field(2000, ge=10, description="windows without drift on which the false alarms are counted")
-    poll_seconds: float = Field(1.0, gt=0)
 
 
 class GateSection(Section):

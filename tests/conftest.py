@@ -84,8 +84,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is None or hasattr(session.config, "workerinput") or not _outcomes:
         return
     from oliveira.files import write_json_atomic
-    from oliveira.provenance import commit
-    from oliveira.runs import device
+    from oliveira.runs.run import device
+    from oliveira.study.provenance import commit
 
     ends = [outcome for outcome, _ in _outcomes.values()]
     record = {

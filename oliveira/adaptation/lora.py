@@ -4,7 +4,7 @@ Papers: Hu et al. 2021, arXiv:2106.09685, §4.1; Dettmers et al. 2023, arXiv:230
 
     W' = W + α/r · B A,   B ∈ R^{d_out × r} starts at zero, A ∈ R^{r × d_in} like a linear layer
 
-Seed 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
+Seed document 000 writes B ∈ R^{r×d}, A ∈ R^{d×r}: then B A is r × r and cannot be added to W. The paper's shapes
 are used.
 
 Linear layers take it, and the kernels of recurrent layers: W and U of all gates stand in one matrix each, and get one
@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,12 +33,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.compression.linear import QuantisedLinear
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import sha256_bytes, sha256_json, write_atomic, write_json_atomic
 from oliveira.kernels.products import bf16_available, pays, product, weight_of
 from oliveira.nn import recurrent
-from oliveira.world import AdaptSection
 
 Compute = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -146,6 +146,7 @@ class _Place(NamedTuple):
 
     parent: nn.Module
     name: str  # of the layer, or of the kernel, in its parent
+    path: str  # in the model
     d_out: int
     d_in: int
     shared: bool  # with another layer
@@ -163,15 +164,17 @@ class _Place(NamedTuple):
 def _places(model: nn.Module) -> list[_Place]:
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     places = []
-    for parent in model.modules():
+    for above, parent in model.named_modules():
         for name, child in parent.named_children():
             if isinstance(child, LINEAR):
                 shared = isinstance(child, nn.Linear) and owners[id(child.weight)] > 1
-                places.append(_Place(parent, name, child.out_features, child.in_features, shared))
+                path = f"{above}.{name}".lstrip(".")
+                places.append(_Place(parent, name, path, child.out_features, child.in_features, shared))
         if isinstance(parent, recurrent.Layer):
             for name in KERNELS:
                 kernel = getattr(parent, name)
-                places.append(_Place(parent, name, kernel.shape[0], kernel.shape[1], owners[id(kernel)] > 1))
+                shared = owners[id(kernel)] > 1
+                places.append(_Place(parent, name, f"{above}.{name}", kernel.shape[0], kernel.shape[1], shared))
     return places
 
 
@@ -179,13 +182,13 @@ def add_lora(
     model: nn.Module,
     rank: int,
     alpha: float,
-    targets: Sequence[str] | None,
+    targets: Sequence[str] | Callable[[str], bool] | None,
     *,
     compute: Compute = "fp32",
 ) -> nn.Module:
     """Freezes `model` and wraps, in place, every linear layer, 4-bit or not, and every recurrent kernel whose attribute
     name is in `targets`. None: all of them but those that share their weight, and where one is narrower than the rank,
-    with that width for a rank.
+    with that width for a rank; a function: of these the ones of whose name in the model it says so.
 
     A comes from torch's global random generator. Only `lora_a` and `lora_b` require gradients afterwards.
     `compute`: in what the frozen products are computed while training (see the head of the file). Returns the model.
@@ -201,11 +204,12 @@ def add_lora(
     if layers(model):
         raise UserError("the model carries LoRA already. Merge it first.")
     places = _places(model)
-    chosen = [place for place in places if (not place.shared if targets is None else place.name in targets)]
-    if targets is None and not chosen:
-        own = " whose weight is its own" if places else ""
-        raise UserError(f"{type(model).__name__} has no linear layer{own}: LoRA adapts none. Train all its weights.")
-    if targets is not None:
+    if targets is None or callable(targets):
+        chosen = [p for p in places if not p.shared and (targets is None or targets(p.path))]
+        if not chosen:
+            raise UserError(f"{type(model).__name__} has no linear layer that LoRA may change. Train all its weights.")
+    else:
+        chosen = [place for place in places if place.name in targets]
         _check(model, places, chosen, targets, rank)
     model.requires_grad_(False)
     for place in chosen:

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from oliveira.adaptation.lora import add_lora
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.training.loop import Job, Progress, train
 from oliveira.training.seeds import seed_everything
-from oliveira.world import AdaptSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 
 def train_adapter(

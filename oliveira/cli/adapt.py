@@ -12,8 +12,8 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import figure, translate
-from oliveira.lifecycle.process import Stop
-from oliveira.lifecycle.progress import Reporter
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop
 
 
 def adapt(
@@ -41,10 +41,10 @@ def adapt(
 
     oliveira adapt ana my-texts --steps 300 --rank 8 --artifact champion
     """
+    from oliveira.adaptation.settings import AdaptSection
     from oliveira.artifact import open_artifact
     from oliveira.lifecycle.own_adapter import make_adapter
     from oliveira.training.loop import Progress
-    from oliveira.world import AdaptSection
 
     if lr <= 0 or alpha <= 0:
         raise UserError(f"--lr {lr} and --alpha {alpha} must be above 0.")
@@ -58,7 +58,7 @@ def adapt(
                 f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s",
             )
 
-        found = make_adapter(
+        numbers = make_adapter(
             life_folder(home, life).absolute(),
             open_artifact(find_artifact(home, artifact, life)),
             name,
@@ -74,21 +74,21 @@ def adapt(
             should_stop=Stop(within=1.0),
         )
     if as_json:
-        print(json.dumps(found, indent=2))
-    elif found["active"]:
+        print(json.dumps(numbers, indent=2))
+    elif numbers["active"]:
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"{name}: {_measured(found)}", markup=False)
-        console.print(f"{home / 'adapters' / name}, {figure(found['bytes'] / 1e6, '.1f')} MB", markup=False)
+        console.print(f"{name}: {_measured(numbers)}", markup=False)
+        console.print(f"{home / 'adapters' / name}, {figure(numbers['bytes'] / 1e6, '.1f')} MB", markup=False)
         console.print(translate(f'next: send "model": "{name}" to the server'), markup=False)
-    if not found["active"]:
+    if not numbers["active"]:
         raise OliveiraError(
-            f"{name} is worse than the model without it: {_measured(found)}. It is not kept. "
+            f"{name} is worse than the model without it: {_measured(numbers)}. It is not kept. "
             "Add text, or train less (--lr, --steps); the same command with --keep takes it all the same."
         )
 
 
-def _measured(found: dict[str, Any]) -> str:
-    bits, documents = found["bits_per_byte"], found["documents"]
+def _measured(numbers: dict[str, Any]) -> str:
+    bits, documents = numbers["bits_per_byte"], numbers["documents"]
     said = [
         translate(
             f"{bits['before']:.3f} → {bits['after']:.3f} bits per byte on {documents['held_out']} held-out document(s)"

@@ -53,11 +53,11 @@ def show(name: Name, home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson
     oliveira adapters show ana --json
     """
     folder = life_folder(home, life)
-    found = _told(folder, name, _champion(folder))
+    told = _told(folder, name, _champion(folder))
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(told, indent=2))
         return
-    for key, value in found.items():
+    for key, value in told.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = ", ".join(map(str, value)) if isinstance(value, list) else text
         Console(highlight=False, soft_wrap=True).print(f"{key.replace('_', ' '):<14} {local(str(text))}", markup=False)
@@ -84,5 +84,5 @@ def _champion(home: Path) -> str:
 
 
 def _told(home: Path, name: str, champion: str) -> dict[str, Any]:
-    found = adapter_names.describe(home.absolute(), name)
-    return {**found, "fits": bool(champion) and found["base"] == champion}
+    described = adapter_names.describe(home.absolute(), name)
+    return {**described, "fits": bool(champion) and described["base"] == champion}

@@ -51,8 +51,8 @@ def _tasks() -> list[dict[str, Any]]:
 
 
 def _models(task: str) -> list[dict[str, Any]]:
-    from oliveira.recipes import results_by_model
     from oliveira.registry import entries
+    from oliveira.study.recipes import results_by_model
     from oliveira.tasks.catalogue import fitting, tasks
     from oliveira.tasks.catalogue import task as find_task
 
@@ -139,9 +139,9 @@ def reproduce(
 
     oliveira reproduce forecast-lstm
     """
-    from oliveira import recipes
-    from oliveira.lifecycle.process import Stop
-    from oliveira.reproduction import reproduce_all
+    from oliveira.process.stop import Stop
+    from oliveira.study import recipes
+    from oliveira.study.reproduction import reproduce_all
 
     if recipe == "list":
         console = Console(highlight=False, soft_wrap=True)
@@ -165,9 +165,9 @@ def pages(
 
     oliveira pages --output pages
     """
-    from oliveira.comparison_pages import write_comparisons
-    from oliveira.model_pages import write_pages
-    from oliveira.quotes import write_quotes
+    from oliveira.study.comparison_pages import write_comparisons
+    from oliveira.study.model_pages import write_pages
+    from oliveira.study.quotes import write_quotes
 
     print(f"{len(write_pages(output))} pages in {output}")
     print(f"{len(write_comparisons(comparisons))} pages in {comparisons}")

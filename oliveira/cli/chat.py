@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 import typer
 
+from oliveira.cli.conversation import MODEL, Conversation, Refusal, Server
 from oliveira.cli.options import DEFAULT_HOME, Home, Life, front_of, open_ledger
-from oliveira.conversation import MODEL, Conversation, Refusal, Server
 from oliveira.errors import UserError
 from oliveira.language import translate
-from oliveira.lifecycle.lives import chosen
+from oliveira.ledger.lives import chosen
 from oliveira.serving.address import authority, reachable
 from oliveira.terminal import say_error
 

@@ -14,7 +14,7 @@ from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import figure, translate
-from oliveira.world import ServeSection
+from oliveira.serving.settings import ServeSection
 
 
 def compile_(
@@ -67,7 +67,7 @@ def compile_(
 
     serve = served_by(folder)
     allowed = serve.max_loss if max_loss is None else max_loss
-    found = compile_artifact(
+    timed = compile_artifact(
         path,
         provider=provider,
         threads=threads,
@@ -79,31 +79,31 @@ def compile_(
         say=say,
     )
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(timed, indent=2))
         return
     table = Table("", *(f"ms a step, {n} stream{'s' if n > 1 else ''}" for n in numbers), "weights, MB")
-    for name, size in found["weight_bytes"].items():
-        times = (figure(found["seconds"][str(n)][name] * 1e3, ".3f") for n in numbers)
-        table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == found["fastest"] else "")
+    for name, size in timed["weight_bytes"].items():
+        times = (figure(timed["seconds"][str(n)][name] * 1e3, ".3f") for n in numbers)
+        table.add_row(name, *times, f"{size / 1e6:.1f}", style="bold" if name == timed["fastest"] else "")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    if found["loss"] > serve.max_loss:
+    if timed["loss"] > serve.max_loss:
         console.print(
             translate(
-                f"it loses {found['loss']:.4f} nats a token and serve.max_loss of the home is {serve.max_loss:g}: "
+                f"it loses {timed['loss']:.4f} nats a token and serve.max_loss of the home is {serve.max_loss:g}: "
                 "raise that, or the form that loses nothing serves"
             ),
             markup=False,
         )
-    console.print(translate(f"{found['fastest']} serves from the engine's next start on"), markup=False)
+    console.print(translate(f"{timed['fastest']} serves from the engine's next start on"), markup=False)
     console.print(str(record_path(path)), markup=False)
 
 
 def served_by(home: Path) -> ServeSection:
     """How this home serves; the defaults where no world was made yet."""
-    from oliveira.serving.service import read_world
+    from oliveira.serving.front.service import read_settings
 
-    return read_world(home).serve if (home / "world.json").is_file() else ServeSection()
+    return read_settings(home) if (home / "world.json").is_file() else ServeSection()
 
 
 def held_out(home: Path, artifact: Path, text: Path | None) -> list[int]:

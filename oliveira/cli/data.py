@@ -34,40 +34,40 @@ def data(
 
     oliveira data consumo.csv --target kwh --json
     """
-    from oliveira.own_data import describe_data
+    from oliveira.study.own_data import describe_data
 
-    found = describe_data(file, home=home.absolute(), **options)
+    facts = describe_data(file, home=home.absolute(), **options)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        print(json.dumps(facts.as_json(), indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
         console.print(printable(translate(text)), markup=False)
 
-    if found.documents:
-        say(f"{found.file}: {found.documents} documents, {found.characters} characters")
+    if facts.documents:
+        say(f"{facts.file}: {facts.documents} documents, {facts.characters} characters")
     else:
         say(
-            f"{found.file}: {found.rows} files in class folders"
-            if found.classes
-            else f"{found.file}: {found.rows} rows"
+            f"{facts.file}: {facts.rows} files in class folders"
+            if facts.classes
+            else f"{facts.file}: {facts.rows} rows"
         )
-    for line in found.read:
+    for line in facts.read:
         say(line)
-    if found.classes:
+    if facts.classes:
         classes = Table("class", "files")
-        for name, count in found.classes.items():
+        for name, count in facts.classes.items():
             classes.add_row(name, f"{count:,}")
         console.print(classes)
-    if found.columns:
+    if facts.columns:
         table = Table("column", "type", "missing", "distinct", "smallest", "largest")
-        for column in found.columns:
+        for column in facts.columns:
             counts = (figure(column.missing, ","), figure(column.distinct, ","))
             ends = map(translate, (column.smallest, column.largest))
             table.add_row(column.name, translate(column.kind), *counts, *ends)
         console.print(table)
-    for task in found.tasks:
+    for task in facts.tasks:
         if not task.fits:
             verdict = f"fits, once {task.needs} says which column" if task.needs else "does not fit"
             console.print(printable(f"{task.kind}: {translate(verdict)}: {translate(task.why)}"), markup=False)
@@ -77,7 +77,7 @@ def data(
             console.print(printable(f"    {translate(line)}"), markup=False)
         for command in task.commands:
             console.print(printable(f"  {command}"), markup=False)
-    for line in found.wrong or ["nothing is wrong with it"]:
+    for line in facts.wrong or ["nothing is wrong with it"]:
         say(line)
-    if found.picture:
-        console.print(found.picture, markup=False)
+    if facts.picture:
+        console.print(facts.picture, markup=False)

@@ -1,4 +1,4 @@
-"""`oliveira formulas`: the seeds' formulas as written, as published, and checked."""
+"""`oliveira formulas`: the seed documents' formulas as written, as published, and checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oliveira.formulas import Formula, Result, find, formulas, run
 from oliveira.language import local, translate
 
 app = typer.Typer(
-    help="Every formula of the seeds: as written, as published, and a numeric check.\n\n"
+    help="Every formula of the seed documents: as written, as published, and a numeric check.\n\n"
     "Examples:\n\n"
     "  oliveira formulas show chinchilla\n\n"
     "  oliveira formulas check ethics",
@@ -36,7 +36,7 @@ def _console() -> Console:
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """Shows every formula: where it stands in the seeds, whether it is right, and what computes it.
+    """Shows every formula: where it stands in the seed documents, whether it is right, and what computes it.
 
     Examples:
 
@@ -51,8 +51,8 @@ def list_(as_json: AsJson = False) -> None:
         _print_json([formula.to_dict() for formula in found])
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
-    for name in ("id", "seed and heading", "verdict", "default", "where"):
-        table.add_column(translate(name), no_wrap=True, ratio=1 if name == "seed and heading" else None)
+    for name in ("id", "seed document and heading", "verdict", "default", "where"):
+        table.add_column(translate(name), no_wrap=True, ratio=1 if name == "seed document and heading" else None)
     for formula in found:
         table.add_row(
             formula.id,
@@ -69,7 +69,7 @@ def list_(as_json: AsJson = False) -> None:
 def show(
     id: Annotated[str, typer.Argument(help="As `oliveira formulas list` names it.")], as_json: AsJson = False
 ) -> None:
-    """Shows one formula: the seed's text, the published form, what is wrong, and its variants.
+    """Shows one formula: the seed document's text, the published form, what is wrong, and its variants.
 
     Examples:
 
@@ -90,7 +90,7 @@ def _text(formula: Formula) -> str:
         said = "in words" if seed.kind == "words" else "as written"
         lines += [
             "",
-            f"Seed {seed.number}, {seed.heading} ({said}):",
+            f"Seed document {seed.number}, {seed.heading} ({said}):",
             *(f"  {line}" for line in seed.text.splitlines()),
         ]
     lines += [

@@ -12,8 +12,8 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger, read_ledger
 from oliveira.files import expand
 from oliveira.language import translate
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.up import check_home
+from oliveira.process.progress import Reporter
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; the result alone.")]
 

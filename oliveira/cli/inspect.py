@@ -31,7 +31,7 @@ def inspect(
 
     oliveira inspect lstm d_model=128 --task forecast/power --batch 32
     """
-    from oliveira.inspection import describe
+    from oliveira.study.inspection import describe
 
     found = describe(model, task or None, home=home, batch=batch, **parse_values(values or []))
     if as_json:
@@ -76,7 +76,7 @@ def explain(
 
     oliveira explain mamba --task probe/selective-copying --batch 2
     """
-    from oliveira.explanation import explain as run
+    from oliveira.study.explanation import explain as run
 
     chosen = parse_values(values or [])
     made = run(model, task, home=home, seed=seed, batch=batch, weight=weight, lr=lr, **chosen)

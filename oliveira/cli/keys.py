@@ -13,7 +13,7 @@ from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger, read_l
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import translate
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 app = typer.Typer(
     help="Keys of the server: create, list, revoke.\n\n"

@@ -24,22 +24,22 @@ from oliveira.cli.options import (
     read_ledger,
 )
 from oliveira.cli.table import Table
+from oliveira.console.flow import flow_of, mermaid
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.language import figure, translate
+from oliveira.ledger.lives import chosen as chosen_life
+from oliveira.ledger.lives import main_life, name_of, place
 from oliveira.lifecycle.asking import ask
-from oliveira.lifecycle.flow import flow_of, mermaid
-from oliveira.lifecycle.lives import chosen as chosen_life
-from oliveira.lifecycle.lives import main_life, name_of, place
 from oliveira.lifecycle.once import live_once
 from oliveira.lifecycle.overview import lives_overview, overview, overview_lines
-from oliveira.lifecycle.process import Stop
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.starting import life_to_start, worlds_of_others
 from oliveira.lifecycle.summaries import told
 from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop
 from oliveira.world import parse_override
 
 Digest = Annotated[str, typer.Argument(help="Beginning of the artifact's digest.")]

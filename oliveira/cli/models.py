@@ -16,9 +16,9 @@ from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, TableOptions, of_a_
 from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import ENGLISH, current, translate
-from oliveira.lifecycle.process import Stop
-from oliveira.lifecycle.progress import Reporter
-from oliveira.world import LARGEST
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop
+from oliveira.settings import LARGEST
 
 TaskName = Annotated[
     str, typer.Argument(help="kind/source, as forecast/power (`oliveira list --tasks`), or kind/path:FILE.")
@@ -65,7 +65,9 @@ def train(
     model: Annotated[str, typer.Argument(help="Name of a model that fits the task.")],
     values: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Model or training fields; start=RUN with features=frozen or tuned."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Model or training fields; start=RUN with features=frozen, lora or tuned."
+        ),
     ] = None,
     seed: Seed = 0,
     budget: Budget = "",
@@ -88,7 +90,7 @@ def train(
 
     oliveira train classify/told-br bert start=minilm features=frozen
     """
-    from oliveira.runs import fit
+    from oliveira.runs.run import fit
     from oliveira.tasks.catalogue import with_options
 
     parsed = parse_values(values or [])
@@ -159,7 +161,7 @@ def compare(
 
     oliveira compare forecast/path:consumo.csv mlp lstm gru --target kwh
     """
-    from oliveira.comparison import compare as run
+    from oliveira.study.comparison import compare as run
     from oliveira.tasks.catalogue import with_options
 
     task = with_options(task, **options)
@@ -213,8 +215,8 @@ def export(
 
     oliveira export forecast/power/lstm --json
     """
-    from oliveira.predict import export as write
-    from oliveira.records import find_run
+    from oliveira.runs.predict import export as write
+    from oliveira.runs.records import find_run
 
     folder = find_run(home.absolute(), run)
     figures = write(folder, lambda text: None if as_json else print(text), weights=weights)
@@ -233,8 +235,8 @@ def predict(
 
     oliveira predict classify/told-br/bilstm --input '{"text": "bom dia"}'
     """
-    from oliveira.predict import Predictor
-    from oliveira.records import find_run
+    from oliveira.runs.predict import Predictor
+    from oliveira.runs.records import find_run
     from oliveira.strict_json import parse
 
     predictor = Predictor(find_run(home.absolute(), run))
@@ -265,7 +267,7 @@ def serve(
     import sys
 
     from oliveira.lifecycle.stall import set_up
-    from oliveira.records import find_run
+    from oliveira.runs.records import find_run
     from oliveira.serving.address import authority, listen
 
     folder = find_run(home.absolute(), run)

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import chosen, place
-from oliveira.lifecycle.store import check_not_lost
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import chosen, place
+from oliveira.ledger.store import check_not_lost
 
 Home = Annotated[Path, typer.Option(help="Folder of all state.", envvar="OLIVEIRA_HOME")]
 Life = Annotated[str, typer.Option("--life", help="Of a home with several lives: the one that is meant.")]
@@ -115,7 +115,7 @@ def front_of(home: Path) -> tuple[str, int]:
 def find_artifact(home: Path, name: str, life: str = "") -> Path:
     """The folder of an artifact: a path, an alias of the ledger, or what a run (path or TASK/MODEL) has made."""
     from oliveira.artifact import MANIFEST
-    from oliveira.records import find_run
+    from oliveira.runs.records import find_run
 
     path = Path(name).absolute()
     if (path / MANIFEST).is_file():

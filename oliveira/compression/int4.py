@@ -1,10 +1,10 @@
 """int4: sixteen equal steps between the smallest and the largest weight of each block of 64.
 
-Seed 000, "Quantização 4-bit":
+Seed document 000, "Quantização 4-bit":
 
     q(x) = round((x − min) / (max − min) · (2⁴ − 1)),   x̂ = min + q · (max − min) / 15
 
-The seed calls it NF4; it is uniform asymmetric INT4 (`nf4` beside this file is QLoRA's). It leaves two
+The seed document calls it NF4; it is uniform asymmetric INT4 (`nf4` beside this file is QLoRA's). It leaves two
 things open: a block whose values are all equal gives 0/0 (here: code 0, x̂ = min), and the two numbers of a
 block have to be stored (here: float16 minimum and step), so a weight costs 4 + 32/64 = 4.5 bits, not 4.
 Zero is in general not among the sixteen values.

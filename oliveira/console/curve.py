@@ -8,7 +8,7 @@ from typing import Any
 
 from oliveira.console.state import finite
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 MAX_ROWS = 2000
 

@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingRes
 from oliveira.console.curve import CurveTail, curve_path, thin
 from oliveira.console.state import ServingState, state_snapshot
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 STATIC = Path(__file__).parent / "static"
 POLL_SECONDS = 0.25  # how soon a change in the ledger is seen

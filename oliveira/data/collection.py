@@ -114,17 +114,17 @@ _Listed = tuple[list[_File], set[PurePosixPath], list[str]]
 def _of_folder(path: Path, form: Form) -> _Listed:
     with os.scandir(path) as entries:
         _refuse_many(path, sum(1 for _ in islice((e for e in entries if e.is_dir()), MOST_LABELS + 1)))
-    found = list_folder(path, suffixes=SUFFIXES[form])
+    listing = list_folder(path, suffixes=SUFFIXES[form])
     files, folders = [], set()
-    for file in found.files:
+    for file in listing.files:
         about = check_regular(file)
         inside = PurePosixPath(shown(file.relative_to(path)))
         files.append((inside, about.st_size, about.st_mtime_ns, file.read_bytes))
     for base, below, _ in os.walk(path):
         inner = {name: Path(base) / name for name in below if not name.startswith(".")}
-        below[:] = [name for name, where in inner.items() if not where.is_symlink() and where not in found.homes]
+        below[:] = [name for name, where in inner.items() if not where.is_symlink() and where not in listing.homes]
         folders |= {PurePosixPath(shown(inner[name].relative_to(path))) for name in below}
-    return files, folders, [f"left out: {found.left_out()}"] if found.left_out() else []
+    return files, folders, [f"left out: {listing.left_out()}"] if listing.left_out() else []
 
 
 def _of_zip(path: Path, packed: zipfile.ZipFile, form: Form) -> _Listed:

@@ -91,9 +91,9 @@ def listed(names: list[str]) -> str:
 def as_times(column: Column) -> Column | None:
     """A column of numbers read as years, or as seconds or milliseconds since 1970: for `--time ano`. None where they
     are neither."""
-    if (found := counted(column.values)) is None:
+    if (times_read := counted(column.values)) is None:
         return None
-    times, what = found
+    times, what = times_read
     said = () if what == "years" else (f"'{column.name}': read as {what}",)
     return replace(column, kind="time", values=times, said=said, doubts=())
 
@@ -114,11 +114,11 @@ def _column(name: str, cells: pd.Series, marks: Marks | None) -> Column:
         times, said = timed
         wrong = int(np.isnat(times).sum()) - missing
         return Column(name, "time", times, missing + wrong, distinct, written, (*said, *_wrong(name, wrong, "times")))
-    found: Numbers | None = typed(cells) if marks is None else numbers_of(name, cells, marks)
-    if found is not None:
-        wrong = int(np.isnan(found.values).sum()) - missing
-        said = [*found.said, *_wrong(name, wrong, "numbers")]
-        return Column(name, "number", found.values, missing + wrong, distinct, written, tuple(said), found.doubts)
+    numbers: Numbers | None = typed(cells) if marks is None else numbers_of(name, cells, marks)
+    if numbers is not None:
+        wrong = int(np.isnan(numbers.values).sum()) - missing
+        said = [*numbers.said, *_wrong(name, wrong, "numbers")]
+        return Column(name, "number", numbers.values, missing + wrong, distinct, written, tuple(said), numbers.doubts)
     repeated = distinct <= max(2, len(there) * LABEL_SHARE)
     doubts: tuple[str, ...] = ()
     if looks_like_times(there):

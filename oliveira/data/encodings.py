@@ -64,9 +64,9 @@ def encoding_of(chunks: Iterable[bytes]) -> Encoding | None:
 
 def decoded(raw: bytes) -> tuple[str, str] | None:
     """The text and what it is written in; None as `encoding_of` has it."""
-    if (found := encoding_of([raw])) is None:
+    if (encoding := encoding_of([raw])) is None:
         return None
-    return raw.decode(found.codec, "replace").removeprefix("\ufeff"), found.said
+    return raw.decode(encoding.codec, "replace").removeprefix("\ufeff"), encoding.said
 
 
 def count_c1(text: str) -> int:

@@ -46,9 +46,9 @@ def _decoded(raw: bytes, place: str) -> str:
             return raw.decode(declared[1].decode("ascii"))
         except (LookupError, UnicodeError):
             pass
-    if (found := decoded(raw)) is None:
+    if (read := decoded(raw)) is None:
         raise UserError(f"{place} is not text (it holds NUL bytes). Move it out of the folder.")
-    return found[0]
+    return read[0]
 
 
 class _Reader(HTMLParser):

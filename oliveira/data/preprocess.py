@@ -17,13 +17,13 @@ from typing import Any
 from oliveira.data.dedupe import Detector, Duplicates
 from oliveira.data.documents import Document, DocumentFile, write_documents
 from oliveira.data.report import lengths_histogram, to_markdown
+from oliveira.data.settings import DataSection
 from oliveira.data.shards import write_shard
 from oliveira.data.split import LEAK_FLAG, SPLITS, assign, position, refuse_leak, shared_shingles
 from oliveira.data.text import clean, cut
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.files import sha256_file, write_json_atomic
-from oliveira.world import DataSection
 
 FEW_DOCUMENTS = 20  # fewer are cut into SECTIONS, or there would be nothing to judge on
 SECTIONS = 60

@@ -70,24 +70,24 @@ def read_table(path: Path) -> Table:
 
 def check_file(path: Path) -> None:
     """Raises `UserError` for what is not a file that a table can be read from, without opening it."""
-    found = check_regular(path)
-    if not found.st_size:
+    about = check_regular(path)
+    if not about.st_size:
         raise UserError(f"{path} is empty. Give a table with a line of names and rows below it.")
-    if found.st_size > MAX_FILE:
-        raise UserError(f"{path} has {found.st_size >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
+    if about.st_size > MAX_FILE:
+        raise UserError(f"{path} has {about.st_size >> 20} MiB, more than {MAX_FILE >> 20}. Give a part of it.")
 
 
 def check_regular(path: Path) -> os.stat_result:
     """What the disk says of a file. Raises `UserError` for what is none."""
     try:
-        found = path.stat()
+        about = path.stat()
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(about.st_mode):
         raise UserError(f"{path} is a folder, not a table. Give one file of it.")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a file (a pipe, socket or device). Save what it gives as a file.")
-    return found
+    return about
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
@@ -142,8 +142,8 @@ def _text(path: Path, raw: bytes) -> tuple[pd.DataFrame, str, list[str]]:
             skip_blank_lines=True,
         )
     except pd.errors.ParserError as error:
-        if found := _FIELDS.search(str(error)):
-            wide, line, saw = found.groups()
+        if widths := _FIELDS.search(str(error)):
+            wide, line, saw = widths.groups()
             raise UserError(
                 f"{path}: line {line} has {saw} fields where the lines before have {wide}. "
                 "Quote a text that holds the delimiter."
@@ -257,13 +257,13 @@ def _sheet(path: Path) -> tuple[pd.DataFrame, frozenset[str], list[str]]:
 
 def _typed(cells: pd.DataFrame, names: list[str]) -> frozenset[str]:
     """Names of the columns whose values are numbers, not texts that look so; `cells` as the file types them."""
-    found = set()
+    typed = set()
     for name, (_, column) in zip(names, cells.items(), strict=True):
         there = [v for v in column if v is not None and not (isinstance(v, str) and v.strip().lower() in MISSING)]
         numbers = sum(isinstance(value, Number) and not isinstance(value, bool) for value in there)
         if there and numbers >= ENOUGH * len(there):
-            found.add(name)
-    return frozenset(found)
+            typed.add(name)
+    return frozenset(typed)
 
 
 def _cell(value: Any) -> str:

@@ -104,11 +104,11 @@ def _named_parts(name: str, texts: Iterator[str]) -> Iterator[Document]:
 
 def _pieces(file: TextFile, say: Say) -> Iterator[str]:
     """The text as it is written, in pieces. Raises `UserError` for what is none."""
-    if (found := encoding_of(file.chunks())) is None:
+    if (encoding := encoding_of(file.chunks())) is None:
         raise UserError(f"{file.place} is not text (it holds NUL bytes). Move it out of the folder.")
-    if found != UTF_8:
-        say(f"{file.name}: read as {found.said}")
-    decoder = codecs.getincrementaldecoder(found.codec)("replace")
+    if encoding != UTF_8:
+        say(f"{file.name}: read as {encoding.said}")
+    decoder = codecs.getincrementaldecoder(encoding.codec)("replace")
     empty = True
     for chunk in itertools.chain(file.chunks(), (b"",)):
         piece = decoder.decode(chunk, final=not chunk)

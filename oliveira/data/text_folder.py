@@ -24,8 +24,8 @@ def texts_of(path: Path, column: str = "") -> tuple[TextRoles, tuple[str, ...], 
 
     Raises `UserError` with one sentence.
     """
-    with collection(path, "texts") as found:
-        signature = found.signature
+    with collection(path, "texts") as folder:
+        signature = folder.signature
     return _read(path, column, signature)
 
 
@@ -35,12 +35,12 @@ def _read(path: Path, column: str, signature: str) -> tuple[TextRoles, tuple[str
     digests: list[tuple[str, str]] = []
     told: list[str] = []
     empty, first, tell = 0, None, Teller(told.append)
-    with collection(path, "texts") as found:
-        for member in found.members:
-            raw = found.bytes_of(member, MAX_WHOLE)
+    with collection(path, "texts") as folder:
+        for member in folder.members:
+            raw = folder.bytes_of(member, MAX_WHOLE)
             digests.append((member.label, sha256_bytes(raw)))
             try:
-                texts = [clean(part.text) for part in read_file(_file(found, member, raw), tell, column, MAX_WHOLE)]
+                texts = [clean(part.text) for part in read_file(_file(folder, member, raw), tell, column, MAX_WHOLE)]
             except UserError as error:
                 first = first or error
                 tell(f"passed over: {error}")
@@ -50,7 +50,7 @@ def _read(path: Path, column: str, signature: str) -> tuple[TextRoles, tuple[str
                 (f"{digests[-1][1][:16]}-{len(rows) + number:06d}", text, member.label)
                 for number, text in enumerate(filter(None, texts))
             ]
-        labels, said = found.labels, list(found.said)
+        labels, said = folder.labels, list(folder.said)
     tell.end()
     if first and not rows:
         raise first
@@ -64,9 +64,9 @@ def _read(path: Path, column: str, signature: str) -> tuple[TextRoles, tuple[str
     return TextRoles(kept, "text", "folder", ()), tuple(said), sha256_json(sorted(digests))
 
 
-def _file(found: Collection, member: Member, raw: bytes) -> TextFile:
+def _file(folder: Collection, member: Member, raw: bytes) -> TextFile:
     @contextlib.contextmanager
     def opened() -> Iterator[tuple[BinaryIO, int]]:
         yield io.BytesIO(raw), len(raw)
 
-    return TextFile(member.name, str(found.path / member.name), opened)
+    return TextFile(member.name, str(folder.path / member.name), opened)

@@ -33,7 +33,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 def entries(path: Path, packed: zipfile.ZipFile) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
     """Files and folders in it that are not hidden, each with its place. Raises `UserError` for an unsafe archive."""
-    found: list[tuple[PurePosixPath, zipfile.ZipInfo]] = []
+    kept: list[tuple[PurePosixPath, zipfile.ZipInfo]] = []
     total = 0
     if len(packed.infolist()) > MOST_FILES:
         raise UserError(f"{path} holds {len(packed.infolist())} files, more than {MOST_FILES}. Give a part of it.")
@@ -53,8 +53,8 @@ def entries(path: Path, packed: zipfile.ZipFile) -> list[tuple[PurePosixPath, zi
             )
         if total > MAX_UNPACKED:
             raise UserError(f"{path} unpacks to more than {MAX_UNPACKED >> 20} MiB. Give a part of it.")
-        found.append((inside, entry))
-    return found
+        kept.append((inside, entry))
+    return kept
 
 
 def is_link(entry: zipfile.ZipInfo) -> bool:

@@ -1,4 +1,4 @@
-"""Every formula of the seeds by id: as written, as published, and a numeric check with the counter-example.
+"""Every formula of the seed documents by id: as written, as published, and a numeric check with the counter-example.
 
 for found in formulas():
     result = run(found)      # figures and claims; result.holds is False if one claim fails

@@ -52,7 +52,7 @@ def check_ppo(check: Check) -> None:
     literal, published = descend(1.0), descend(-1.0)
     check.figure("π(good action), from 0.5: seed's L descended as a loss, its negative", [literal, published])
     check.claim(
-        "descending the seed's L makes the good action rarer, descending −L makes it likelier",
+        "descending the seed document's L makes the good action rarer, descending −L makes it likelier",
         literal < 0.49 and published > 0.51,
     )
 
@@ -72,7 +72,7 @@ def check_ppo(check: Check) -> None:
 
 
 def clip_seed(similarity: Array) -> float:
-    """The seed's L with the means over matched pairs: rows are texts, columns images, no temperature."""
+    """The seed document's L with the means over matched pairs: rows are texts, columns images, no temperature."""
     rows, columns = log_softmax(similarity, 1), log_softmax(similarity, 0)
     return float(0.5 * (np.diag(rows).mean() + np.diag(columns).mean()))
 
@@ -103,12 +103,12 @@ def clip_seed(similarity: Array) -> float:
 def check_clip(check: Check) -> None:
     aligned, shifted = np.eye(8) * 2 - 1, np.roll(np.eye(8) * 2 - 1, 1, axis=1)
     check.figure("seed's L: pairs aligned, pairs exchanged", [clip_seed(aligned), clip_seed(shifted)])
-    check.claim("minimising the seed's L prefers exchanged pairs", clip_seed(shifted) < clip_seed(aligned) < 0)
+    check.claim("minimising the seed document's L prefers exchanged pairs", clip_seed(shifted) < clip_seed(aligned) < 0)
     check.claim("its negative prefers aligned ones", -clip_seed(aligned) < -clip_seed(shifted))
     s = np.random.default_rng(0).uniform(-1, 1, (8, 8))
     up = s.copy()
     up[3, 3] += 1e-4
-    check.claim("a more similar pair raises the seed's L", clip_seed(up) > clip_seed(s))
+    check.claim("a more similar pair raises the seed document's L", clip_seed(up) > clip_seed(s))
     n = 256
     floors = [float(np.log1p((n - 1) * np.exp(-2 / tau))) for tau in (1.0, 0.07)]
     check.figure("lowest reachable loss of 256 pairs at τ = 1 and τ = 0.07, nats", floors)

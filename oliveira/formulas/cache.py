@@ -1,4 +1,4 @@
-"""The attention cache of seed 000: a ring buffer, and what `mod C` means."""
+"""The attention cache of seed document 000: a ring buffer, and what `mod C` means."""
 
 from __future__ import annotations
 

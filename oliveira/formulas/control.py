@@ -1,4 +1,4 @@
-"""Control formulas of seed 000: Ising placement, quantum hash, ethical correction."""
+"""Control formulas of seed document 000: Ising placement, quantum hash, ethical correction."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from oliveira.formulas.registry import SEEDS, Formula, Result, Seed, formulas, run
 
-_HEAD = """# The formulas of the seeds
+_HEAD = """# The formulas of the seed documents
 
 Written by `oliveira formulas docs`; do not edit. `oliveira formulas check ID` shows the figures.
 
 *Right*: as published. *Incomplete*: right as far as it goes. *Wrong*: as written it does not do what its
-heading says. A formula that a seed gives in words is quoted. The default variant is the published form. A
+heading says. A formula that a seed document gives in words is quoted. The default variant is the published form. A
 variant marked **unsafe** is for study: later modules run it only with `allow_seed=True`.
 """
 
@@ -17,7 +17,7 @@ variant marked **unsafe** is for study: later modules run it only with `allow_se
 def render() -> str:
     """The whole page. Runs every check: a claim that fails is written down as such."""
     found = formulas()
-    table = ["| id | seed | verdict | default | where |", "| --- | --- | --- | --- | --- |"]
+    table = ["| id | seed document | verdict | default | where |", "| --- | --- | --- | --- | --- |"]
     table += [f"| [{f.id}](#{f.id}) | {headings(f)} | {f.verdict} | `{f.default}` | {_where(f)} |" for f in found]
     sources = [f"- **{number}** {name}" for number, name in SEEDS.items()]
     parts = [_HEAD, "\n".join(sources), "\n".join(table), *(_section(f, run(f)) for f in found)]
@@ -25,7 +25,7 @@ def render() -> str:
 
 
 def headings(formula: Formula) -> str:
-    """`000 Perda PPO; 001 …`: seed and heading, each once."""
+    """`000 Perda PPO; 001 …`: seed document and heading, each once."""
     return "; ".join(dict.fromkeys(f"{seed.number} {seed.heading}" for seed in formula.seeds))
 
 
@@ -60,7 +60,7 @@ def _section(formula: Formula, result: Result) -> str:
 
 
 def _quote(seed: Seed) -> str:
-    place = f"Seed {seed.number}, *{seed.heading}*:"
+    place = f"Seed document {seed.number}, *{seed.heading}*:"
     match seed.kind:
         case "latex":
             return f"{place}\n\n```math\n{seed.text}\n```"

@@ -91,7 +91,7 @@ def _check_merge(check: Check, d: int, r: int, alpha: float) -> None:
     "64 it is not worse than NF4; NF4 wins on heavy tails, zeros and stored bits.",
     variants={
         "nf4": "QLoRA's code book",
-        "int4": "the seed's formula: uniform, min and max a block",
+        "int4": "the seed document's formula: uniform, min and max a block",
         "seed": "another name of int4",
     },
     default="nf4",
@@ -119,7 +119,7 @@ def check_nf4(check: Check) -> None:
         check.figure(f"{name}: relative RMSE in %, nf4 (seeds 0, 1, 2)", errors[1])
         wins = [a < b for a, b in zip(*errors, strict=True)]
         if name == "normal":
-            check.claim("normal: the seed's int4 is a little better in each of three seeds", all(wins))
+            check.claim("normal: the seed document's int4 is a little better in each of three seeds", all(wins))
         else:
             check.claim(f"{name}: nf4 is better in each of three seeds", not any(wins))
     sparse = _sample("normal", 3)
@@ -130,7 +130,7 @@ def check_nf4(check: Check) -> None:
     constant = np.full(64, 2.0)
     with np.errstate(invalid="ignore"):
         check.claim(
-            "a constant block is 0/0 in the seed's formula",
+            "a constant block is 0/0 in the seed document's formula",
             np.isnan((constant - constant.min()) / (constant.max() - constant.min())).all(),
         )
     edge = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30))  # QLoRA: the outermost quantile, between those of 16 and 15 levels
@@ -198,11 +198,11 @@ def check_chinchilla(check: Check) -> None:
     tokens = 1.5e6 * sizes / (6 * sizes)
     short = 120 * sizes**2 / (1.5e6 * sizes)
     check.figure("parameters N", sizes)
-    check.figure("tokens the seed's C pays for", tokens)
-    check.figure("published C over the seed's C", short)
-    check.claim("the seed's law gives 250 000 tokens for every N", np.allclose(tokens, 250_000))
+    check.figure("tokens the seed document's C pays for", tokens)
+    check.figure("published C over the seed document's C", short)
+    check.claim("the seed document's law gives 250 000 tokens for every N", np.allclose(tokens, 250_000))
     check.claim(
-        "both laws cross at N = 12 500, and the seed is 80 times too low at a million",
+        "both laws cross at N = 12 500, and the seed document is 80 times too low at a million",
         abs(1.5e6 / 120 - 12_500) < 1e-9 and abs(short[0] - 1) < 1e-12 and abs(short[1] - 80) < 1e-9,
     )
     e, a, b, alpha, beta = 1.69, 406.4, 410.7, 0.34, 0.28
@@ -241,7 +241,7 @@ def check_chinchilla(check: Check) -> None:
     source="Shazeer et al. 2017, arXiv:1701.06538, eq. 3–5; loss: Fedus et al. 2021 (Switch), arXiv:2101.03961, eq. 4",
     remarks="The sum from 1 to k takes the first k experts, not the k best; the weights do not sum to one; "
     "there is no balance loss, so that experts may starve. With k = E it is the dense mixture of 1991. "
-    "Seed 001 says that GPT-3 uses MoE: GPT-3 is dense.",
+    "Seed document 001 says that GPT-3 uses MoE: GPT-3 is dense.",
     variants={"topk": "the k best, renormalised, with balance loss", "seed": "dense mixture when k = E"},
     default="topk",
     units="x (d,); E experts, k of them run for a token; f_i share of tokens, P_i mean gate, both without unit",
@@ -255,7 +255,7 @@ def check_moe(check: Check) -> None:
     agree = float((np.sort(best, axis=1) == [0, 1]).all(axis=1).mean())
     check.figure("inputs on which the first 2 of 8 are the best 2", agree)
     check.figure(
-        "mean weight used by the seed, by the best 2 unnormalised",
+        "mean weight used by the seed document, by the best 2 unnormalised",
         [gates[:, :k].sum(axis=1).mean(), np.take_along_axis(gates, best, 1).sum(axis=1).mean()],
     )
     check.claim("the first k are the best k on about 1 of 28 inputs", abs(agree - 1 / 28) < 0.012)

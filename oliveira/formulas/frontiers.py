@@ -1,4 +1,4 @@
-"""Seed 001, in words. PointNet, diffusion, NeRF, splatting and hypernetworks are headings only."""
+"""Seed document 001, in words. PointNet, diffusion, NeRF, splatting and hypernetworks are headings only."""
 
 from __future__ import annotations
 

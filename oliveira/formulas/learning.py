@@ -28,7 +28,7 @@ from oliveira.formulas.tools import Array, log_softmax, softmax
     source="Vaswani et al. 2017, arXiv:1706.03762, eq. 3; the factor f as in tensor2tensor",
     remarks="Right. Step 0 is 0^(−½): steps count from 1. The rate depends on d_model and has no scale of "
     "its own, so that a factor f is usual.",
-    variants={"paper": "f = 1, the seed's form", "scaled": "times a factor f"},
+    variants={"paper": "f = 1, the seed document's form", "scaled": "times a factor f"},
     default="paper",
     units="step and warm-up in optimiser steps, d_model in features; the rate is that of Adam",
     where="oliveira.training.schedules",
@@ -42,7 +42,7 @@ def check_noam(check: Check) -> None:
     curve = np.array([seed(step) for step in range(1, 20_001)])
     ours = np.array([noam(step, d_model=512, warmup_steps=4000) for step in range(1, 20_001)])
     check.figure("rate at steps 1, 2000, 4000, 16000 (d_model 512, warm-up 4000)", curve[[0, 1999, 3999, 15_999]])
-    check.claim("the module is the seed's formula, step by step", np.allclose(ours, curve, rtol=1e-12))
+    check.claim("the module is the seed document's formula, step by step", np.allclose(ours, curve, rtol=1e-12))
     check.claim(
         "the peak stands at step = warm-up and is (d_model · warm-up)^−½",
         curve.argmax() + 1 == 4000 and abs(curve.max() - (512 * 4000) ** -0.5) < 1e-15,
@@ -170,7 +170,7 @@ def check_adam(check: Check) -> None:
     check.figure("readable twin against torch.optim.Adam after 20 steps", error)
     check.claim("the published update is torch's to 1e-12", error < 1e-12)
     corrected, beta1, beta2, g = 1 - _one_step(0.37), 0.9, 0.999, 0.37
-    uncorrected = (1 - beta1) * g / ((1 - beta2) * g * g) ** 0.5  # the seed's averages in the place of m̂ and v̂
+    uncorrected = (1 - beta1) * g / ((1 - beta2) * g * g) ** 0.5  # the seed document's averages in the place of m̂ and v̂
     check.figure("first step in units of lr: corrected, uncorrected", [corrected, uncorrected])
     check.claim(
         "the corrected first step is lr, the uncorrected 0.1/√0.001 = 3.16 times that",
@@ -207,7 +207,7 @@ def check_adamw(check: Check) -> None:
     error, coupled = _against_torch(0.1, decoupled=True), _against_torch(0.1, decoupled=False)
     check.figure("readable twin against torch.optim.AdamW after 20 steps", error)
     check.figure("the same against Adam with L2 in the gradient", coupled)
-    check.claim("the seed's update with corrected averages is torch's AdamW to 1e-12", error < 1e-12)
+    check.claim("the seed document's update with corrected averages is torch's AdamW to 1e-12", error < 1e-12)
     check.claim("decay inside the gradient is another optimiser", coupled > 1e-4)
     decayed = _one_step(0.0, lr=0.1, decay=0.5)
     check.figure("weight 1 after a step with no gradient, lr 0.1, decay 0.5", decayed)
@@ -234,7 +234,7 @@ def check_adamw(check: Check) -> None:
     variants={"paper": "θ − η∇L"},
     default="paper",
     units="η in parameter² a loss; that is why Adam's lr carries over between models and this one does not",
-    where="oliveira.explanation",
+    where="oliveira.study.explanation",
 )
 def check_backpropagation(check: Check) -> None:
     generator = np.random.default_rng(0)

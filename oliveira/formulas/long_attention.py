@@ -1,4 +1,4 @@
-"""Seed 003, third part: attention on long sequences. The seed gives it in words."""
+"""Seed document 003, third part: attention on long sequences. The seed document gives it in words."""
 
 from __future__ import annotations
 

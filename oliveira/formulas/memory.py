@@ -1,4 +1,4 @@
-"""Memory formulas of seed 000: relevance, compression, levels, gate, episodic retention."""
+"""Memory formulas of seed document 000: relevance, compression, levels, gate, episodic retention."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def levels(beta: float, n: int) -> Array:
     remarks="The sum reuses the index k of the left side, and the number of levels K is unstated. "
     "Otherwise right: a truncated geometric law, the one by which HNSW draws its levels. β = 0 is uniform, "
     "β < 0 puts most at the far end.",
-    variants={"paper": "sum over j = 0 … K−1, the seed's law typed out"},
+    variants={"paper": "sum over j = 0 … K−1, the seed document's law typed out"},
     default="paper",
     units="k = 0 … K−1 without unit, β > 0 without unit",
     where="later: A17",
@@ -177,7 +177,7 @@ def check_levels(check: Check) -> None:
     remarks="A second definition of the same R(x) (see `relevance`); here it is named `gate`. The interval "
     "is open in the reals, closed only by rounding: from 37 on, σ is 1 in fp64. W_v is one row, or R is a "
     "vector.",
-    variants={"paper": "a learned logistic gate, the seed's form"},
+    variants={"paper": "a learned logistic gate, the seed document's form"},
     default="paper",
     units="x (d,) without unit, g without unit",
     where="later: A20",
@@ -208,7 +208,7 @@ def check_gate(check: Check) -> None:
     verdict="incomplete",
     published=r"P(\text{keep}) = 1 - \exp\left(-\lambda \sum_j e^{-(t - t_j)/\tau}\right)",
     source="forgetting curve: Ebbinghaus 1885; sum over decaying accesses: Anderson & Schooler 1991 (ACT-R base level)",
-    remarks="It only grows: a memory once used is kept for ever, though the seed's own diagram has a "
+    remarks="It only grows: a memory once used is kept for ever, though the seed document's own diagram has a "
     "forgetting mechanism. And a memory never read has P = 0: a sweep would delete every new one, so that "
     "those need protection.",
     variants={"decay": "each access fades with τ", "seed": "τ = ∞: only grows"},
@@ -228,9 +228,9 @@ def check_episodic(check: Check) -> None:
     check.figure("P at t = 3, 30, 100 after accesses at 0, 1, 2, 3 (λ ½): seed", seed)
     check.figure("the same with τ = 10", decayed)
     check.claim(
-        "the seed's P never falls, with decay it goes to 0",
+        "the seed document's P never falls, with decay it goes to 0",
         seed[0] == seed[2] and decayed[0] > decayed[1] > decayed[2] and decayed[2] < 1e-3,
     )
-    check.claim("τ → ∞ is the seed", abs(keep(30.0, 1e12) - seed[1]) < 1e-9)
+    check.claim("τ → ∞ is the seed document", abs(keep(30.0, 1e12) - seed[1]) < 1e-9)
     check.claim("without an access P is 0: every new memory would be swept", keep(-1.0, tau) == 0.0)
     check.claim("each access raises P", all(keep(t + 1, np.inf) > keep(t, np.inf) for t in (0.0, 1.0, 2.0)))

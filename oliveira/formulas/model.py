@@ -1,4 +1,4 @@
-"""Seed 002, what a model is: weighted sum, mean squared error, composition, return on investment."""
+"""Seed document 002, what a model is: weighted sum, mean squared error, composition, return on investment."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def check_neuron(check: Check) -> None:
     published=r"MSE = \frac{1}{N} \sum_{i=1}^N (y_i - \hat{y}_i)^2,\quad "
     r"\frac{\partial MSE}{\partial \hat y_i} = \frac{2}{N}(\hat y_i - y_i)",
     source="Legendre 1805, Gauss 1809; Goodfellow, Bengio & Courville 2016, eq. 5.4",
-    remarks="Right. The check computes it on the seed's own table. Its unit is the square of the target's, "
+    remarks="Right. The check computes it on the seed document's own table. Its unit is the square of the target's, "
     "and one outlier weighs by its square: the best constant is the mean, not the median.",
-    variants={"paper": "mean over the N examples, the seed's form"},
+    variants={"paper": "mean over the N examples, the seed document's form"},
     default="paper",
     units="(unit of y)²",
-    where="oliveira.explanation",
+    where="oliveira.study.explanation",
 )
 def check_mse(check: Check) -> None:
     expected = np.array([5, 6, 2, 1, 7.0])
     columns = {"#1": [2, 15, 2.3, 7, 2], "#2": [4, 8, 2.7, 3, 9], "#N": [5.3, 6.7, 2.1, 0.6, 6.6]}
     errors = [float(((expected - np.array(c)) ** 2).mean()) for c in columns.values()]
-    check.figure("MSE of the seed's table, columns #1, #2, #N", errors)
+    check.figure("MSE of the seed document's table, columns #1, #2, #N", errors)
     check.claim("it falls from 30.218 over 2.698 to 0.182", np.allclose(errors, [30.218, 2.698, 0.182]))
     guess = np.array(columns["#1"])
     step = 1e-6 * np.eye(5)

@@ -1,4 +1,4 @@
-"""Seed 003, first part: recurrent networks and Bahdanau's attention. The seed gives them in words."""
+"""Seed document 003, first part: recurrent networks and Bahdanau's attention. The seed document gives them in words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _cell(kind: str) -> tuple[Array, list[Array], Array, Array]:
     source="Elman 1990, Cognitive Science 14(2); gradient: Bengio et al. 1994, Pascanu et al. 2013, "
     "arXiv:1211.5063, eq. 5",
     remarks="Right in words. The product over time vanishes if U's largest singular value is below 1, and "
-    "may explode above: the seed names only the first.",
+    "may explode above: the seed document names only the first.",
     variants={"paper": "tanh", "relu": "max(0, ·)"},
     default="paper",
     units="x (T, d_in), h (d_model) in (−1, 1)",
@@ -125,7 +125,7 @@ def check_lstm(check: Check) -> None:
     verdict="right",
     published=r"z, r = \sigma(\cdot),\quad \tilde h = \tanh(W x + r \odot (U h_{t-1})),\quad h_t = z \odot "
     r"h_{t-1} + (1 - z) \odot \tilde h",
-    source="Cho et al. 2014, arXiv:1406.1078, eq. 5–8 (the seed cites arXiv:1409.1259); form with r ⊙ "
+    source="Cho et al. 2014, arXiv:1406.1078, eq. 5–8 (the seed document cites arXiv:1409.1259); form with r ⊙ "
     "(Uh): cuDNN, torch",
     remarks="Right in words. Papers differ in two places that matter when weights are copied: which of z "
     "and 1 − z multiplies the old state, and whether r is applied before or after U.",

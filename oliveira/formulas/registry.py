@@ -1,4 +1,4 @@
-"""What a formula of the seeds is to this program: its text, its published form, and a check that can fail.
+"""What a formula of the seed documents is to this program: its text, its published form, and a check that can fail.
 
 An entry is a decorated function: the arguments of `@formula` are what a person reads, the body is the check.
 """
@@ -43,12 +43,12 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Seed:
-    """Where a formula stands: number of the seed, heading above it, its text letter by letter."""
+    """Where a formula stands: number of the seed document, heading above it, its text letter by letter."""
 
     number: str
     heading: str
     text: str
-    kind: Literal["latex", "code", "words"] = "latex"  # words: the seed says it in a sentence
+    kind: Literal["latex", "code", "words"] = "latex"  # words: the seed document says it in a sentence
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Formula:
     id: str
     title: str
     seeds: tuple[Seed, ...]
-    verdict: Verdict  # of the seed's text
+    verdict: Verdict  # of the seed document's text
     published: str  # LaTeX
     source: str  # paper and equation
-    remarks: str  # what is wrong or missing in the seed's text, and what follows
+    remarks: str  # what is wrong or missing in the seed document's text, and what follows
     variants: dict[str, str]
     default: str
     units: str  # domain and units of what goes in and out

@@ -16,7 +16,7 @@ from oliveira.formulas.tools import softmax
     verdict="right",
     published=r"\text{softmax}(z)_i = \frac{e^{z_i - \max z}}{\sum_j e^{z_j - \max z}}",
     source="Bridle 1990, 'Probabilistic interpretation of feedforward classification network outputs'",
-    remarks="Named by the seed, never defined. Computed as e^z / Σ e^z it overflows from z ≈ 89 in fp32 "
+    remarks="Named by the seed document, never defined. Computed as e^z / Σ e^z it overflows from z ≈ 89 in fp32 "
     "and 710 in fp64; subtracting the maximum changes nothing else. Its Jacobian is diag(p) − p pᵀ.",
     variants={"paper": "the maximum is subtracted first", "naive": "e^z / Σ e^z, overflows"},
     default="paper",
@@ -63,7 +63,7 @@ def check_softmax(check: Check) -> None:
     r"M_{ts} = -\infty \text{ where } t \text{ may not attend to } s",
     source="Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and §3.2.3 (the mask)",
     remarks="Right as written. The mask is left out: without it a language model reads the token it has to "
-    "predict. Seed 003 translates self-attention as 'atenção auto-regressiva'; self-attention "
+    "predict. Seed document 003 translates self-attention as 'atenção auto-regressiva'; self-attention "
     "(autoatenção) is not auto-regression, which is what the causal mask adds.",
     variants={
         "seed": "no mask: every position sees every other",
@@ -142,7 +142,7 @@ def check_multi_head(check: Check) -> None:
     check.figure("module against heads written out, largest error", error)
     check.figure("one head of full width differs by", one_head)
     check.claim("concatenating h heads gives the module's output", error < 1e-12)
-    check.claim("the seed's single head is another function", one_head > 1e-2)
+    check.claim("the seed document's single head is another function", one_head > 1e-2)
 
 
 @formula(
@@ -155,7 +155,7 @@ def check_multi_head(check: Check) -> None:
     source="Vaswani et al. 2017, arXiv:1706.03762, eq. 2; gated: Shazeer 2020, arXiv:2002.05202",
     remarks="Right. Later models put GELU or SwiGLU in the place of max(0, ·). Without it the two layers "
     "are one linear map.",
-    variants={"paper": "ReLU, the seed's form", "gelu": "GPT-2", "swiglu": "Llama: gated, no bias"},
+    variants={"paper": "ReLU, the seed document's form", "gelu": "GPT-2", "swiglu": "Llama: gated, no bias"},
     default="paper",
     units="x (…, d_model) → (…, d_model), each position by itself",
     where="oliveira.nn.feedforward",
@@ -225,7 +225,7 @@ def check_layernorm(check: Check) -> None:
     check.figure("seed on the constant row (3, 3, 3, 3)", seed)
     check.figure("with ε = 1e-5", paper)
     check.claim(
-        "the seed's form is 0/0 on a constant row, the published one gives β",
+        "the seed document's form is 0/0 on a constant row, the published one gives β",
         seed.isnan().all() and (paper == 0).all(),
     )
     error = (layer_norm_reference(x, one, zero) - LayerNorm(4).double()(x)).abs().max()

@@ -1,4 +1,4 @@
-"""Seed 003, second part: pre-training tasks and vision. The seed gives them in words."""
+"""Seed document 003, second part: pre-training tasks and vision. The seed document gives them in words."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import Interrupted, OliveiraError, UserError
-from oliveira.lifecycle.ledger import RETRAINING, Ledger, Wish
-from oliveira.lifecycle.process import holder, is_held
+from oliveira.ledger import RETRAINING, Ledger, Wish
 from oliveira.lifecycle.verbs import check_not_paused, grant
+from oliveira.process.holder import holder, is_held
 
 PATIENCE = 60.0  # seconds until the loop takes a wish up
 LONG = 3600.0  # and until a retraining that runs is no longer waited for

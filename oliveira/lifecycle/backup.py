@@ -23,11 +23,11 @@ from typing import Any
 from oliveira import __version__, artifact
 from oliveira.errors import CorruptError, OliveiraError, UserError
 from oliveira.files import explain_disk, fsync_path, readable_json, scratch_folder
-from oliveira.lifecycle.ledger import LIFE, Ledger
-from oliveira.lifecycle.lives import FOLDER, OWN, lives, main_life
+from oliveira.ledger import LIFE, Ledger
+from oliveira.ledger.lives import FOLDER, OWN, lives, main_life
 from oliveira.lifecycle.pipeline import RECORD
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import IN_FORCE, MEMORY
+from oliveira.process.progress import Reporter
 from oliveira.serving.adapter_names import FOLDER as ADAPTERS
 from oliveira.serving.adapter_names import adapter_names
 from oliveira.training.loop import CHECKPOINT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oliveira.errors import OliveiraError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 
 def root(ledger: Ledger, digest: str | None) -> str | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import ArtifactRow, Ledger
-from oliveira.lifecycle.lives import OWN, lives, place
-from oliveira.lifecycle.process import holder, is_held
+from oliveira.ledger import ArtifactRow, Ledger
+from oliveira.ledger.lives import OWN, lives, place
 from oliveira.monitoring import traffic
+from oliveira.process.holder import holder, is_held
 
 
 def forget(ledger: Ledger, named: str) -> dict[str, Any]:

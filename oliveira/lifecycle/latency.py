@@ -18,9 +18,9 @@ from oliveira.artifact import Artifact
 from oliveira.kernels.decoder import BlockPool, Decoder
 from oliveira.models.gpt import GPT
 from oliveira.processors import processors
-from oliveira.serving.decoders import Settings, make_decoder
+from oliveira.serving.engine.decoders import Settings, make_decoder
+from oliveira.serving.settings import ServeSection
 from oliveira.training.seeds import threads
-from oliveira.world import ServeSection
 
 ROUNDS = 61
 CHANCE = 1e-3  # that the true median lies below the interval; as much that it lies above

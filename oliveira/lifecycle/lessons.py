@@ -8,10 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
-from oliveira.artifact import Artifact
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.training.loop import Progress
-from oliveira.world import World
 
 
 class Judged(NamedTuple):
@@ -38,13 +35,3 @@ class Lesson(Protocol):
 
     def judge(self, champion: nn.Module, challenger: nn.Module, folder: Path, name: str) -> Judged:
         """The gate's verdict on old and new data. `folder`: where the artifact called `name` will stand."""
-
-
-def lesson_of(home: Path, ledger: Ledger, world: World, opened: Artifact) -> Lesson:
-    if world.task.name:
-        from oliveira.lifecycle.task_lesson import TaskLesson
-
-        return TaskLesson(home, ledger, world, opened)
-    from oliveira.lifecycle.text_lesson import TextLesson
-
-    return TextLesson(home, ledger, world, opened)

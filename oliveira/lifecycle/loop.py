@@ -16,15 +16,16 @@ from oliveira import terminal
 from oliveira.errors import Interrupted, OliveiraError, UserError, explain_memory
 from oliveira.files import sweep_temporary
 from oliveira.language import translate
+from oliveira.ledger import PAUSED, RETRAINING, Ledger, Wish
 from oliveira.lifecycle.deploy import deploy
-from oliveira.lifecycle.ledger import PAUSED, RETRAINING, Ledger, Wish
 from oliveira.lifecycle.own_file import gone
 from oliveira.lifecycle.pipeline import Pipeline, Stage
-from oliveira.lifecycle.process import Stop, end, holder
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.returning import Returning
 from oliveira.lifecycle.verbs import check_not_paused, grant
 from oliveira.lifecycle.watch import Watch
+from oliveira.process.holder import holder
+from oliveira.process.progress import Reporter
+from oliveira.process.stop import Stop, end
 from oliveira.world import World
 
 GRACE = 1.0  # seconds a stage or a retraining gets to save what it has learnt; both may be killed anywhere

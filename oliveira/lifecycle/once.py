@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from oliveira.console.flow import flow_of
 from oliveira.errors import Interrupted, OliveiraError
-from oliveira.lifecycle.flow import flow_of
-from oliveira.lifecycle.process import Stop
 from oliveira.lifecycle.traffic_load import Client, Load
 from oliveira.lifecycle.up import House
 from oliveira.lifecycle.visitors import Visitors, visitors_of
+from oliveira.process.stop import Stop
 
 IDLE_REQUESTS = 60
 SWAP_REQUESTS = 200

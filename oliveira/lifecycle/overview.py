@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oliveira.console.flow import task_of
 from oliveira.language import translate
+from oliveira.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
+from oliveira.ledger.lives import lives, place
 from oliveira.lifecycle.asking import describe
-from oliveira.lifecycle.eta import duration
-from oliveira.lifecycle.flow import task_of
-from oliveira.lifecycle.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
-from oliveira.lifecycle.lives import lives, place
 from oliveira.lifecycle.own_file import gone_in
-from oliveira.lifecycle.process import is_held
 from oliveira.lifecycle.recording import recording, recording_line
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
+from oliveira.process.eta import duration
+from oliveira.process.holder import is_held
 from oliveira.serving.adapter_names import adapter_names, weights_digest
 
 
@@ -107,48 +107,48 @@ def _challenger(ledger: Ledger) -> dict[str, Any] | None:
     return {"digest": digest, "verdict": verdict, "reasons": decision.numbers.get("reasons", []) if decision else []}
 
 
-def overview_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def overview_lines(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The same below the table of stages, a line each."""
-    aliases = {name: digest[:12] for name, digest in found["aliases"].items()}
+    aliases = {name: digest[:12] for name, digest in state["aliases"].items()}
     for name in ("champion", "previous"):
         if name in aliases:
             yield name, aliases[name]
-    if event := found["put_back"]:
+    if event := state["put_back"]:
         yield "put back", put_back_line(event)
-    if challenger := found["challenger"]:
+    if challenger := state["challenger"]:
         why = "; ".join(map(translate, challenger["reasons"]))
         yield "challenger", f"{challenger['digest'][:12]} {translate(challenger['verdict'])}: {why}"
-    if found["adapters"]:
-        yield "adapters", ", ".join(found["adapters"])
+    if state["adapters"]:
+        yield "adapters", ", ".join(state["adapters"])
     yield (
         "program",
-        f"running at {found['address']}" if found["address"] else "running" if found["running"] else "stopped",
+        f"running at {state['address']}" if state["address"] else "running" if state["running"] else "stopped",
     )
-    if found["recording"]:
-        yield "recording", recording_line(found["recording"])
-    if found["waits_for"]:
-        yield "waits", f"waits for the life {found['waits_for']}, which learns"
-    if found["data_gone"]:
-        yield "data", found["data_gone"]
-    if found["paused"]:
+    if state["recording"]:
+        yield "recording", recording_line(state["recording"])
+    if state["waits_for"]:
+        yield "waits", f"waits for the life {state['waits_for']}, which learns"
+    if state["data_gone"]:
+        yield "data", state["data_gone"]
+    if state["paused"]:
         yield "paused", "no retraining until `oliveira resume`"
-    if progress := found["progress"]:
+    if progress := state["progress"]:
         yield "training", _shown(
             progress.get("train_step"), progress.get("train_steps"), progress.get("train_loss"),
             progress.get("train_eta_seconds"),
         )  # fmt: skip
-    if running := found["retraining"]:
+    if running := state["retraining"]:
         far = _shown(running.get("step"), running.get("steps"), running.get("loss"), running.get("eta"))
         whom = running.get("waits_for")
         phase = f"{running['phase']} for the life {whom}" if whom else running["phase"]
         where = ", ".join(translate(text) for text in (phase, far) if text)
         yield "retraining", f"since {_clock(running['started'])} ({running['trigger']}), {where}"
-    for wish in found["wishes"]:
+    for wish in state["wishes"]:
         args = " ".join(str(value)[:12] for key, value in wish["args"].items() if key == "digest")
         what = f"{wish['kind']} {args}".strip()
         since = _clock(wish["since"])
         later = f"{what} by {wish['by']} since {since}, acted upon at the next start"
-        yield wish["state"], f"{what} by {wish['by']} since {since}" if found["running"] else later
+        yield wish["state"], f"{what} by {wish['by']} since {since}" if state["running"] else later
 
 
 def _shown(step: float | None, steps: float | None, loss: float | None, left: float | None) -> str:

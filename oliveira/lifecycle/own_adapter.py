@@ -16,6 +16,7 @@ import torch
 
 from oliveira.adaptation.lora import WEIGHTS as ADAPTER_WEIGHTS
 from oliveira.adaptation.lora import lora_targets, save_adapter
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.compression.model import dequantise_model
@@ -33,7 +34,7 @@ from oliveira.serving.adapter_names import FOLDER, MADE, check_name
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
-from oliveira.world import AdaptSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 
 def make_adapter(
@@ -142,7 +143,7 @@ def _saying_what_is_saved(folder: Path) -> Iterator[None]:
 def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> float:
     n_bytes = sum(len(document.text.encode()) for document in documents)
     tokens = token_row((document.text for document in documents), tokenizer)
-    found = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
-    if not np.isfinite(found):
+    bits = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
+    if not np.isfinite(bits):
         raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
-    return found
+    return bits

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from oliveira.console.flow import FLOW, TASK_FLOW
 from oliveira.data.folder import place_of
 from oliveira.data.own_names import place_in
 from oliveira.data.sources import PATH
-from oliveira.lifecycle.flow import FLOW, TASK_FLOW
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.world import World
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from oliveira.errors import Interrupted, OliveiraError, UserError
 from oliveira.files import atomic_directory, digest_directory, explain_disk, sha256_json, write_json_atomic
-from oliveira.lifecycle.ledger import LIFE, WAITS, Ledger
-from oliveira.lifecycle.lives import work
+from oliveira.ledger import LIFE, WAITS, Ledger
+from oliveira.ledger.lives import work
 from oliveira.lifecycle.own_file import gone, recorded_inputs
-from oliveira.lifecycle.progress import Reporter
+from oliveira.process.progress import Reporter
 from oliveira.world import World
 
 RECORD = "stage.json"

@@ -13,11 +13,12 @@ from typing import Any
 
 from oliveira.data.documents import Document
 from oliveira.data.preprocess import sections
+from oliveira.data.settings import DataSection
 from oliveira.data.split import assign
 from oliveira.data.text import clean
 from oliveira.errors import UserError
 from oliveira.monitoring.calibration import CONVERSATION, MIN_BLOCKS, MIN_WINDOWS
-from oliveira.world import DataSection, World
+from oliveira.world import World
 
 LARGE = 3_000_000  # characters from which on nothing has to follow: no more are read here
 SHARES = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2)  # of the documents, held out for validation and as much for the test

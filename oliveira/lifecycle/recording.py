@@ -41,8 +41,8 @@ def recording(home: Path) -> dict[str, Any] | None:
         return None
 
 
-def recording_line(found: dict[str, Any]) -> str:
-    if not found["keep_traffic"]:
-        return f"no {found['what']} are kept: no drift is seen and nothing is learnt from them"
-    size = f"{found['what']} are kept, at most {found['traffic_megabytes']} MiB"
-    return f"{size} and {found['traffic_days']:g} days" if found["traffic_days"] else size
+def recording_line(kept: dict[str, Any]) -> str:
+    if not kept["keep_traffic"]:
+        return f"no {kept['what']} are kept: no drift is seen and nothing is learnt from them"
+    size = f"{kept['what']} are kept, at most {kept['traffic_megabytes']} MiB"
+    return f"{size} and {kept['traffic_days']:g} days" if kept["traffic_days"] else size

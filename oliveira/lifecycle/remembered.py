@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import expand, write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import home_of
-from oliveira.lifecycle.store import check_not_lost
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import home_of
+from oliveira.ledger.store import check_not_lost
 from oliveira.world import ENVIRONMENT_PREFIX, World, load_world
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
 
 def fitted(home: Path, chosen: Chosen) -> Plan:
     """Its windows and budgets made to fit a text of the person's own. Raises `UserError` if that is too little."""
-    from oliveira.data.folder import list_folder, place_of, read_folder
-    from oliveira.lifecycle.plan import Plan, lengths_of, plan
+    from oliveira.lifecycle.own_lengths import own_lengths
+    from oliveira.lifecycle.plan import Plan, plan
 
     if (without := _without_its_file(home, chosen.world)) is not None:
         return without
@@ -101,12 +101,8 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
 
         check_task(chosen.world)
         return Plan(chosen.world)
-    base = chosen.world.data.base
-    lengths = None
-    if base.startswith(PATH):
-        folder, column = place_of(base.removeprefix(PATH))
-        read = read_folder(folder, list_folder(folder, home).files, lambda text: None, column)  # `collect` says it
-        lengths = lengths_of(read, chosen.world.data.max_chars)
+    data = chosen.world.data
+    lengths = own_lengths(home, data.base, data.max_chars) if data.base.startswith(PATH) else None
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
 
 

@@ -19,11 +19,11 @@ from oliveira import artifact
 from oliveira.data.sources import PATH
 from oliveira.errors import CorruptError, DiskError, UserError
 from oliveira.files import expand, new_directory
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import OWN, lives, main_life, place
 from oliveira.lifecycle.backup import FORMAT, LEDGER, MANIFEST, VERSION
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import OWN, lives, main_life, place
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import IN_FORCE
+from oliveira.process.progress import Reporter
 
 _CHUNK = 1 << 20
 _LARGEST_MANIFEST = 64 << 20  # bytes; a backup of 100,000 members has 12

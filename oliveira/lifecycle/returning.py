@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from oliveira.errors import CorruptError, UserError
-from oliveira.lifecycle.ledger import Decision, Ledger
+from oliveira.ledger import Decision, Ledger
 from oliveira.lifecycle.verbs import CROWNED, of_this_task, whole
 
 LOOP = "loop"

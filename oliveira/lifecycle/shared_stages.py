@@ -8,10 +8,10 @@ from typing import Any
 
 from oliveira import artifact
 from oliveira.errors import CorruptError
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.deploy import deploy
-from oliveira.lifecycle.eta import Eta
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import Context
+from oliveira.process.eta import Eta
 from oliveira.training.loop import Progress
 
 

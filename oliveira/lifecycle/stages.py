@@ -17,13 +17,13 @@ from oliveira import artifact
 from oliveira.adaptation.lora import lora_targets, merge, save_adapter
 from oliveira.adaptation.training import train_adapter
 from oliveira.compression.model import quantise_model
-from oliveira.compression.report import compare
 from oliveira.data import preprocess, sources
 from oliveira.data.shards import TokenShard
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError, UserError
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.files import sha256_file
+from oliveira.lifecycle.compression_report import compare
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.reference import check_held_out, drift_reference, held_out_samples
 from oliveira.lifecycle.shared_stages import artifacts_are_whole, serve, show_training

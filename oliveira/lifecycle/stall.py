@@ -9,9 +9,10 @@ from pathlib import Path
 from oliveira.artifact import open_artifact
 from oliveira.errors import CorruptError
 from oliveira.files import atomic_directory, write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.up import TERMINAL, TERMINAL_KEYS
-from oliveira.world import ServeSection, TaskSection, World
+from oliveira.serving.settings import ServeSection
+from oliveira.world import TaskSection, World
 
 
 def set_up(home: Path, run: Path, host: str) -> tuple[Path, str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oliveira.errors import OliveiraError, UserError
 from oliveira.language import translate
-from oliveira.lifecycle.lives import OF_THE_HOME, chosen, lives, main_life, place
+from oliveira.ledger.lives import OF_THE_HOME, chosen, lives, main_life, place
 from oliveira.lifecycle.remembered import Asked, choose, fitted
 from oliveira.serving.adapter_names import check_life
 from oliveira.terminal import say_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.monitoring.detector import DriftState
 from oliveira.monitoring.drift import DriftMonitor, Sample
 from oliveira.monitoring.features import FeatureMonitor

@@ -21,7 +21,7 @@ from oliveira.lifecycle.gate import Scores, lost
 from oliveira.lifecycle.latency import Latency, compare
 from oliveira.lifecycle.pipeline import Context, Stage
 from oliveira.lifecycle.summaries import OF_TASK
-from oliveira.predict import GRAPH, Answerer, export
+from oliveira.runs.predict import GRAPH, Answerer, export
 from oliveira.tasks.base import Metric
 from oliveira.tasks.catalogue import task
 from oliveira.world import World

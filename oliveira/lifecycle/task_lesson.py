@@ -26,14 +26,14 @@ from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import canonical_json
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.gate import Measured, Scores, judge
 from oliveira.lifecycle.latency import compare
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
-from oliveira.predict import GRAPH, Answerer, export
 from oliveira.registry import entry
-from oliveira.runs import section_for, split_values
+from oliveira.runs.predict import GRAPH, Answerer, export
+from oliveira.runs.run import section_for, split_values
 from oliveira.tasks.base import Batch, Run
 from oliveira.tasks.catalogue import task
 from oliveira.training.features import frozen

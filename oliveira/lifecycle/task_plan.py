@@ -8,7 +8,7 @@ from typing import Any
 from oliveira.adaptation.lora import add_lora
 from oliveira.errors import UserError
 from oliveira.registry import Entry, create, entry
-from oliveira.runs import parse_budget, section_for, split_values
+from oliveira.runs.run import parse_budget, section_for, split_values
 from oliveira.tasks.base import Task
 from oliveira.tasks.catalogue import fitting, pair, suits, task
 from oliveira.world import TaskSection, World
@@ -43,7 +43,7 @@ def _check_lora(wanted: Task, found: Entry, values: dict[str, Any], targets: lis
     form = (wanted.eats, wanted.gives)
     suits = {key: value for key, value in wanted.model.items() if key in {f.name for f in fields(found.config)}}
     try:
-        model = create(found.name, **{**suits, **found.sizes(form), **values})
+        model = create(found.name, gives=wanted.gives, **{**suits, **found.sizes(form), **values})
     except (UserError, ValueError):
         return  # a value that needs the sizes of the data: the training says it
     add_lora(model, 1, 1.0, targets or None)

@@ -22,9 +22,9 @@ from oliveira.lifecycle.task_compress import COMPRESS, served_of
 from oliveira.lifecycle.task_plan import chosen_model
 from oliveira.lifecycle.task_reference import held_out_samples, task_reference
 from oliveira.monitoring.features import measure_feature_false_alarms
-from oliveira.predict import Answerer, export
 from oliveira.registry import entry
-from oliveira.runs import fit
+from oliveira.runs.predict import Answerer, export
+from oliveira.runs.run import fit
 from oliveira.tasks.catalogue import task
 from oliveira.world import World
 

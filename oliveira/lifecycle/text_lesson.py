@@ -21,9 +21,9 @@ from oliveira.data.shards import TokenShard, token_row
 from oliveira.data.text import clean
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.gate import Measured, Scores, judge
 from oliveira.lifecycle.latency import measure
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.lessons import Judged
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.reference import held_out_samples, score_texts

@@ -15,13 +15,14 @@ from typing import Any
 from oliveira.errors import OliveiraError, UserError
 from oliveira.files import expand, write_json_atomic
 from oliveira.language import translate
-from oliveira.lifecycle.ledger import ADDRESS, Ledger
-from oliveira.lifecycle.lives import MAIN, OWN, lives, main_life, make_place, place
-from oliveira.lifecycle.memory_watch import MemoryWatch
-from oliveira.lifecycle.process import Stop, end, holder
+from oliveira.ledger import ADDRESS, Ledger
+from oliveira.ledger.lives import MAIN, OWN, lives, main_life, make_place, place
 from oliveira.lifecycle.returning import PUT_BACK, put_back_line
+from oliveira.process.holder import holder
+from oliveira.process.memory_watch import MemoryWatch
+from oliveira.process.stop import Stop, end
 from oliveira.serving.address import authority
-from oliveira.serving.room import TOO_LARGE
+from oliveira.serving.front.room import TOO_LARGE
 from oliveira.terminal import say_error
 from oliveira.world import World
 

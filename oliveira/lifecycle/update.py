@@ -16,12 +16,15 @@ from oliveira import artifact, terminal
 from oliveira.compression.model import dequantise_model
 from oliveira.errors import Interrupted, OliveiraError, TrainingError
 from oliveira.files import sha256_json
-from oliveira.lifecycle.eta import Eta
-from oliveira.lifecycle.ledger import RETRAINING, ArtifactRow, Ledger
-from oliveira.lifecycle.lessons import lesson_of
-from oliveira.lifecycle.lives import work
-from oliveira.lifecycle.process import Stop, holder, low_priority
+from oliveira.ledger import RETRAINING, ArtifactRow, Ledger
+from oliveira.ledger.lives import work
+from oliveira.lifecycle.lessons import Lesson
 from oliveira.lifecycle.returning import was_put_back
+from oliveira.lifecycle.task_lesson import TaskLesson
+from oliveira.lifecycle.text_lesson import TextLesson
+from oliveira.process.eta import Eta
+from oliveira.process.holder import holder
+from oliveira.process.stop import Stop, low_priority
 from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
 from oliveira.world import World
@@ -82,6 +85,11 @@ def update(
     if should_stop():
         raise Interrupted("stopped before the decision; the next retraining starts from what was learnt.")
     return _decide(ledger, world, row, made, passed, numbers, wish)
+
+
+def lesson_of(home: Path, ledger: Ledger, world: World, opened: artifact.Artifact) -> Lesson:
+    make = TaskLesson if world.task.name else TextLesson
+    return make(home, ledger, world, opened)
 
 
 def _shown(ledger: Ledger) -> Callable[[Progress], None]:

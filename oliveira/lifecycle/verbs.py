@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oliveira.errors import CorruptError, OliveiraError, UserError
-from oliveira.lifecycle.ledger import PAUSED, ArtifactRow, Ledger, Wish
+from oliveira.ledger import PAUSED, ArtifactRow, Ledger, Wish
 
 Effect = Callable[[], dict[str, Any]]
 

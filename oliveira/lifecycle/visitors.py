@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from oliveira.lifecycle.lives import OWN
+from oliveira.ledger.lives import OWN
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import current_folder
 from oliveira.lifecycle.traffic_load import Answer, Client

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.streams import Monitor, stream_of
 from oliveira.monitoring.metrics import STAGE_STATE
 from oliveira.world import World

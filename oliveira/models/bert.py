@@ -18,16 +18,14 @@ BertForTokenClassification, outputs and gradients to 1e-5; the weights of all-Mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.errors import UserError
-from oliveira.models.convert_bert import bert_file, to_bert
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import mean_step
@@ -121,28 +119,6 @@ class BERT(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
-
-    @classmethod
-    def from_reference(cls, module: nn.Module, *, gives: Literal["steps", "one"] | None = None, d_out: int = 0) -> BERT:
-        """A copy of a transformers `BertForPreTraining`, `BertForSequenceClassification`, `BertForTokenClassification`
-        or `BertModel`, in `eval` mode. With `gives` and `d_out`, a fresh head of that kind stands on its encoder: what
-        fine-tuning starts from, and the only way for a `BertModel`, which has no head.
-
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_bert` says what).
-        """
-        return to_bert(module, gives, d_out).build(cls, BERTConfig)
-
-    @classmethod
-    def from_weights(
-        cls,
-        config: Mapping[str, Any],
-        weights: dict[str, Tensor],
-        *,
-        gives: Literal["steps", "one"] | None = None,
-        d_out: int = 0,
-    ) -> BERT:
-        """As `from_reference`, from what stands in a config.json and a model.safetensors of transformers' BERT."""
-        return bert_file(config, weights, gives, d_out).build(cls, BERTConfig)
 
     def features(self, tokens: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The last layer's states (B, T, D). Without `segments` all is the first sentence."""

@@ -31,7 +31,6 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_long import to_bigbird
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.block_sparse import BlockSparseAttention
 from oliveira.nn.encoder import EncoderBlock
@@ -109,14 +108,6 @@ class BigBird(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> BigBird:
-        """A copy of a transformers `BigBirdForMaskedLM`, in `eval` mode.
-
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
-        """
-        return to_bigbird(module).build(cls, BigBirdConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out)."""

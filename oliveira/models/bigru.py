@@ -15,8 +15,7 @@ Checked against: torch.nn.GRU(bidirectional=True), packed sequences too, outputs
 from __future__ import annotations
 
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_recurrent import FromTorch
-from oliveira.nn.recurrent import RecurrentConfig
+from oliveira.nn.recurrent import RecurrentConfig, RecurrentModel
 from oliveira.registry import register
 
 
@@ -31,6 +30,6 @@ from oliveira.registry import register
     tiny=dict(d_model=8, n_layers=2),
     train=dict(lr=5e-3),
 )
-class BiGRU(FromTorch):
+class BiGRU(RecurrentModel):
     kind = "gru"
     bidirectional = True

@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_cnn
 from oliveira.registry import register
 
 
@@ -94,15 +93,6 @@ class CNN(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(n_in, config.d_out)
-
-    @classmethod
-    def from_reference(cls, module: nn.Module, *, height: int = 224, width: int = 224) -> CNN:
-        """A copy of a transformers `ResNetForImageClassification` with basic blocks, in `eval` mode.
-
-        `height` and `width` are noted in the config: the weights fit any size. Raises `UserError` for what this class
-        does not compute.
-        """
-        return to_cnn(module).build(cls, CNNConfig, height=height, width=width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, d_out)."""

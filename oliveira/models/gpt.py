@@ -21,7 +21,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_gpt import to_gpt
 from oliveira.nn.attention import KeyValueCache, MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.feedforward import FeedForward, SwiGLU
 from oliveira.nn.norm import LayerNorm, RMSNorm
@@ -130,14 +129,6 @@ class GPT(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> GPT:
-        """A copy of a transformers `GPT2LMHeadModel` or `LlamaForCausalLM`, in `eval` mode.
-
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_gpt` says what).
-        """
-        return to_gpt(module).build(cls, GPTConfig)
 
     def features(
         self,

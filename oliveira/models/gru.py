@@ -16,8 +16,7 @@ Checked against: torch.nn.GRU, outputs and input gradients to 1e-5.
 from __future__ import annotations
 
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_recurrent import FromTorch
-from oliveira.nn.recurrent import RecurrentConfig
+from oliveira.nn.recurrent import RecurrentConfig, RecurrentModel
 from oliveira.registry import register
 
 
@@ -33,5 +32,5 @@ from oliveira.registry import register
     tiny=dict(d_model=8, n_layers=2),
     train=dict(lr=5e-3),
 )
-class GRU(FromTorch):
+class GRU(RecurrentModel):
     kind = "gru"

@@ -18,12 +18,10 @@ recorded answers of labml_nn.hypernetworks.HyperLSTM 0.5.1 (two layers), outputs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_hyper import to_hyperlstm
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.hyper import HyperLSTMLayer
 from oliveira.registry import register
@@ -60,21 +58,6 @@ class HyperLSTM(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.output = Output(config, gives, config.d_model, pool="last")
-
-    @classmethod
-    def from_reference(
-        cls,
-        module: nn.Module,
-        *,
-        input: nn.Embedding | nn.Linear,
-        output: nn.Linear,
-        gives: Literal["steps", "one"] = "steps",
-    ) -> HyperLSTM:
-        """A copy, in `eval` mode, of a labml `HyperLSTM`, of what feeds it and of what reads it.
-
-        Raises `UserError` for another kind, and when its input is not as wide as its state.
-        """
-        return to_hyperlstm(module, input, output, gives).build(cls, HyperLSTMConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.output(self.dropout(self.features(x, mask)), mask)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_hyper import to_hypernetwork
 from oliveira.nn.flat import FlatConfig, flatten
 from oliveira.nn.hyper import ChunkedHyperMLP, main_mlp, mlp_shapes
 from oliveira.registry import register
@@ -63,15 +62,6 @@ class Hypernetwork(nn.Module):
         )
         fan_in = [shape[1] for shape in shapes[::2]]
         self.scale = nn.Parameter(torch.tensor([s for n in fan_in for s in ((2 / n) ** 0.5, 0.1 * n**-0.5)]))
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Hypernetwork:
-        """A copy, in `eval` mode, of a hypnettorch `ChunkedHMLP` that makes an MLP: `cond_chunk_embs`, one condition
-        without an embedding of its own, one hidden layer. Inputs become images of 1 × 1 × n.
-
-        Raises `UserError` for another kind or form.
-        """
-        return to_hypernetwork(module).build(cls, HypernetworkConfig)
 
     def weights(self) -> list[Tensor]:
         """What the main network computes with: W and b of each layer in turn."""

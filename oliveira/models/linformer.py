@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_long import to_linformer
 from oliveira.nn.attention import check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -86,11 +85,6 @@ class Linformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Linformer:
-        """A copy of a `linformer.LinformerLM`, in `eval` mode. `UserError` for what this class does not compute."""
-        return to_linformer(module).build(cls, LinformerConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, d_out), or (B, d_out). Raises ValueError when there are more steps than `max_len`."""

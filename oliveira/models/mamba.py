@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_mamba import to_mamba
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.norm import RMSNorm
 from oliveira.nn.ssm import SelectiveSSM, SelectiveState
@@ -91,15 +90,6 @@ class Mamba(nn.Module):
         for name, parameter in self.named_parameters():  # the residual stream keeps its scale
             if name.endswith("mixer.output.weight"):
                 parameter.data /= config.n_layers**0.5
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Mamba:
-        """A copy of a transformers `MambaForCausalLM` or a `mambapy.mamba.Mamba`, in `eval` mode.
-
-        The latter is a bare stack: its copy reads d_in = d_model numbers a step as they are and gives the states of the
-        last layer through a norm of gain 1. Raises `UserError` for what this class does not compute.
-        """
-        return to_mamba(module).build(cls, MambaConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.output(self.features(x, mask), mask)

@@ -22,7 +22,6 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_mlp
 from oliveira.registry import register
 
 
@@ -78,15 +77,6 @@ class MLP(nn.Module):
         for layer in layers:  # ReLU halves the variance: He et al. 2015, arXiv:1502.01852, eq. 10
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-
-    @classmethod
-    def from_reference(cls, module: object) -> MLP:
-        """A copy, in `eval` mode, of a fitted `sklearn.neural_network.MLPClassifier` (its outputs before the softmax)
-        or of an `nn.Sequential` of Linear, ReLU, Flatten and Dropout; inputs (B, 1, features).
-
-        Raises `UserError` for what this class does not compute.
-        """
-        return to_mlp(module).build(cls, MLPConfig)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, d_out)."""

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from oliveira.errors import UserError
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_moe import to_moe
 from oliveira.models.gpt import GPT
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -113,14 +112,6 @@ class MoE(nn.Module):
                 # The residual stream keeps its scale: 1/√(2L), as in GPT-2 §2.3.
                 inward = name.endswith(("attention.output.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layers) ** 0.5 if inward else 0.02)
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> MoE:
-        """A copy of a transformers `MixtralForCausalLM`, in `eval` mode.
-
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_moe` says what).
-        """
-        return to_moe(module).build(cls, MoEConfig)
 
     @classmethod
     def upcycle(cls, gpt: GPT, *, n_experts: int = 4, top_k: int = 2, **config: Any) -> MoE:

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.convert_long import to_reformer
 from oliveira.nn.attention import check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import FeedForward
@@ -133,14 +132,6 @@ class Reformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)  # a rare word is no loud noise
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> Reformer:
-        """A copy of a transformers `ReformerModelWithLMHead`, in `eval` mode, with the hashes of its `hash_seed`.
-
-        Raises `UserError` for what this class does not compute (`oliveira.models.convert_long` says what).
-        """
-        return to_reformer(module).build(cls, ReformerConfig)
 
     def with_hashes(self, n_hashes: int) -> Reformer:
         """A copy that hashes `n_hashes` times: fewer are faster, more find more. The first ones are those it has."""

@@ -22,13 +22,11 @@ Checked against: torch.nn.GRUCell composed by hand, 1e-5; the trained weights of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_recurrent import from_g2p_en
 from oliveira.nn.bahdanau import AttentiveGRU
 from oliveira.nn.ends import last_step
 from oliveira.nn.recurrent import Layer, Recurrent
@@ -90,14 +88,6 @@ class Seq2Seq(nn.Module):
         self.readout = Maxout(2 * d_model + d_memory, d_model) if attentive else None
         self.output = nn.Linear(d_model, config.target_vocab_size)
         self.dropout = nn.Dropout(config.dropout)
-
-    @classmethod
-    def from_g2p_en(cls, path: Path) -> Seq2Seq:
-        """The trained grapheme-to-phoneme model of the package g2p-en, from its `checkpoint20.npz`, in `eval` mode.
-
-        Source: letters and `</s>`; target: `<s>` and phonemes. Raises `UserError` if the file is another one.
-        """
-        return from_g2p_en(path).build(cls, Seq2SeqConfig)
 
     def _states(self, source: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the output reads at each target step (B, T, d_model), and α (B, T, S) where there is attention."""

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.kinds import SEQUENCE
-from oliveira.models.convert_transformer import to_transformer
 from oliveira.nn.attention import MultiHeadAttention, causal_mask, check_heads
 from oliveira.nn.encoder import EncoderBlock, residual
 from oliveira.nn.ends import Input, Output, SequenceConfig
@@ -160,18 +159,6 @@ class Transformer(nn.Module):
         for module in self.modules():  # after the linear layers: a tied output matrix is an embedding
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)  # 1 after the scale √D
-
-    @classmethod
-    def from_reference(
-        cls, module: nn.Module, *, vocab_size: int = 0, target_vocab_size: int = 0, max_len: int = 256
-    ) -> Transformer:
-        """A copy of a transformers `MarianMTModel`, or of the two stacks of a `torch.nn.Transformer`, in `eval` mode.
-
-        The latter has neither embeddings nor an output: they start fresh, in the sizes given. Raises `UserError` for
-        what this class does not compute (`oliveira.models.convert_transformer` says what).
-        """
-        ends = dict(vocab_size=vocab_size, target_vocab_size=target_vocab_size, max_len=max_len)
-        return to_transformer(module, ends).build(cls, TransformerConfig)
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens (B, S) or numbers (B, S, d_in) with their positions: (B, S, D)."""

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oliveira.models.convert_vision import to_vit
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.encoder import EncoderBlock
 from oliveira.nn.feedforward import FeedForward
@@ -90,14 +89,6 @@ class ViT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-    @classmethod
-    def from_reference(cls, module: nn.Module) -> ViT:
-        """A copy of a transformers `ViTForImageClassification`, in `eval` mode.
-
-        Raises `UserError` for what this class does not compute.
-        """
-        return to_vit(module).build(cls, ViTConfig)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, d_out)."""

@@ -2,7 +2,7 @@
 
 Papers: Vaswani et al. 2017, arXiv:1706.03762 (eq. 2); gated: Shazeer 2020, arXiv:2002.05202.
 
-    FFN(x) = max(0, x W₁ + b₁) W₂ + b₂                                    ReLU, as in the seed; GELU by passing it
+    FFN(x) = max(0, x W₁ + b₁) W₂ + b₂                           ReLU, as in the seed document; GELU by passing it
     SwiGLU(x) = (SiLU(x W_gate) ⊙ x W_up) W_down
 
 Shapes: x (…, d_model) → (…, d_model). Complexity: O(d_model · d_ff) a position.

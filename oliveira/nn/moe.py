@@ -8,7 +8,7 @@ router z-loss: Zoph et al. 2022, arXiv:2202.08906 (eq. 5).
     balance = E · Σ_i f_i P_i                            f_i share of the assignments, P_i mean probability; 1 when even
     z = mean (log Σ_i exp logit_i)²
 
-The sum runs over the k *largest* p: the seed writes i = 1 … k, which would always ask the same experts.
+The sum runs over the k *largest* p: the seed document writes i = 1 … k, which would always ask the same experts.
 
 Shapes: x (…, D) → (…, D); logits and probabilities (N, E); weights and experts (N, k). N tokens, E experts.
 Mask: boolean (…), True = a real token; the others weigh nothing in losses and loads. All tokens are computed.

@@ -2,7 +2,7 @@
 
 Papers: Ba et al. 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467.
 
-    LayerNorm(x) = γ (x − μ) / √(σ² + ε) + β        the seed leaves out ε: 0/0 on a constant row
+    LayerNorm(x) = γ (x − μ) / √(σ² + ε) + β        the seed document leaves out ε: 0/0 on a constant row
     RMSNorm(x)   = γ x / √(mean(x²) + ε)
 
 Shapes: x (…, d_model) → same. Checked against: torch.nn.LayerNorm, torch.nn.RMSNorm, 1e-6; gradcheck.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.errors import CorruptError, UserError
-from oliveira.lifecycle.lives import NAME as LIFE_NAME
-from oliveira.lifecycle.lives import OWN, home_of, lives, name_of, place
+from oliveira.ledger.lives import NAME as LIFE_NAME
+from oliveira.ledger.lives import OWN, home_of, lives, name_of, place
 
 FOLDER, DESCRIPTION, MADE = "adapters", "adapter.json", "made.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

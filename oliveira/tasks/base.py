@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from oliveira.errors import UserError
 from oliveira.registry import can
 from oliveira.training.optim import Turn
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 Array = NDArray[Any]
 Run = Callable[..., Array]  # arrays in the order of the model's arguments → its output

@@ -98,8 +98,8 @@ def accuracy(model: nn.Module, encode: Encode, kind: Kind, shots: int, *, seed: 
 
 
 def main() -> None:
+    from oliveira.convert.gguf import read_gguf
     from oliveira.data import weights
-    from oliveira.models.gguf import read_gguf
 
     parser = argparse.ArgumentParser(prog="python -m oliveira.tasks.few_shot", description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, default=Path(".oliveira"), help="folder of all state")

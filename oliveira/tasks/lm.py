@@ -24,6 +24,7 @@ from oliveira.data import preprocess
 from oliveira.data.documents import DocumentFile
 from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
+from oliveira.data.settings import DataSection
 from oliveira.data.shards import TokenShard
 from oliveira.data.sources import SOURCES, collect
 from oliveira.data.split import SPLITS
@@ -37,7 +38,6 @@ from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task
 from oliveira.tasks.language_modelling import TokenBatches, total_nats
 from oliveira.tasks.scoring import judged
 from oliveira.training.loss import cross_entropy
-from oliveira.world import DataSection
 
 PIECE = 1024  # tokens
 PIECES = {"validation": 16, "test": 64}

@@ -29,6 +29,7 @@ from oliveira.data import preprocess
 from oliveira.data.documents import DocumentFile
 from oliveira.data.prepared import prepared
 from oliveira.data.routes import Say
+from oliveira.data.settings import DataSection
 from oliveira.data.sources import SOURCES, collect
 from oliveira.data.split import SPLITS
 from oliveira.data.text import clean
@@ -39,7 +40,6 @@ from oliveira.tasks.base import Array, Batch, Data, Metric, Run, Split, Task, sh
 from oliveira.tasks.scoring import chunks, judged
 from oliveira.training.loss import IGNORED, cross_entropy
 from oliveira.training.seeds import stream
-from oliveira.world import DataSection
 
 ASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1  # of the pieces; of those asked for
 TOP = 5  # words that an answer offers for a mask

@@ -1,6 +1,7 @@
 """A body from elsewhere under a fresh head: its features frozen, or tuned.
 
     frozen   the body keeps its bits, its dropout is off and its batch statistics stand still: only the head learns
+    lora     as frozen, but that LoRA of its linear layers learns too, and is merged at the end
     tuned    everything goes on learning                                        (Devlin et al. 2019, §5.3)
 
 The head is what the model's entry says (`Entry.head`); all else is the body.
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from oliveira.errors import UserError
 from oliveira.registry import Entry, entry_of
 
-Features = Literal["frozen", "tuned"]
+Features = Literal["frozen", "lora", "tuned"]
 WORDS: tuple[str, ...] = get_args(Features)
 
 

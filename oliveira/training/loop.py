@@ -25,7 +25,7 @@ from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
 from oliveira.training.curves import Curve
 from oliveira.training.optim import Optimizer, Replaced, Turn, clip_gradients, make_optimizer
 from oliveira.training.seeds import seed_everything
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 Batch = TypeVar("Batch")
 CHECKPOINT = "checkpoint.safetensors"

@@ -3,8 +3,8 @@
     L = −1/N Σ_i Σ_c y_ic log softmax(z_i)_c          N counts the targets that are not ignored
     label smoothing ε: y ← (1 − ε) y + ε / C          Szegedy et al. 2016, arXiv:1512.00567
 
-Computed through log-softmax, so that a probability of 0 costs a large number and not NaN (the seed's `log(y_pred)`
-would). Checked against: torch.nn.functional.cross_entropy, 1e-6, and the sum written out.
+Computed through log-softmax, so that a probability of 0 costs a large number and not NaN (the seed document's
+`log(y_pred)` would). Checked against: torch.nn.functional.cross_entropy, 1e-6, and the sum written out.
 
 With z = H Wᵀ, the output matrix of a language model, `head_cross_entropy` computes L, ∂L/∂H and ∂L/∂W together, some
 rows at a time:    ∂L/∂z = (softmax(z) − y) / N,   ∂L/∂H = ∂L/∂z W,   ∂L/∂W = (∂L/∂z)ᵀ H.

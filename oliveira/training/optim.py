@@ -3,7 +3,7 @@
 Paper: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2 (decoupled weight decay).
 
     m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²
-    m̂ = m / (1 − β₁ᵗ);  v̂ = v / (1 − β₂ᵗ)                     the seed uses m̂ and v̂ without defining them
+    m̂ = m / (1 − β₁ᵗ);  v̂ = v / (1 − β₂ᵗ)                     the seed document uses m̂ and v̂ without defining them
     θ ← θ − lr · m̂ / (√v̂ + ε) − lr · λ · θ
 
 `AdamWReference` is that text as code and the oracle; runs use torch's fused one. Muon (Jordan et al. 2024;

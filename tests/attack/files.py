@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from tests.attack.attacks import attack
 from tests.attack.house import House, command, up, wait_for
 from tests.attack.life import Life

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 START = 150.0  # seconds for a first life on a busy machine; a second start takes a few
 WORLD = {

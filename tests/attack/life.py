@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from oliveira import artifact
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from tests.attack.house import House, alive, wait_for
 
 ASK = {"model": "oliveira", "prompt": "No princípio", "max_tokens": 4}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from tests.attack.attacks import attack
 from tests.attack.house import command, up, wait_for
 from tests.attack.life import Life

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from oliveira import artifact
 from oliveira.adaptation.lora import add_lora, layers, merge
 from oliveira.compression.model import quantise_model
-from oliveira.compression.report import size_in_bytes
 from oliveira.errors import Interrupted, UserError
 from oliveira.export.forward import ForwardRunner, export_forward
 from oliveira.export.onnx import export_onnx, verify_onnx
 from oliveira.kinds import STEPS, Argument, Form, Kind, eats, gives, sizes_of
+from oliveira.lifecycle.compression_report import size_in_bytes
 from oliveira.nn.attention import ConcatCache
 from oliveira.registry import Entry, create
 from oliveira.training.features import frozen
 from oliveira.training.loop import Job, train
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 LENGTH, VOCAB = 9, 37
 SIZES = {"vocab_size": VOCAB, "target_vocab_size": 29, "d_in": 3, "channels": 1, "height": 8, "width": 8, "d_out": 5}

@@ -16,9 +16,9 @@ import torch
 from oliveira import artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import LIFE, PAUSED, Ledger
+from oliveira.ledger import LIFE, PAUSED, Ledger
+from oliveira.ledger.schema import SCHEMA_VERSION
 from oliveira.lifecycle.remembered import Asked, choose, remember
-from oliveira.lifecycle.schema import SCHEMA_VERSION
 from oliveira.models.gpt import GPT, GPTConfig
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oliveira.data.images import Pictures, read_digits, stratified
-from oliveira.runs import fit
+from oliveira.runs.run import fit
 from oliveira.tasks import catalogue
 from oliveira.tasks.images import ImageTask
 

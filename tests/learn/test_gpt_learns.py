@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from oliveira.data import preprocess, sources
+from oliveira.data.settings import DataSection
 from oliveira.data.shards import TokenShard
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.registry import create
 from oliveira.tasks import baselines
 from oliveira.tasks.language_modelling import TokenBatches, bits_per_byte, next_token_loss
 from oliveira.training.loop import Job, train
-from oliveira.world import DataSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 STEPS = TrainSection(steps=150, batch_size=8, lr=1e-2, warmup_steps=15, optimizer="muon", checkpoint_every=150)
 

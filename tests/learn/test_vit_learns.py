@@ -11,7 +11,7 @@ import torch
 from oliveira import registry
 from oliveira.models.vit import ViT, ViTConfig
 from oliveira.registry import entry
-from oliveira.runs import fit
+from oliveira.runs.run import fit
 
 SMALL = dict(patch_size=2, d_model=32, n_layers=2, d_ff=64, lr=1e-2, weight_decay=0.3)
 

@@ -16,6 +16,8 @@ from transformers import (
     BertModel,
 )
 
+from oliveira.convert import from_reference
+from oliveira.convert.bert import bert_from_weights
 from oliveira.errors import UserError
 from oliveira.models.bert import BERT, Pretraining
 
@@ -73,7 +75,7 @@ def run(module: nn.Module, embedding: nn.Embedding, *arguments: Any, **named: An
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_hf(kind: str, inputs: str, length: int) -> None:
     theirs = reference(KINDS[kind])
-    ours = BERT.from_reference(theirs)
+    ours = from_reference(BERT, theirs)
     tokens = torch.randint(29, (2, length))
     mask = torch.arange(length) < torch.tensor([[length], [(length + 1) // 2]]) if inputs != "plain" else None
     segments = torch.randint(2, (2, length)) if inputs == "segments" else None
@@ -88,14 +90,14 @@ def test_against_hf(kind: str, inputs: str, length: int) -> None:
 
 def test_norm_eps_is_read() -> None:
     theirs = reference(BertForPreTraining, layer_norm_eps=0.1)
-    ours, tokens = BERT.from_reference(theirs), torch.randint(29, (2, 7))
+    ours, tokens = from_reference(BERT, theirs), torch.randint(29, (2, 7))
     torch.testing.assert_close(ours(tokens).mlm, theirs(tokens).prediction_logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gives", ["one", "steps"])
 def test_encoder_under_a_fresh_head(gives: Any) -> None:
     theirs = reference(BertModel)
-    ours, tokens = BERT.from_reference(theirs, gives=gives, d_out=3), torch.randint(29, (2, 7))
+    ours, tokens = from_reference(BERT, theirs, gives=gives, d_out=3), torch.randint(29, (2, 7))
     mask = torch.arange(7) < torch.tensor([[7], [4]])
     expected = theirs(tokens, attention_mask=mask)
     hidden = ours.features(tokens, mask)
@@ -109,7 +111,7 @@ def test_encoder_under_a_fresh_head(gives: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fresh_head_takes_the_place_of_any(kind: str) -> None:
     theirs = reference(KINDS[kind])
-    ours, tokens = BERT.from_reference(theirs, gives="one", d_out=4), torch.randint(29, (2, 7))
+    ours, tokens = from_reference(BERT, theirs, gives="one", d_out=4), torch.randint(29, (2, 7))
     expected = theirs.bert(tokens).last_hidden_state
     torch.testing.assert_close(ours.features(tokens), expected, atol=1e-5, rtol=1e-5)
     assert ours(tokens).shape == (2, 4)
@@ -129,16 +131,16 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     kind, changes, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        BERT.from_reference(reference(kind, **changes))
+        from_reference(BERT, reference(kind, **changes))
 
 
 def test_no_weight_is_left_over() -> None:
     theirs = reference(BertForPreTraining)
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        BERT.from_reference(theirs)
+        from_reference(BERT, theirs)
     with pytest.raises(UserError, match="extra"):
-        BERT.from_reference(theirs, gives="one", d_out=2)
+        from_reference(BERT, theirs, gives="one", d_out=2)
 
 
 def test_an_untied_output_is_seen() -> None:
@@ -146,4 +148,4 @@ def test_an_untied_output_is_seen() -> None:
     weights = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     weights["cls.predictions.decoder.bias"] += 1
     with pytest.raises(UserError, match="tied"):
-        BERT.from_weights(theirs.config.to_dict(), weights)
+        bert_from_weights(theirs.config.to_dict(), weights)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BigBirdConfig, BigBirdForMaskedLM
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.bigbird import BigBird
 
@@ -67,7 +68,7 @@ def agree(theirs: nn.Module, ours: BigBird, length: int, mask: Tensor | None = N
 def test_against_hf_block_sparse_at_evaluation(length: int) -> None:
     """There the reference replaces every random block by the first one, which then weighs 1 + r times."""
     theirs = reference()
-    agree(theirs, BigBird.from_reference(theirs), length)
+    agree(theirs, from_reference(BigBird, theirs), length)
     assert theirs.bert.attention_type == "block_sparse", "the reference went over to full attention"
 
 
@@ -75,7 +76,7 @@ def test_against_hf_block_sparse_at_evaluation(length: int) -> None:
 def test_against_hf_block_sparse_in_training(length: int) -> None:
     """With the random blocks of its seeded numpy, one list a layer and head."""
     theirs = reference().train()
-    ours = BigBird.from_reference(theirs)
+    ours = from_reference(BigBird, theirs)
     for i, block in enumerate(ours.blocks):
         layer = theirs.bert.encoder.layer[i].attention.self
         drawn = random_blocks_of(layer, length, seed=i)
@@ -90,7 +91,7 @@ def test_against_hf_with_padding(last_block: int) -> None:
     theirs = reference()
     mask = torch.ones(2, 48, dtype=torch.bool)
     mask[1, 44 + last_block :] = False
-    agree(theirs, BigBird.from_reference(theirs), 48, mask)
+    agree(theirs, from_reference(BigBird, theirs), 48, mask)
 
 
 @pytest.mark.parametrize("length", [1, 17, 64])
@@ -98,13 +99,13 @@ def test_against_hf_with_padding(last_block: int) -> None:
 def test_against_hf_original_full(length: int, masked: bool) -> None:
     theirs = reference(attention_type="original_full")
     mask = torch.arange(length) < torch.tensor([[length], [(length + 1) // 2]]) if masked else None
-    agree(theirs, BigBird.from_reference(theirs), length, mask)
+    agree(theirs, from_reference(BigBird, theirs), length, mask)
 
 
 def test_against_hf_over_variants() -> None:
     for changes in ({"tie_word_embeddings": False}, {"layer_norm_eps": 0.1}, {"num_random_blocks": 1, "block_size": 2}):
         theirs = reference(**changes)
-        agree(theirs, BigBird.from_reference(theirs), 50)
+        agree(theirs, from_reference(BigBird, theirs), 50)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +117,14 @@ def test_refuses_what_it_does_not_compute(changes: dict[str, Any]) -> None:
     if "is_decoder" in changes:
         changes = {**changes, "attention_type": "original_full"}
     with pytest.raises(UserError, match=next(iter(changes))):
-        BigBird.from_reference(reference(**changes))
+        from_reference(BigBird, reference(**changes))
 
 
 def test_refuses_another_model_and_a_weight_left_over() -> None:
     bert = BertForMaskedLM(BertConfig(vocab_size=29, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
     with pytest.raises(UserError, match="BertForMaskedLM"):
-        BigBird.from_reference(bert)
+        from_reference(BigBird, bert)
     theirs = reference()
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        BigBird.from_reference(theirs)
+        from_reference(BigBird, theirs)

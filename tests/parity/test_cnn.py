@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.cnn import CNN
 
@@ -57,7 +58,7 @@ def with_gradient(run: object, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", SIZES)
 def test_against_hf_resnet(name: str, stem: str, size: tuple[int, int]) -> None:
     theirs = reference(name, stem=stem)
-    ours = CNN.from_reference(theirs, height=size[0], width=size[1])
+    ours = from_reference(CNN, theirs, height=size[0], width=size[1])
     assert ours.config.stem == stem
     x = torch.randn(2, theirs.config.num_channels, *size)
     expected = with_gradient(lambda x: theirs(x).logits, x)
@@ -69,7 +70,7 @@ def test_against_hf_resnet(name: str, stem: str, size: tuple[int, int]) -> None:
 def test_training_mode_and_statistics() -> None:
     """The batch's own mean and variance, and what is kept of them."""
     theirs = reference("deep").train()
-    ours = CNN.from_reference(copy.deepcopy(theirs)).train()
+    ours = from_reference(CNN, copy.deepcopy(theirs)).train()
     x = torch.randn(4, 3, 32, 32)
     torch.testing.assert_close(ours(x), theirs(x).logits, atol=1e-5, rtol=1e-4)
     kept = theirs.resnet.encoder.stages[1].layers[0].shortcut.normalization
@@ -90,17 +91,17 @@ REFUSED = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     changes, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        CNN.from_reference(reference("two-stages", **changes))
+        from_reference(CNN, reference("two-stages", **changes))
 
 
 def test_refuses_another_stem_kind_and_weight() -> None:
     half_small = reference("two-stages")
     half_small.resnet.embedder.pooler = nn.Identity()
     with pytest.raises(UserError, match="stem"):
-        CNN.from_reference(half_small)
+        from_reference(CNN, half_small)
     with pytest.raises(UserError, match="Linear"):
-        CNN.from_reference(nn.Linear(2, 2))
+        from_reference(CNN, nn.Linear(2, 2))
     more = reference("two-stages")
     more.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        CNN.from_reference(more)
+        from_reference(CNN, more)

@@ -22,10 +22,12 @@ from sklearn.neural_network import MLPClassifier
 from test_hyper import HyperLSTM as PaperHyperLSTM
 from torch import Tensor, nn
 
+from oliveira.convert import CONVERTERS, from_reference
+from oliveira.convert import base as convert
+from oliveira.convert.bert import bert_from_weights
+from oliveira.convert.recurrent import to_recurrent
+from oliveira.convert.reference import Options
 from oliveira.errors import UserError
-from oliveira.models import convert
-from oliveira.models.convert_recurrent import to_recurrent
-from oliveira.models.convert_reference import Options
 from oliveira.nn.hyper import mlp_shapes
 from oliveira.registry import entries, entry
 
@@ -150,11 +152,11 @@ TABLE: dict[str, Row] = {
 
 def copy_of(name: str, reference: Any) -> nn.Module:
     model, _, more = TABLE[name]
-    return entry(model).model.from_reference(reference, **more())  # type: ignore[attr-defined]
+    return from_reference(entry(model).model, reference, **more())
 
 
 def test_every_model_that_copies_a_reference_is_in_the_table() -> None:
-    copying = {found.name for found in entries() if hasattr(found.model, "from_reference")}
+    copying = {found.name for found in entries() if found.model in CONVERTERS}
     assert copying == {model for model, *_ in TABLE.values()}
 
 
@@ -271,7 +273,7 @@ def test_what_was_changed_by_hand_is_named(case: str) -> None:
 def test_an_input_that_is_no_plain_embedding(setting: str) -> None:
     embedding = nn.Embedding(9, 6, **{setting: 1})
     with pytest.raises(UserError, match=setting):
-        entry("lstm").model.from_reference(nn.LSTM(6, 6), input=embedding, output=nn.Linear(6, 3))  # type: ignore[attr-defined]
+        from_reference(entry("lstm").model, nn.LSTM(6, 6), input=embedding, output=nn.Linear(6, 3))
 
 
 @pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta", "Camembert", "Data2VecText"])
@@ -280,9 +282,9 @@ def test_kin_of_bert_that_count_positions_otherwise(kind: str, more: dict[str, A
     sizes = {**BERT, "type_vocab_size": 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     module = getattr(hf, f"{kind}Model")(getattr(hf, f"{kind}Config")(**sizes))
     with pytest.raises(UserError, match=f"{kind}Model"):
-        entry("bert").model.from_reference(module, **more)  # type: ignore[attr-defined]
+        from_reference(entry("bert").model, module, **more)
     with pytest.raises(UserError, match="model_type"):
-        entry("bert").model.from_weights(module.config.to_dict(), module.state_dict(), gives="one", d_out=2)  # type: ignore[attr-defined]
+        bert_from_weights(module.config.to_dict(), module.state_dict(), gives="one", d_out=2)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -361,11 +363,11 @@ class Residual(nn.Sequential):
 
 def test_a_subclass_of_sequential() -> None:
     with pytest.raises(UserError, match="Residual"):
-        entry("mlp").model.from_reference(Residual(nn.Linear(3, 3)))  # type: ignore[attr-defined]
+        from_reference(entry("mlp").model, Residual(nn.Linear(3, 3)))
     with pytest.raises(UserError, match="part 0"):
-        entry("mlp").model.from_reference(nn.Sequential(nn.Sequential(nn.Linear(3, 3))))  # type: ignore[attr-defined]
+        from_reference(entry("mlp").model, nn.Sequential(nn.Sequential(nn.Linear(3, 3))))
     with pytest.raises(UserError, match="Flatten"):
-        entry("mlp").model.from_reference(nn.Sequential(nn.Flatten(0), nn.Linear(3, 3)))  # type: ignore[attr-defined]
+        from_reference(entry("mlp").model, nn.Sequential(nn.Flatten(0), nn.Linear(3, 3)))
 
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
@@ -431,7 +433,7 @@ def test_an_option_that_nobody_asked_for() -> None:
 def test_an_option_of_a_file_that_nobody_asked_for() -> None:
     module = TABLE["bert-fresh"][1]()
     config, weights = module.config.to_dict(), module.state_dict()
-    copy = entry("bert").model.from_weights  # type: ignore[attr-defined]
+    copy = bert_from_weights
     assert copy({**config, "pooler_type": "first", "something": None}, weights, gives="one", d_out=2)
     for changes, word in (
         ({"soft_cap": 3.0}, "soft_cap"),
@@ -519,7 +521,7 @@ def test_parts_that_do_not_fit() -> None:
         ({"input": nn.Embedding(9, 6), "output": nn.Identity()}, "Identity"),
     ):
         with pytest.raises(UserError, match=word):
-            entry("lstm").model.from_reference(nn.LSTM(6, 6), **more)  # type: ignore[attr-defined]
+            from_reference(entry("lstm").model, nn.LSTM(6, 6), **more)
 
 
 def test_layers_alone_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:

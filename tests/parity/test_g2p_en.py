@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from oliveira.convert.recurrent import from_g2p_en
 from oliveira.errors import UserError
 from oliveira.models.seq2seq import Seq2Seq
 from oliveira.nn.beam import beam_search
@@ -123,7 +124,7 @@ def ours(model: Seq2Seq, words: list[str], beam: int) -> list[list[int]]:
 
 def test_against_published_equations(checkpoint: Path) -> None:
     """Greedy phonemes of more than 200 words, in one batch on our side and word by word on theirs."""
-    model, published = Seq2Seq.from_g2p_en(checkpoint), Published(checkpoint)
+    model, published = from_g2p_en(checkpoint), Published(checkpoint)
     assert len(set(WORDS)) >= 200 and len(PHONEMES) == model.config.target_vocab_size
     got = ours(model, WORDS, beam=1)
     wrong = [w for w, answer in zip(WORDS, got, strict=True) if answer != published.greedy(spelled(w))[0]]
@@ -131,7 +132,7 @@ def test_against_published_equations(checkpoint: Path) -> None:
 
 
 def test_logits_against_published_equations(checkpoint: Path) -> None:
-    model, published = Seq2Seq.from_g2p_en(checkpoint), Published(checkpoint)
+    model, published = from_g2p_en(checkpoint), Published(checkpoint)
     for word in KNOWN:
         answer, expected = published.greedy(spelled(word))
         got = model(torch.tensor([spelled(word)]), torch.tensor([[START, *answer]]))[0]
@@ -139,13 +140,13 @@ def test_logits_against_published_equations(checkpoint: Path) -> None:
 
 
 def test_known_pronunciations(checkpoint: Path) -> None:
-    got = ours(Seq2Seq.from_g2p_en(checkpoint), list(KNOWN), beam=1)
+    got = ours(from_g2p_en(checkpoint), list(KNOWN), beam=1)
     assert [" ".join(PHONEMES[p] for p in answer) for answer in got] == list(KNOWN.values())
 
 
 def test_a_beam_finds_likelier_answers(checkpoint: Path) -> None:
     """Mean log-probability a token: never below greedy's, and above it where the greedy choice was short-sighted."""
-    model, words = Seq2Seq.from_g2p_en(checkpoint), WORDS[:60]
+    model, words = from_g2p_en(checkpoint), WORDS[:60]
     scores = []
     for beam in (1, 4):
         rows = []
@@ -163,4 +164,4 @@ def test_refuses_another_file(tmp_path: Path) -> None:
     np.savez(arrays, enc_emb=np.zeros((2, 2), np.float32))
     for path in (text, arrays, tmp_path / "missing.npz"):
         with pytest.raises(UserError, match="checkpoint20"):
-            Seq2Seq.from_g2p_en(path)
+            from_g2p_en(path)

@@ -14,6 +14,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.gpt import GPT
 from oliveira.nn.attention import ConcatCache
@@ -74,7 +75,7 @@ def embeddings_gradient(module: nn.Module, embedding: nn.Embedding, run: object)
 @pytest.mark.parametrize("length", [1, 7, 16])
 def test_against_hf(name: str, length: int) -> None:
     theirs = reference(name)
-    ours = GPT.from_reference(theirs)
+    ours = from_reference(GPT, theirs)
     tokens = torch.randint(29, (2, length))
     expected = embeddings_gradient(theirs, theirs.get_input_embeddings(), lambda m: m(input_ids=tokens).logits)
     got = embeddings_gradient(ours, ours.embedding, lambda m: m(tokens))
@@ -86,7 +87,7 @@ def test_against_hf(name: str, length: int) -> None:
 def test_weight_gradients(name: str) -> None:
     """The gradient of one early weight, through everything that follows it."""
     theirs = reference(name)
-    ours = GPT.from_reference(theirs)
+    ours = from_reference(GPT, theirs)
     tokens = torch.randint(29, (2, 9))
     theirs(input_ids=tokens).logits.square().sum().backward()
     ours(tokens).square().sum().backward()
@@ -102,7 +103,7 @@ def test_weight_gradients(name: str) -> None:
 def test_padding_mask(name: str) -> None:
     """Two texts of different length in one batch, the shorter padded on the left: what an engine does."""
     theirs = reference(name)
-    ours = GPT.from_reference(theirs)
+    ours = from_reference(GPT, theirs)
     tokens = torch.randint(29, (2, 7))
     kept = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
     positions = (kept.cumsum(1) - 1).clamp(min=0)
@@ -118,7 +119,7 @@ def test_padding_mask(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "llama-bias"])
 def test_greedy_text_with_a_cache(name: str) -> None:
     theirs = reference(name)
-    ours = GPT.from_reference(theirs)
+    ours = from_reference(GPT, theirs)
     prompt = torch.randint(29, (1, 5))
     expected = theirs.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=10, do_sample=False, eos_token_id=None
@@ -150,11 +151,11 @@ REFUSED = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     kind, config, arguments, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        GPT.from_reference(kind(config(**arguments)))
+        from_reference(GPT, kind(config(**arguments)))
 
 
 def test_no_weight_is_left_over() -> None:
     theirs = reference("gpt2")
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        GPT.from_reference(theirs)
+        from_reference(GPT, theirs)

@@ -17,8 +17,9 @@ from hypnettorch.hnets import HMLP, ChunkedHMLP
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from oliveira.convert import from_reference
+from oliveira.convert.hyper import layer_from_reference
 from oliveira.errors import UserError
-from oliveira.models.convert_hyper import layer_from_reference
 from oliveira.models.hyperlstm import HyperLSTM as Ours
 from oliveira.models.hypernetwork import Hypernetwork
 from oliveira.nn.hyper import ChunkedHyperMLP, HyperMLP, mlp_shapes
@@ -98,7 +99,7 @@ def chunked(**changes: Any) -> Any:
 def test_hypernetwork_against_hypnettorch(depth: int) -> None:
     """The whole model: their weights in a plain MLP; outputs, and the gradients at input and embeddings."""
     theirs = chunked(target_shapes=[list(s) for s in mlp_shapes([12, *[7] * depth, 5])])
-    ours = Hypernetwork.from_reference(theirs)
+    ours = from_reference(Hypernetwork, theirs)
     x = torch.randn(3, 1, 1, 12, requires_grad=True)
     h, weights = x.flatten(1), theirs(cond_id=0)
     for i in range(0, len(weights), 2):
@@ -129,12 +130,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_hypernetwork_refuses_what_it_does_not_compute(name: str) -> None:
     changes, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        Hypernetwork.from_reference(chunked(**changes))
+        from_reference(Hypernetwork, chunked(**changes))
 
 
 def test_hypernetwork_refuses_another_kind() -> None:
     with pytest.raises(UserError, match="HMLP"):
-        Hypernetwork.from_reference(HMLP([[7, 12], [7]], cond_in_size=3, layers=(), **QUIET))
+        from_reference(Hypernetwork, HMLP([[7, 12], [7]], cond_in_size=3, layers=(), **QUIET))
 
 
 class SmallLSTM(nn.Module):
@@ -209,7 +210,7 @@ def test_hyperlstm_against_the_paper(n_layers: int, length: int) -> None:
     """The whole model on numbers: outputs and input gradients."""
     theirs = randomise(HyperLSTM(8, 8, 6, 3, n_layers))
     before, after = nn.Linear(3, 8), nn.Linear(8, 5)
-    ours = Ours.from_reference(theirs, input=before, output=after)
+    ours = from_reference(Ours, theirs, input=before, output=after)
     x = torch.randn(4, length, 3, requires_grad=True)
     expected, got = after(theirs(before(x))), ours(x)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
@@ -228,7 +229,7 @@ def test_hyperlstm_against_recorded_labml() -> None:
     pass_on = nn.Linear(5, 5)
     nn.init.eye_(pass_on.weight)
     nn.init.zeros_(pass_on.bias)
-    for model in (theirs, Ours.from_reference(theirs, input=pass_on, output=pass_on)):
+    for model in (theirs, from_reference(Ours, theirs, input=pass_on, output=pass_on)):
         x = recorded["x"].clone().requires_grad_()
         y = model(x)
         torch.testing.assert_close(y, recorded["y"], atol=1e-6, rtol=1e-5)
@@ -239,7 +240,7 @@ def test_hyperlstm_against_recorded_labml() -> None:
 def test_hyperlstm_on_tokens_against_the_paper() -> None:
     theirs = randomise(HyperLSTM(8, 8, 6, 3, 1))
     before, after = nn.Embedding(11, 8), nn.Linear(8, 5)
-    ours = Ours.from_reference(theirs, input=before, output=after, gives="one")
+    ours = from_reference(Ours, theirs, input=before, output=after, gives="one")
     tokens = torch.randint(11, (4, 7))
     torch.testing.assert_close(ours(tokens), after(theirs(before(tokens)))[:, -1], atol=1e-5, rtol=1e-5)
 
@@ -249,9 +250,9 @@ def test_hyperlstm_layer_of_another_width() -> None:
     x = torch.randn(4, 7, 5)
     torch.testing.assert_close(layer_from_reference(theirs.cells[0])(x), theirs(x), atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="input_size = 5"):
-        Ours.from_reference(theirs, input=nn.Linear(3, 5), output=nn.Linear(8, 2))
+        from_reference(Ours, theirs, input=nn.Linear(3, 5), output=nn.Linear(8, 2))
 
 
 def test_hyperlstm_refuses_another_kind() -> None:
     with pytest.raises(UserError, match="LSTM"):
-        Ours.from_reference(nn.LSTM(4, 4), input=nn.Linear(3, 4), output=nn.Linear(4, 2))
+        from_reference(Ours, nn.LSTM(4, 4), input=nn.Linear(3, 4), output=nn.Linear(4, 2))

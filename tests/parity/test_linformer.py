@@ -8,6 +8,7 @@ from linformer import LinformerLM, LinformerSelfAttention
 from linformer.linformer import Linformer as TheirStack
 from torch import nn
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.linformer import Linformer
 
@@ -27,7 +28,7 @@ def reference(**changes: object) -> nn.Module:
 @pytest.mark.parametrize("length", [1, 7, 16])
 def test_against_linformer(changes: dict[str, object], length: int) -> None:
     theirs = reference(**changes).double()  # rounding differs from CPU to CPU; a wrong formula does not hide in it
-    ours = Linformer.from_reference(theirs).double()
+    ours = from_reference(Linformer, theirs).double()
     tokens = torch.randint(29, (2, length))
     expected, got = theirs(tokens), ours(tokens)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
@@ -49,7 +50,7 @@ def test_against_linformer(changes: dict[str, object], length: int) -> None:
 def test_padding_is_a_shorter_row_of_the_reference() -> None:
     """The package takes no mask: a padded row must give what the package gives for the row alone."""
     theirs = reference()
-    ours = Linformer.from_reference(theirs)
+    ours = from_reference(Linformer, theirs)
     tokens = torch.randint(29, (2, 11))
     mask = torch.arange(11) < torch.tensor([[11], [4]])
     got = ours(tokens, mask)
@@ -71,11 +72,11 @@ REFUSED = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     make, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        Linformer.from_reference(make())
+        from_reference(Linformer, make())
 
 
 def test_no_weight_is_left_over() -> None:
     theirs = reference()
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        Linformer.from_reference(theirs)
+        from_reference(Linformer, theirs)

@@ -14,9 +14,9 @@ from safetensors.torch import load
 from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from oliveira.convert.bert import bert_from_weights
 from oliveira.data import weights
 from oliveira.data.wordpiece import WordPiece
-from oliveira.models.bert import BERT
 
 NAMES = ["Ana", "José", "Conceição", "Dr. Müller", "a água-viva"]
 DOINGS = ["foi à praia", "não comeu pão-de-ló", "leu 1.234 páginas às 7h30", "disse: “já vou!”", "é avó de 3 çínicos"]
@@ -83,7 +83,7 @@ def test_wordpiece_against_hf(wordpiece: WordPiece, files: Traversable, tmp_path
 def test_embeddings_against_hf(wordpiece: WordPiece, theirs: BertModel, files: Traversable) -> None:
     """Our classes on the two files, transformers' on the same: mean over the real tokens, length 1."""
     state = load((files / "model.safetensors").read_bytes())
-    ours = BERT.from_weights(json.loads((files / "config.json").read_bytes()), state, gives="one", d_out=2)
+    ours = bert_from_weights(json.loads((files / "config.json").read_bytes()), state, gives="one", d_out=2)
     worst = 0.0
     with torch.inference_mode():
         for first in range(0, 100, 25):
@@ -96,7 +96,7 @@ def test_embeddings_against_hf(wordpiece: WordPiece, theirs: BertModel, files: T
 
 
 def test_the_embeddings_mean_something(wordpiece: WordPiece, files: Traversable) -> None:
-    ours = BERT.from_weights(
+    ours = bert_from_weights(
         json.loads((files / "config.json").read_bytes()), load((files / "model.safetensors").read_bytes()),
         gives="one", d_out=2,
     )  # fmt: skip

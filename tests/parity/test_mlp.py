@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.mlp import MLP
 
@@ -27,7 +28,7 @@ SEQUENTIALS = {
 @pytest.mark.parametrize("name", SEQUENTIALS)
 def test_against_torch_sequential(name: str) -> None:
     theirs = SEQUENTIALS[name]().eval()
-    ours = MLP.from_reference(theirs)
+    ours = from_reference(MLP, theirs)
     x = torch.randn(6, 1, 7)
     left, right = x.clone().requires_grad_(), x.flatten(1).requires_grad_()
     got, expected = ours(left), theirs(right)
@@ -51,7 +52,7 @@ def fitted(classes: int = 4, **arguments: object) -> tuple[MLPClassifier, np.nda
 @pytest.mark.parametrize("hidden", [(8,), (8, 8), (5, 5, 5)])
 def test_against_sklearn(hidden: tuple[int, ...]) -> None:
     theirs, x = fitted(hidden_layer_sizes=hidden)
-    ours = MLP.from_reference(theirs)
+    ours = from_reference(MLP, theirs)
     got = torch.softmax(ours(torch.tensor(x)[:, None]), dim=-1)
     np.testing.assert_allclose(got.detach().numpy(), theirs.predict_proba(x), atol=1e-5)
 
@@ -59,7 +60,7 @@ def test_against_sklearn(hidden: tuple[int, ...]) -> None:
 def test_sklearn_input_gradient() -> None:
     """scikit-learn has no gradient at the input: differences of its own outputs, in float64."""
     theirs, x = fitted()
-    ours = MLP.from_reference(theirs).double()
+    ours = from_reference(MLP, theirs).double()
     row = torch.tensor(x[:1])[:, None].requires_grad_()
     torch.log_softmax(ours(row), dim=-1)[0, 2].backward()
     assert row.grad is not None
@@ -89,15 +90,15 @@ REFUSED = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     module, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        MLP.from_reference(module)
+        from_reference(MLP, module)
 
 
 def test_refuses_another_activation_of_sklearn() -> None:
     with pytest.raises(UserError, match="activation = 'tanh'"):
-        MLP.from_reference(fitted(activation="tanh")[0])
+        from_reference(MLP, fitted(activation="tanh")[0])
 
 
 def test_refuses_two_classes_of_sklearn() -> None:
     """With two classes scikit-learn has one logistic output, not two of a softmax."""
     with pytest.raises(UserError, match="out_activation_"):
-        MLP.from_reference(fitted(classes=2)[0])
+        from_reference(MLP, fitted(classes=2)[0])

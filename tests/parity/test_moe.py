@@ -12,6 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, Mixtr
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersSparseMLP
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.moe import MoE
 from oliveira.nn.feedforward import FeedForward, SwiGLU
@@ -54,7 +55,7 @@ def run(module: nn.Module, embedding: nn.Embedding, call: Any) -> tuple[Tensor, 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_against_hf_mixtral(name: str, length: int) -> None:
     theirs = mixtral(**VARIANTS[name])
-    ours = MoE.from_reference(theirs)
+    ours = from_reference(MoE, theirs)
     tokens = torch.randint(29, (3, length))
     expected = run(theirs, theirs.get_input_embeddings(), lambda m: m(input_ids=tokens).logits)
     got = run(ours, ours.input.embedding, lambda m: m(tokens))  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ def test_against_hf_mixtral(name: str, length: int) -> None:
 
 def test_padding_against_hf_mixtral() -> None:
     theirs = mixtral()
-    ours, tokens = MoE.from_reference(theirs), torch.randint(29, (2, 7))
+    ours, tokens = from_reference(MoE, theirs), torch.randint(29, (2, 7))
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[1, 4:] = False
     expected = theirs(input_ids=tokens, attention_mask=mask.long()).logits
@@ -75,7 +76,7 @@ def test_padding_against_hf_mixtral() -> None:
 def test_weight_gradients_against_hf_mixtral() -> None:
     """One expert's fused matrix and the router of the first layer, through all that follows."""
     theirs = mixtral()
-    ours, tokens = MoE.from_reference(theirs), torch.randint(29, (3, 9))
+    ours, tokens = from_reference(MoE, theirs), torch.randint(29, (3, 9))
     theirs(input_ids=tokens).logits.square().sum().backward()
     ours(tokens).square().sum().backward()
     mlp, mixture = theirs.model.layers[0].mlp, ours.blocks[0].mixture
@@ -122,7 +123,7 @@ def test_block_and_balance_loss_against_hf_mixtral(top_k: int) -> None:
 def test_auxiliary_loss_against_hf_mixtral(n_layers: int, top_k: int, padded: bool) -> None:
     """Of the whole model, value and gradient: transformers counts the tokens of all layers together."""
     theirs = mixtral(num_hidden_layers=n_layers, num_experts_per_tok=top_k, router_aux_loss_coef=0.3)
-    ours, tokens = MoE.from_reference(theirs), torch.randint(29, (3, 7))
+    ours, tokens = from_reference(MoE, theirs), torch.randint(29, (3, 7))
     mask = torch.ones(3, 7, dtype=torch.bool)
     if padded:
         mask[0, 5:], mask[2, 1:] = False, False
@@ -181,14 +182,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     changes, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        MoE.from_reference(mixtral(**changes))
+        from_reference(MoE, mixtral(**changes))
 
 
 def test_refuses_another_kind_and_a_weight_left_over() -> None:
     dense = {key: value for key, value in SIZES.items() if "experts" not in key}
     with pytest.raises(UserError, match="MistralForCausalLM"):
-        MoE.from_reference(MistralForCausalLM(MistralConfig(**dense)))
+        from_reference(MoE, MistralForCausalLM(MistralConfig(**dense)))
     theirs = mixtral()
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        MoE.from_reference(theirs)
+        from_reference(MoE, theirs)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oliveira.convert import from_reference
+from oliveira.convert.recurrent import to_recurrent
 from oliveira.errors import UserError
 from oliveira.models.bigru import BiGRU
 from oliveira.models.bilstm import BiLSTM
-from oliveira.models.convert_recurrent import to_recurrent
 from oliveira.models.gru import GRU
 from oliveira.models.lstm import LSTM
 from oliveira.models.rnn import RNN
@@ -112,11 +113,11 @@ def test_models_against_torch(model: Any, eats: str) -> None:
     x = torch.randint(19, (2, 8)) if eats == "tokens" else torch.randn(2, 8, 4)
     mask = torch.arange(8) < torch.tensor([[8], [5]])
     h = theirs(source(x))[0]
-    ours = model.from_reference(theirs, input=source, output=head)
+    ours = from_reference(model, theirs, input=source, output=head)
     torch.testing.assert_close(ours(x), head(h), atol=1e-5, rtol=1e-5)
     short = theirs(source(x[1:, :5]))[0]
     pooled = [rows.mean(dim=1) if model.bidirectional else rows[:, -1] for rows in (h[:1], short)]
-    ours = model.from_reference(theirs, input=source, output=head, gives="one")
+    ours = from_reference(model, theirs, input=source, output=head, gives="one")
     torch.testing.assert_close(ours(x, mask), head(torch.cat(pooled)), atol=1e-5, rtol=1e-5)
 
 
@@ -146,4 +147,4 @@ def test_refuses_what_it_does_not_compute(word: str) -> None:
 )
 def test_models_refuse_another_kind(model: Any, module: nn.Module, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        model.from_reference(module, input=nn.Linear(4, 6), output=nn.Linear(6, 3))
+        from_reference(model, module, input=nn.Linear(4, 6), output=nn.Linear(6, 3))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ReformerConfig, ReformerModel, ReformerModelWithLMHead
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.reformer import Reformer
 
@@ -44,7 +45,7 @@ def reference(**changes: Any) -> nn.Module:
 
 
 def converted(theirs: nn.Module) -> Reformer:
-    return Reformer.from_reference(theirs).double()
+    return from_reference(Reformer, theirs).double()
 
 
 def gradient_at(embedding: nn.Embedding, logits: Tensor, rows: Tensor) -> Tensor:
@@ -115,13 +116,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     changes, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        Reformer.from_reference(reference(**changes))
+        from_reference(Reformer, reference(**changes))
 
 
 def test_refuses_another_model_and_a_weight_left_over() -> None:
     with pytest.raises(UserError, match="ReformerModelWithLMHead"):
-        Reformer.from_reference(ReformerModel(ReformerConfig(**SIZES)))
+        from_reference(Reformer, ReformerModel(ReformerConfig(**SIZES)))
     theirs = reference()
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        Reformer.from_reference(theirs)
+        from_reference(Reformer, theirs)

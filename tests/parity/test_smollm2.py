@@ -15,9 +15,9 @@ from gguf.quants import dequantize
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from oliveira.convert.gguf import FromGGUF, read_gguf
 from oliveira.data import weights
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.models.gguf import FromGGUF, read_gguf
 from oliveira.tasks import few_shot
 from oliveira.tasks.language_modelling import generate
 

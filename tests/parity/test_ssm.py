@@ -17,6 +17,7 @@ from mambapy.mamba import MambaConfig as TheirConfig
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.mamba import Mamba
 from oliveira.nn.ssm import DiagonalSSM, convolve
@@ -62,7 +63,7 @@ def through_embedding(module: nn.Module, embedding: nn.Module, run: Any) -> tupl
 def test_against_hf_mamba(name: str, length: int) -> None:
     torch.manual_seed(0)
     theirs = shaken(MambaForCausalLM(MambaConfig(**{**HF, **VARIANTS[name]})))
-    ours = Mamba.from_reference(theirs)
+    ours = from_reference(Mamba, theirs)
     tokens = torch.randint(29, (2, length))
     expected = through_embedding(theirs, theirs.get_input_embeddings(), lambda m: m(input_ids=tokens).logits)
     got = through_embedding(ours, ours.input, lambda m: m(tokens))
@@ -74,7 +75,7 @@ def test_weight_gradients_against_hf_mamba() -> None:
     """Of every weight of the first layer, through all that follows it."""
     torch.manual_seed(0)
     theirs = shaken(MambaForCausalLM(MambaConfig(**HF)))
-    ours = Mamba.from_reference(theirs)
+    ours = from_reference(Mamba, theirs)
     tokens = torch.randint(29, (2, 9))
     theirs(input_ids=tokens).logits.square().mean().backward()
     ours(tokens).square().mean().backward()
@@ -101,7 +102,7 @@ def test_padding_against_hf_mamba(side: str) -> None:
     """Two texts of different length in one batch; on either side padding is not seen."""
     torch.manual_seed(0)
     theirs = shaken(MambaForCausalLM(MambaConfig(**HF)))
-    ours = Mamba.from_reference(theirs)
+    ours = from_reference(Mamba, theirs)
     tokens, kept = torch.randint(29, (2, 9)), torch.ones(2, 9, dtype=torch.int64)
     real = slice(4, 9) if side == "left" else slice(0, 5)
     kept[0] = 0
@@ -116,7 +117,7 @@ def test_steps_against_hf_mamba_cache() -> None:
     """Ten tokens one at a time: our state beside their cache."""
     torch.manual_seed(0)
     theirs = shaken(MambaForCausalLM(MambaConfig(**HF)))
-    ours = Mamba.from_reference(theirs)
+    ours = from_reference(Mamba, theirs)
     tokens = torch.randint(29, (2, 10))
     state, cache = None, None
     word = "cache" if "cache" in inspect.signature(theirs.forward).parameters else "cache_params"  # before 5.24
@@ -133,7 +134,7 @@ def test_steps_against_hf_mamba_cache() -> None:
 def test_against_mambapy(changes: dict[str, Any], length: int) -> None:
     torch.manual_seed(0)
     theirs = shaken(TheirMamba(TheirConfig(d_model=24, n_layers=2, **changes)))
-    ours = Mamba.from_reference(theirs)
+    ours = from_reference(Mamba, theirs)
     x = torch.randn(2, length, 24, requires_grad=True)
     direction = torch.randn(2, length, 24)
     expected = nn.functional.rms_norm(theirs(x), (24,), eps=1e-5)
@@ -159,14 +160,14 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("word", REFUSED)
 def test_refuses_what_it_does_not_compute(word: str) -> None:
     with pytest.raises(UserError, match=word):
-        Mamba.from_reference(REFUSED[word]())
+        from_reference(Mamba, REFUSED[word]())
 
 
 def test_no_weight_is_left_over() -> None:
     theirs = MambaForCausalLM(MambaConfig(**HF))
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        Mamba.from_reference(theirs)
+        from_reference(Mamba, theirs)
 
 
 def system(layer: DiagonalSSM, channel: int) -> tuple[np.ndarray, ...]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.transformer import OneTower, Transformer, TransformerConfig, TwoTowers
 from oliveira.registry import entry
-from oliveira.runs import build
+from oliveira.runs.run import build
 from oliveira.tasks.catalogue import task
 
 # torch warns when its faster path for inference is not open to a layer.
@@ -75,7 +76,7 @@ def padding(lengths: list[int], steps: int) -> Tensor:
 @pytest.mark.parametrize("name", TORCH_VARIANTS)
 def test_against_torch(name: str, masked: bool) -> None:
     theirs = randomised(nn.Transformer(**{**TORCH, **TORCH_VARIANTS[name]}))
-    ours = Transformer.from_reference(theirs, **ENDS)
+    ours = from_reference(Transformer, theirs, **ENDS)
     assert isinstance(ours, TwoTowers)
     source, target = torch.randn(2, 7, 24), torch.randn(2, 5, 24)
     mask = padding([7, 4], 7) if masked else None
@@ -106,7 +107,7 @@ def test_against_torch(name: str, masked: bool) -> None:
 def test_encoder_alone_against_torch(name: str) -> None:
     """The one-tower form on numbers: torch's encoder between our two ends."""
     theirs = randomised(nn.Transformer(**{**TORCH, **TORCH_VARIANTS[name]}))
-    state = Transformer.from_reference(theirs, **ENDS).state_dict()
+    state = from_reference(Transformer, theirs, **ENDS).state_dict()
     sizes: dict[str, Any] = dict(
         d_model=24, n_heads=3, n_layers=2, d_ff=40, pre_norm=name == "pre", final_norm=True, max_len=16
     )
@@ -145,7 +146,7 @@ def embedded(module: nn.Module, embeddings: list[nn.Embedding], run: Callable[[]
 @pytest.mark.parametrize("name", MARIAN_VARIANTS)
 def test_against_hf_marian(name: str, masked: bool) -> None:
     theirs = randomised(MarianMTModel(MarianConfig(**{**MARIAN, **MARIAN_VARIANTS[name]})))
-    ours = Transformer.from_reference(theirs)
+    ours = from_reference(Transformer, theirs)
     assert isinstance(ours, TwoTowers) and ours.source.embedding is not None
     assert ours.config.tied == (name not in ("untied", "two-vocabularies-of-one-size"))
     source, target = torch.randint(30, (2, 7)), torch.randint(30, (2, 5))
@@ -167,7 +168,7 @@ def test_against_hf_marian(name: str, masked: bool) -> None:
 def test_greedy_translation_against_hf_marian() -> None:
     theirs = randomised(MarianMTModel(MarianConfig(**MARIAN)))
     theirs.generation_config.max_length = None
-    ours = Transformer.from_reference(theirs)
+    ours = from_reference(Transformer, theirs)
     source, mask = torch.randint(36, (3, 7)), padding([7, 4, 2], 7)
     expected = theirs.generate(
         source, attention_mask=mask.long(), max_new_tokens=10, do_sample=False, num_beams=1, eos_token_id=None,
@@ -196,7 +197,7 @@ REFUSED = {
 def test_refuses_what_it_does_not_compute(name: str) -> None:
     make, word = REFUSED[name]
     with pytest.raises(UserError, match=word):
-        Transformer.from_reference(make(), **ENDS)
+        from_reference(Transformer, make(), **ENDS)
 
 
 def test_refuses_positions_that_are_no_sinusoids() -> None:
@@ -204,19 +205,19 @@ def test_refuses_positions_that_are_no_sinusoids() -> None:
     with torch.no_grad():
         theirs.model.decoder.embed_positions.weight += 0.1
     with pytest.raises(UserError, match="positions"):
-        Transformer.from_reference(theirs)
+        from_reference(Transformer, theirs)
 
 
 def test_torch_needs_the_sizes_of_its_ends() -> None:
     with pytest.raises(UserError, match="vocab_size"):
-        Transformer.from_reference(nn.Transformer(**TORCH))
+        from_reference(Transformer, nn.Transformer(**TORCH))
 
 
 def test_no_weight_is_left_over() -> None:
     theirs = nn.Transformer(**TORCH)
     theirs.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        Transformer.from_reference(theirs, **ENDS)
+        from_reference(Transformer, theirs, **ENDS)
 
 
 def test_a_copy_is_of_the_same_form() -> None:

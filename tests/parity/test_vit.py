@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from oliveira.convert import from_reference
 from oliveira.errors import UserError
 from oliveira.models.vit import ViT
 
@@ -35,7 +36,7 @@ def reference(**changes: object) -> nn.Module:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_against_hf_vit(name: str) -> None:
     theirs = reference(**VARIANTS[name])
-    ours = ViT.from_reference(theirs)
+    ours = from_reference(ViT, theirs)
     x = torch.randn(2, ours.config.channels, ours.config.height, ours.config.width)
     left, right = x.clone().requires_grad_(), x.clone().requires_grad_()
     got, expected = ours(left), theirs(right).logits
@@ -56,10 +57,10 @@ def test_against_hf_vit(name: str) -> None:
 def test_refuses_what_it_does_not_compute() -> None:
     for changes, word in (({"hidden_act": "gelu_new"}, "hidden_act"), ({"qkv_bias": False}, "qkv_bias")):
         with pytest.raises(UserError, match=word):
-            ViT.from_reference(reference(**changes))
+            from_reference(ViT, reference(**changes))
     with pytest.raises(UserError, match="Linear"):
-        ViT.from_reference(nn.Linear(2, 2))
+        from_reference(ViT, nn.Linear(2, 2))
     more = reference()
     more.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     with pytest.raises(UserError, match="extra"):
-        ViT.from_reference(more)
+        from_reference(ViT, more)

@@ -13,12 +13,12 @@ from serving_helpers import TEXTS, Home, Server
 
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.pieces import pieces
 from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.stages import STAGES
 from oliveira.monitoring.traffic import TrafficLog
+from oliveira.process.progress import Reporter
 from oliveira.world import load_world
 
 

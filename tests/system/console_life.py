@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from oliveira.console.routes import Shown, make_router
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.world import World
 
 COOKIE = "oliveira_session"
@@ -181,7 +181,7 @@ class Front:
 
     async def _guard(self, request: Request, call_next: Any) -> Response:
         known = request.cookies.get(COOKIE) == SECRET
-        if request.url.path == "/console/session":  # as oliveira/serving/auth.py does
+        if request.url.path == "/console/session":  # as oliveira/serving/front/auth.py does
             known = request.headers.get("authorization") == f"Bearer {SECRET}"
             answer = Response(status_code=204 if known else 401)
             if known:

@@ -7,9 +7,9 @@ from typing import Any
 
 from serving_helpers import TEXTS
 
-from oliveira.serving.sampling import Sampling
-from oliveira.serving.scheduler import CHUNK, Request
-from oliveira.serving.text_engine import TextEngine
+from oliveira.serving.engine.sampling import Sampling
+from oliveira.serving.engine.scheduler import CHUNK, Request
+from oliveira.serving.engine.text_engine import TextEngine
 
 
 def request(

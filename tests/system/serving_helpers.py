@@ -21,10 +21,11 @@ from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.serving.address import authority
-from oliveira.world import ServeSection, World
+from oliveira.serving.settings import ServeSection
+from oliveira.world import World
 
 MAX_LEN = 256
 START_SECONDS = 300.0  # bound for a server to start: 2 s here, far more beside a training in another session

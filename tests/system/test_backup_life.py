@@ -14,7 +14,7 @@ import life_helpers as life
 import pytest
 from serving_helpers import wait_for
 
-from oliveira.lifecycle.ledger import ADDRESS, Ledger
+from oliveira.ledger import ADDRESS, Ledger
 from oliveira.lifecycle.traffic_load import Load
 from oliveira.lifecycle.visitors import complete
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import life_helpers as life
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str, code: int | None = 2) -> None:
@@ -44,10 +44,10 @@ def folder(tmp_path: Path, **files: bytes) -> Path:
         ({}, ["text", "folder"]),
         ({"a__txt": b"\0" * 50_000}, ["a.txt"]),
         ({"a__txt": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40}, ["a.txt"]),
-        ({"a__txt": "São Paulo é uma cidade. ".encode("latin-1") * 2000}, ["a.txt", "UTF-8"]),
+        ({"a__pdf": b"%PDF-1.7 and no more", "b__docx": b"PK"}, ["a.pdf", "PDF"]),
         ({"a__txt": b"Muito pouco texto para aprender alguma coisa."}, ["characters"]),
     ],
-    ids=["empty", "nul", "binary", "latin-1", "too-little"],
+    ids=["empty", "nul", "binary", "damaged", "too-little"],
 )
 def test_text_that_cannot_be_learnt_from(tmp_path: Path, files: dict[str, bytes], words: list[str]) -> None:
     refused(up_on(tmp_path, folder(tmp_path, **files)), *words)
@@ -122,7 +122,7 @@ def test_a_home_that_cannot_be_written_is_said_before_any_work(tmp_path: Path, c
 
 
 def test_two_programs_on_one_home(tmp_path: Path) -> None:
-    from oliveira.lifecycle.process import holder
+    from oliveira.process.holder import holder
 
     with holder(tmp_path, "up"):
         refused(life.run([*life.command(tmp_path, "up"), "--world", "tiny", "--port", "0"]), "another", "--home")

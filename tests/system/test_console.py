@@ -21,11 +21,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from oliveira.console.curve import CurveTail, thin
 from oliveira.console.figures import RequestFigures
+from oliveira.console.flow import FLOW
 from oliveira.console.routes import STATIC, Shown, make_router
 from oliveira.console.state import state_snapshot
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import gate
-from oliveira.lifecycle.flow import FLOW
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
 
 FLAGS = [

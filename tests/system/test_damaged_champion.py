@@ -14,13 +14,13 @@ import pytest
 from serving_helpers import wait_for
 
 from oliveira import artifact
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.returning import PUT_BACK
 from oliveira.lifecycle.stages import STAGES
 from oliveira.lifecycle.traffic_load import Load
 from oliveira.lifecycle.visitors import complete
+from oliveira.process.progress import Reporter
 from oliveira.world import load_world
 
 

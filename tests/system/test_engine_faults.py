@@ -17,13 +17,13 @@ from serving_helpers import MAX_LEN, Home
 
 from oliveira.artifact import Artifact
 from oliveira.kernels.build import unavailable
-from oliveira.serving import engine as engine_module
-from oliveira.serving import scheduler as scheduler_module
-from oliveira.serving import text_engine
-from oliveira.serving.decoders import Settings
+from oliveira.serving.engine import __main__ as engine_module
+from oliveira.serving.engine import scheduler as scheduler_module
+from oliveira.serving.engine import text_engine
+from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.text_engine import TextEngine
+from oliveira.serving.engine.window import Window
 from oliveira.serving.protocol import pack, unpack
-from oliveira.serving.text_engine import TextEngine
-from oliveira.serving.window import Window
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes, without cache")
 

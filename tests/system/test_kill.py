@@ -18,8 +18,8 @@ import life_helpers as life
 import pytest
 
 from oliveira import artifact
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.process import is_held
+from oliveira.ledger import Ledger
+from oliveira.process.holder import is_held
 
 pytestmark = pytest.mark.slow
 KILLS, TRAIN_HITS = 50, 5

@@ -18,10 +18,10 @@ from serving_helpers import Home, Server, wait_for
 
 from oliveira import artifact
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import RETRAINING, Ledger
-from oliveira.lifecycle.process import is_held
+from oliveira.ledger import RETRAINING, Ledger
 from oliveira.lifecycle.traffic_load import Load
 from oliveira.lifecycle.visitors import complete
+from oliveira.process.holder import is_held
 from oliveira.world import load_world
 
 pytestmark = pytest.mark.slow

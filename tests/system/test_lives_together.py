@@ -18,8 +18,8 @@ from serving_helpers import Home, Server, wait_for
 from test_task_lives import series
 
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import place
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import place
 from oliveira.world import TaskSection, load_world
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from oliveira.cli import app
 from oliveira.export.forward import MASK, ForwardRunner
-from oliveira.predict import Predictor, export
 from oliveira.registry import Entry, entries, entry
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor, export
+from oliveira.runs.run import fit
 from oliveira.tasks.catalogue import fitting, task
 
 # Cheap and offline; the first that an entry fits is its life.

@@ -18,6 +18,7 @@ from serving_helpers import TEXTS, Home, Server, wait_for
 from typer.testing import CliRunner
 
 from oliveira.adaptation.lora import layers
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.artifact import open_artifact
 from oliveira.cli import app
 from oliveira.errors import Interrupted, OliveiraError, UserError
@@ -26,7 +27,6 @@ from oliveira.lifecycle import own_adapter
 from oliveira.lifecycle.overview import overview
 from oliveira.lifecycle.own_adapter import make_adapter
 from oliveira.serving.adapter_names import adapter_names
-from oliveira.world import AdaptSection
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ import yaml
 from fastapi import Body, FastAPI, Header, Response
 
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.monitoring.dashboard import dashboard
 from oliveira.monitoring.metrics import CONTENT_TYPE, Metrics
 from oliveira.monitoring.prometheus import ALERTMANAGER_PREFIX, RULES, write_config

@@ -23,11 +23,11 @@ import readme_lines
 from PIL import Image
 from serving_helpers import TEXTS, wait_for
 
-from oliveira import recipes
 from oliveira.cli import main
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.traffic_load import Client
 from oliveira.lifecycle.visitors import complete
+from oliveira.study import recipes
 from oliveira.tasks import forecasting
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,7 @@ class Rule(NamedTuple):
 
 
 LIVES = "tests/system/test_task_lives.py"
+TOGETHER, STARTING = "tests/system/test_lives_together.py", "tests/unit/test_transfer.py"
 RULES = {
     "make up": Rule(run="stays up"),
     "make test": Rule(".venv/bin/python -m pytest --version", "pytest", run="make"),
@@ -57,7 +58,9 @@ RULES = {
     ),
     "oliveira inspect lstm --task forecast/power": Rule(says="parameters"),
     "oliveira explain lstm --task forecast/power": Rule(says="by backpropagation"),
+    "oliveira train classify/told-br bert start=minilm features=frozen": Rule(STARTING, run="elsewhere"),
     "oliveira export forecast/power/lstm": Rule(says="largest difference"),
+    "oliveira export forecast/power/mlp --weights int8": Rule(says="int8"),
     "oliveira predict forecast/power/lstm": Rule(says='"engine": "onnxruntime"'),
     "oliveira serve forecast/power/lstm": Rule("tests/system/test_model_lives.py", run="elsewhere"),
     "oliveira reproduce forecast-lstm": Rule(says="OUTSIDE", code=1),  # two steps are not the published six hundred
@@ -84,6 +87,9 @@ RULES = {
     "oliveira up --task forecast --data consumo.csv --target kwh --home consumo": Rule(LIVES, run="elsewhere"),
     "oliveira up --task classify --data avaliacoes.csv --home avaliacoes": Rule(LIVES, run="elsewhere"),
     "oliveira up --task classify/digits --home digits": Rule(LIVES, run="elsewhere"),
+    "oliveira up --life consumo --task forecast --data consumo.csv --target kwh": Rule(TOGETHER, run="elsewhere"),
+    "oliveira up --life avaliacoes --task classify --data avaliacoes.csv": Rule(TOGETHER, run="elsewhere"),
+    "oliveira rollback --life consumo": Rule(TOGETHER, run="elsewhere"),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),

@@ -41,8 +41,8 @@ def as_text(home: Home, made: Artifact, model: GPT, path: Path) -> str:
     """What an engine with this very model answers."""
     from engine_helpers import request, run
 
-    from oliveira.serving.decoders import Settings
-    from oliveira.serving.text_engine import TextEngine
+    from oliveira.serving.engine.decoders import Settings
+    from oliveira.serving.engine.text_engine import TextEngine
 
     own = artifact.write(
         path, model=model, name="gpt", tokenizer=made.path / "tokenizer.json", lineage={"of": path.name}, metrics={}

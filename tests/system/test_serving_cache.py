@@ -15,12 +15,12 @@ from oliveira.artifact import Artifact
 from oliveira.errors import OliveiraError, UserError
 from oliveira.kernels.build import unavailable
 from oliveira.nn.positional import Rotary
-from oliveira.serving import decoders
-from oliveira.serving.decoders import Settings
-from oliveira.serving.scheduler import CHUNK
-from oliveira.serving.speculation import DraftModel, LookUp
-from oliveira.serving.text_engine import TextEngine
-from oliveira.serving.window import Window
+from oliveira.serving.engine import decoders
+from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.scheduler import CHUNK
+from oliveira.serving.engine.speculation import DraftModel, LookUp
+from oliveira.serving.engine.text_engine import TextEngine
+from oliveira.serving.engine.window import Window
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason="no compiler: torch decodes, without cache and guesses"

@@ -17,13 +17,13 @@ from serving_helpers import MAX_LEN, Home
 
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.models.gpt import GPT
-from oliveira.serving import decoders
-from oliveira.serving.decoders import Settings
+from oliveira.serving.engine import decoders
+from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.sampling import Sampling, distribution, draw
+from oliveira.serving.engine.scheduler import CHUNK
+from oliveira.serving.engine.text import TextStream
+from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.protocol import MAX_LINE, pack, unpack
-from oliveira.serving.sampling import Sampling, distribution, draw
-from oliveira.serving.scheduler import CHUNK
-from oliveira.serving.text import TextStream
-from oliveira.serving.text_engine import TextEngine
 
 SLOTS = 4
 

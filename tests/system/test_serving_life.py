@@ -18,8 +18,8 @@ import pytest
 from serving_helpers import Home, Server, wait_for
 
 from oliveira.kernels.build import unavailable
-from oliveira.serving import stream as sse
-from oliveira.serving.shapes import CompletionShape
+from oliveira.serving.front import stream as sse
+from oliveira.serving.front.shapes import CompletionShape
 
 LONG = {"model": "oliveira", "prompt": "a", "max_tokens": 250, "stream": True, "stop": "\0\0"}
 

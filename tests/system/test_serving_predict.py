@@ -17,8 +17,8 @@ from serving_helpers import Home, Server, wait_for
 
 from oliveira import artifact
 from oliveira.artifact import Artifact, open_artifact
-from oliveira.predict import Answerer, export
-from oliveira.runs import fit
+from oliveira.runs.predict import Answerer, export
+from oliveira.runs.run import fit
 
 HISTORY, HORIZON, REQUESTS = 24, 4, 40
 

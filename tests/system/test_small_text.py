@@ -9,7 +9,7 @@ from pydoc_data.topics import topics
 import life_helpers as life
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from oliveira import artifact
 from oliveira.adaptation.lora import merge
 from oliveira.errors import OliveiraError
 from oliveira.files import write_json_atomic
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import text_lesson
 from oliveira.lifecycle import update as room
 from oliveira.lifecycle.latency import Latency
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.training.loss import cross_entropy
 from oliveira.world import World, load_world
 

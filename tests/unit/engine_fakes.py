@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from oliveira.serving.errors import ApiError, EngineDied
+from oliveira.serving.front.errors import ApiError, EngineDied
 
 TASK = {"task": "forecast/x", "title": "x", "eats": "series", "gives": "one", "example": {"level": 1}, "model": "mlp"}
 

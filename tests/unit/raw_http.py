@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from starlette.types import ASGIApp
 
 from oliveira.serving.address import listen
-from oliveira.serving.server import make_server
+from oliveira.serving.front.server import make_server
 
 SECONDS = 20.0  # for an answer; nothing here measures time
 

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from oliveira.errors import UserError
-from oliveira.serving.answers import Boundary, add_error_answers
-from oliveira.serving.errors import ApiError
-from oliveira.serving.limits import check_content_type, check_json, read_body
+from oliveira.serving.front.answers import Boundary, add_error_answers
+from oliveira.serving.front.errors import ApiError
+from oliveira.serving.front.limits import check_content_type, check_json, read_body
 
 MAX_BODY = 1 << 20
 CONNECTIONS = 256

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from oliveira.serving.errors import ApiError
-from oliveira.serving.limits import Admission
-from oliveira.serving.turns import Turns
+from oliveira.serving.engine.turns import Turns
+from oliveira.serving.front.errors import ApiError
+from oliveira.serving.front.limits import Admission
 
 
 def test_a_key_has_the_slots_and_half_of_the_queue() -> None:

@@ -12,9 +12,8 @@ import apsw
 import pytest
 
 from oliveira.errors import UserError
-from oliveira.lifecycle import answers
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.schema import SCHEMA_VERSION
+from oliveira.ledger import Ledger, answers
+from oliveira.ledger.schema import SCHEMA_VERSION
 
 FIRST_SCHEMA = Path(__file__).parents[1] / "cases" / "ledger-1.sql"
 FILLED = """
@@ -34,7 +33,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import apsw
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -20,12 +20,12 @@ import torch
 from oliveira import artifact
 from oliveira.errors import CorruptError, DiskError, OliveiraError, UserError
 from oliveira.files import digest_directory, write_json_atomic
+from oliveira.ledger import LIFE, Ledger
 from oliveira.lifecycle import backup, restore
 from oliveira.lifecycle.backup import back_up
-from oliveira.lifecycle.ledger import LIFE, Ledger
-from oliveira.lifecycle.progress import Reporter
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.monitoring.traffic import TrafficLog
+from oliveira.process.progress import Reporter
 from oliveira.world import World
 
 QUIET = Reporter(quiet=True)
@@ -299,8 +299,8 @@ HANGS = """
 import sys, signal, os
 from pathlib import Path
 from oliveira.lifecycle import backup, restore
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.progress import Reporter
+from oliveira.ledger import Ledger
+from oliveira.process.progress import Reporter
 
 class Deadly(Reporter):
     def progress(self, fraction, text=""):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import oliveira
-from oliveira.comparison import separable, verdict
 from oliveira.errors import UserError
+from oliveira.study.comparison import separable, verdict
 
 
 def result(better: str = "lower", **models: list[float]) -> dict[str, Any]:

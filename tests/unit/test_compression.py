@@ -17,8 +17,8 @@ from oliveira.compression.linear import CODECS, QuantisedLinear
 from oliveira.compression.model import QUANTISED, dequantise_model, quantise_model
 from oliveira.compression.nf4 import CODE, dequantise_nf4, quantise_nf4
 from oliveira.compression.packing import pack
-from oliveira.compression.report import compare, language_loss, size_in_bytes
 from oliveira.errors import OliveiraError, UserError
+from oliveira.lifecycle.compression_report import compare, language_loss, size_in_bytes
 from oliveira.models.gpt import GPT, GPTConfig
 
 METHODS = list(CODECS)
@@ -88,7 +88,7 @@ def test_error_bounds(n: int, scale: float, shift: float, seed: int) -> None:
 
 
 def test_constant_and_zero_blocks() -> None:
-    """0/0 in the seed's formula."""
+    """0/0 in the seed document's formula."""
     x = torch.cat([torch.zeros(64), torch.full((64,), 0.5), torch.full((7,), -3.0)])
     assert torch.equal(round_trip(x, "int4"), x)
     assert torch.equal(round_trip(x, "int4_mse"), x)
@@ -105,7 +105,7 @@ def test_zeros_survive_nf4_and_not_int4() -> None:
 
 
 def test_relative_error_by_distribution() -> None:
-    """The figures of the catalogue: NF4 wins on heavy tails, the seed's formula on uniform weights."""
+    """The figures of the catalogue: NF4 wins on heavy tails, the seed document's formula on uniform weights."""
     normal, uniform = torch.randn(64, 4096), torch.rand(64, 4096) * 2 - 1
     heavy = normal / torch.distributions.Chi2(4.0).sample((64, 4096)).div(4).sqrt()
     assert relative_error(normal, "int4") == pytest.approx(0.0897, abs=0.001)

@@ -14,8 +14,8 @@ from raw_http import connect, exchange, served, status, to_end
 from small_app import MAX_BODY, predict_app
 
 from oliveira.errors import UserError
-from oliveira.serving import connection as guarded
 from oliveira.serving.address import authority, is_loopback, listen
+from oliveira.serving.front import connection as guarded
 
 OPEN = b"GET /health HTTP/1.1\r\nHost: x\r\n"
 GET = OPEN + b"Connection: close\r\n"

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from oliveira.cli import chat as command
-from oliveira.conversation import Conversation, Refusal, Server
+from oliveira.cli.conversation import Conversation, Refusal, Server
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 CONTEXT = 40  # tokens; one is a word
 

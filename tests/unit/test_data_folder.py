@@ -14,7 +14,7 @@ import pytest
 from oliveira.data.documents import DocumentFile, write_documents
 from oliveira.data.folder import digest_folder, list_folder, read_folder
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 CASES = Path(__file__).parents[1] / "cases"
 WIDE = ("16-le", "16-be", "32-le", "32-be")

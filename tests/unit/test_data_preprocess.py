@@ -16,12 +16,12 @@ import pytest
 from oliveira.data import sources
 from oliveira.data.documents import Document, DocumentFile, write_documents
 from oliveira.data.preprocess import prepare
+from oliveira.data.settings import DataSection
 from oliveira.data.shards import TokenShard
 from oliveira.data.split import SPLITS
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, DiskError, UserError
 from oliveira.files import digest_directory
-from oliveira.world import DataSection
 
 CONFIG = DataSection(vocab_size=512)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from oliveira.errors import OliveiraError
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.deploy import deploy, root
-from oliveira.lifecycle.ledger import Ledger
 
 
 @pytest.fixture

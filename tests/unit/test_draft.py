@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oliveira.kernels.decoder import Decoder, Run
-from oliveira.serving.speculation import AT_ONCE, READ_AT_ONCE, DraftModel, Speculator
+from oliveira.serving.engine.speculation import AT_ONCE, READ_AT_ONCE, DraftModel, Speculator
 
 V = 50
 

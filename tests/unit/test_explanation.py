@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from oliveira.errors import UserError
-from oliveira.explanation import DECAY, WORDS, Explanation, explain
+from oliveira.study.explanation import DECAY, WORDS, Explanation, explain
 
 SMALL: dict[str, Any] = dict(d_model=8, n_layers=1)
 
@@ -51,8 +51,8 @@ def test_predictions(made: Explanation) -> None:
 def test_adamw_is_torchs_first_step(tmp_path: Path) -> None:
     import torch
 
-    from oliveira.explanation import _chosen
-    from oliveira.runs import build
+    from oliveira.runs.run import build
+    from oliveira.study.explanation import _chosen
     from oliveira.tasks.catalogue import pair
 
     task, found = pair("probe/adding", "lstm")

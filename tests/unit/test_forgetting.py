@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from oliveira.cli import app
 from oliveira.errors import UserError
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.forgetting import forget
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.process import holder
 from oliveira.lifecycle.text_lesson import live_text
 from oliveira.monitoring import traffic
 from oliveira.monitoring.traffic import TrafficLog, TrafficReader, read_all
+from oliveira.process.holder import holder
 
 
 def record(text: str, key: str | None, time: float = 1.0) -> dict[str, Any]:

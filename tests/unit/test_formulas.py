@@ -103,7 +103,7 @@ def test_seed_texts_are_verbatim_and_complete() -> None:
 
 
 def test_the_kept_lines_are_those_of_the_seeds() -> None:
-    """Where the seeds are at hand; else of the lines themselves, that a digest goes with each."""
+    """Where the seed documents are at hand; else of the lines themselves, that a digest goes with each."""
     assert all(len(seed["sha256"]) == 64 for seed in SEED_LINES.values())
     if "OLIVEIRA_SEEDS" not in os.environ:
         return

@@ -11,10 +11,10 @@ import pytest
 
 from oliveira.artifact import Artifact
 from oliveira.errors import CorruptError, UserError
-from oliveira.predict import Answerer, export
-from oliveira.records import Run
-from oliveira.runs import fit
-from oliveira.serving.forward_engine import ForwardEngine
+from oliveira.runs.predict import Answerer, export
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit
+from oliveira.serving.engine.forward_engine import ForwardEngine
 from oliveira.serving.protocol import Message, pack
 
 

@@ -15,9 +15,9 @@ from gguf.quants import dequantize, quantize
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from oliveira.convert.gguf import read_gguf
 from oliveira.data.tokenizer import END_OF_TEXT, Tokenizer
 from oliveira.errors import CorruptError, UserError
-from oliveira.models.gguf import read_gguf
 from oliveira.models.gpt import GPT
 
 Kind = gguf.GGMLQuantizationType

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 from oliveira import artifact, kinds, registry
 from oliveira.errors import Interrupted
-from oliveira.explanation import explain
 from oliveira.kinds import BATCH, Argument, Axis, Kind
-from oliveira.records import Run
-from oliveira.runs import fit
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit
+from oliveira.study.explanation import explain
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.training.curves import read_curve
 from oliveira.training.optim import Optimizer, Replaced, Turn
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 NODES = Axis(name="nodes", size="n_nodes", free=True)
 GRAPH = Kind(

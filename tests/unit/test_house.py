@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import once, up
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.process import end
 from oliveira.lifecycle.traffic_load import Answer, Load
 from oliveira.lifecycle.up import Child, House
 from oliveira.lifecycle.visitors import TextVisitors
+from oliveira.process.stop import end
 from oliveira.world import World
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -72,7 +72,7 @@ def test_a_child_that_does_not_listen_is_killed_in_time() -> None:
 
 BUSY = """
 from oliveira.errors import Interrupted
-from oliveira.lifecycle.process import Stop
+from oliveira.process.stop import Stop
 stop = Stop(watch_parent=True, within=0.1)
 print("busy", flush=True)
 try:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from oliveira import inspection
 from oliveira.errors import UserError
-from oliveira.flops import flop_counter
-from oliveira.inspection import describe, inspect
 from oliveira.registry import create, entries, entry
+from oliveira.runs.flops import flop_counter
+from oliveira.study import inspection
+from oliveira.study.inspection import describe, inspect
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,12 @@ from oliveira.export.forward import AXES, ForwardRunner, export_forward
 from oliveira.registry import create, entry
 
 ROOT = Path(__file__).parents[2]
-READERS = ["oliveira/inspection.py", "oliveira/explanation.py", "oliveira/export/forward.py", "oliveira/predict.py"]
+READERS = [
+    "oliveira/study/inspection.py",
+    "oliveira/study/explanation.py",
+    "oliveira/export/forward.py",
+    "oliveira/runs/predict.py",
+]
 READERS += ["oliveira/registry.py", "oliveira/tasks/catalogue.py", "tests/contract/checks.py"]
 
 

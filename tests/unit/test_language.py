@@ -13,24 +13,25 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from oliveira import cli, recipes
+from oliveira import cli
 from oliveira.cli.table import Table
 from oliveira.data.series import HOURLY
 from oliveira.errors import UserError
 from oliveira.formulas.registry import Verdict
 from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, local, of_environment, translate
-from oliveira.portuguese import HELP, WORDS
-from oliveira.portuguese_lines import FOREIGN, LINES, TERMS
-from oliveira.portuguese_sentences import SENTENCES
+from oliveira.language.portuguese import HELP, WORDS
+from oliveira.language.portuguese_lines import FOREIGN, LINES, TERMS
+from oliveira.language.portuguese_sentences import SENTENCES
+from oliveira.study import recipes
 from oliveira.tasks.catalogue import tasks
 from oliveira.world import load_world, parse_override
 
 ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
 OWN = (
-    "predict.py",
-    "records.py",
-    "conversation.py",
+    "runs/predict.py",
+    "runs/records.py",
+    "cli/conversation.py",
     "world.py",
     "data/held_out.py",
     "data/tables.py",
@@ -56,9 +57,9 @@ OWN = (
     "lifecycle/restore.py",
     "lifecycle/verbs.py",
     "lifecycle/asking.py",
-    "lifecycle/ledger.py",
+    "ledger/ledger.py",
     "lifecycle/deploy.py",
-    "lifecycle/wishes.py",
+    "ledger/wishes.py",
 )
 ERRORS = ("UserError", "Unnamed", "OliveiraError", "Interrupted")
 EXAMPLE = ("oliveira ", "curl ", "prometheus ")
@@ -294,12 +295,12 @@ def loose_numbers(file: Path) -> Iterator[str]:
 
 
 def test_every_number_of_a_table_and_a_sentence_is_written_as_the_language_does() -> None:
-    files = [*ROOM.glob("*.py"), PROGRAM / "lifecycle" / "progress.py"]
+    files = [*ROOM.glob("*.py"), PROGRAM / "process" / "progress.py"]
     loose = [line for file in files for line in loose_numbers(file)]
     for_json_too = [line for line in loose if line.startswith("catalogue.py") and "metric[" in line]
     assert sorted(set(loose) - set(for_json_too)) == [] and len(for_json_too) == 2
     tables = {file.name for file in PROGRAM.rglob("*.py") if "from rich.table" in file.read_text(encoding="utf-8")}
-    assert tables <= {"reproduction.py"}, "oliveira.cli.table knows how numbers are written"
+    assert tables <= {"reproduction.py", "publication.py"}, "oliveira.cli.table knows how numbers are written"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import apsw
 import pytest
 
 from oliveira.errors import CorruptError, DiskError, OliveiraError, UserError
-from oliveira.lifecycle import store
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.schema import SCHEMA_VERSION
+from oliveira.ledger import Ledger, store
+from oliveira.ledger.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -498,7 +497,7 @@ def test_threads_share_a_ledger(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 with Ledger(Path(sys.argv[1])) as ledger:
     for n in range(150):
         ledger.event(sys.argv[2], {"n": n})

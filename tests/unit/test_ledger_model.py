@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from oliveira.errors import OliveiraError, UserError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 KEYS = st.sampled_from(["k1", "k2", "k3"])
 DIGESTS = st.sampled_from(["a", "b", "c"])
@@ -180,7 +180,7 @@ TestLedgerMachine.settings = settings(
 WRITER = """
 import json, os, sys
 from pathlib import Path
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 home = Path(sys.argv[1])
 with Ledger(home) as ledger:
     for digest in ("a", "b"):

@@ -14,20 +14,20 @@ from starlette.testclient import TestClient
 
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
+from oliveira.ledger import Ledger
+from oliveira.ledger.lives import chosen, home_of, lives, main_life, make_place, name_of, place, work
 from oliveira.lifecycle.backup import back_up
 from oliveira.lifecycle.forgetting import forget
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.lifecycle.lives import chosen, home_of, lives, main_life, make_place, name_of, place, work
 from oliveira.lifecycle.overview import lives_overview
 from oliveira.lifecycle.pipeline import Pipeline, Stage
-from oliveira.lifecycle.process import holder
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import Asked, choose
 from oliveira.lifecycle.restore import restore
 from oliveira.lifecycle.starting import life_to_start, worlds_of_others
+from oliveira.process.holder import holder
+from oliveira.process.progress import Reporter
 from oliveira.serving.adapter_names import check_life, check_name
-from oliveira.serving.app import make_app
-from oliveira.serving.served import Served
+from oliveira.serving.front.app import make_app
+from oliveira.serving.front.served import Served
 from oliveira.world import TaskSection, World
 
 FORECAST = "forecast/path:/data/consumo.csv?target=kwh"
@@ -158,7 +158,7 @@ def test_a_life_that_cannot_go_on_is_told_and_stops_no_other(
 def test_one_life_learns_at_a_time_and_who_waits_says_for_whom(tmp_path: Path) -> None:
     lived(tmp_path, "oliveira", "consumo")
     code = (
-        "import sys, pathlib\nfrom oliveira.lifecycle.lives import work\n"
+        "import sys, pathlib\nfrom oliveira.ledger.lives import work\n"
         "from oliveira.lifecycle.process import holder\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with holder(folder, 'loop'), work(folder, print): print('at it', flush=True); sys.stdin.read()"

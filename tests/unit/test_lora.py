@@ -20,13 +20,14 @@ from oliveira.adaptation.lora import (
     merge,
     save_adapter,
 )
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.adaptation.training import train_adapter
 from oliveira.errors import CorruptError, Interrupted, OliveiraError, UserError
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.recurrent import Recurrent
 from oliveira.tasks.language_modelling import TokenBatches, next_token_loss
 from oliveira.training.loop import Job, train
-from oliveira.world import AdaptSection, TrainSection
+from oliveira.training.settings import TrainSection
 
 SMALL = GPTConfig(vocab_size=37, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=32, max_len=24)
 TARGETS = ["query", "value", "down"]
@@ -228,11 +229,12 @@ class Tied(nn.Module):
         self.head.weight = self.embedding.weight
 
 
-@pytest.mark.parametrize(("model", "words"), [(NoLinear, "no linear layer: LoRA"), (Tied, "whose weight is its own")])
-def test_a_model_without_a_linear_layer_is_refused_by_name(model: type[nn.Module], words: str) -> None:
-    with pytest.raises(UserError, match=f"{model.__name__} has no linear layer.*{words.split()[-1]}") as refused:
-        add_lora(model(), 4, 8.0, None)
-    assert words in str(refused.value) and all(p.requires_grad for p in model().parameters())
+@pytest.mark.parametrize("model", [NoLinear, Tied])
+def test_a_model_without_a_linear_layer_is_refused_by_name(model: type[nn.Module]) -> None:
+    made = model()
+    with pytest.raises(UserError, match=f"^{model.__name__} has no linear layer that LoRA may change"):
+        add_lora(made, 4, 8.0, None)
+    assert all(parameter.requires_grad for parameter in made.parameters())
 
 
 def test_narrow_layers_get_the_rank_that_they_can_have_and_are_not_saved(tmp_path: Path) -> None:

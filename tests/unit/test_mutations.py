@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mutations.__main__ import Mutation, Outcome, judge, mutations, proven
-from oliveira.provenance import ROOT
+from oliveira.study.provenance import ROOT
 
 
 def test_every_mutation_has_its_line_and_its_tests() -> None:

@@ -141,7 +141,7 @@ def test_layer_norm_is_the_equation_and_has_the_epsilon() -> None:
     x = 3 * torch.randn(4, 7) + 5
     expected = layer_norm_reference(x, module.weight, module.bias)
     torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
-    constant = torch.full((1, 7), 2.0)  # the seed's form gives 0/0 here
+    constant = torch.full((1, 7), 2.0)  # the seed document's form gives 0/0 here
     assert torch.equal(module(constant)[0], module.bias)
     assert layer_norm_reference(constant, module.weight, module.bias, eps=0.0).isnan().all()
 

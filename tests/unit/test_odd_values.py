@@ -13,7 +13,7 @@ import torch
 from oliveira.cli import main
 from oliveira.errors import DiskError, OliveiraError, explain_memory
 from oliveira.files import write_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -16,13 +16,13 @@ from oliveira import artifact
 from oliveira.cli import main
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
+from oliveira.ledger import Ledger
+from oliveira.ledger.schema import SCHEMA_VERSION
 from oliveira.lifecycle.backup import back_up
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.overview import overview, overview_lines
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import Asked, choose
 from oliveira.lifecycle.restore import restore
-from oliveira.lifecycle.schema import SCHEMA_VERSION
+from oliveira.process.progress import Reporter
 from oliveira.world import World
 
 HOMES = sorted((Path(__file__).parents[1] / "homes").glob("schema-*.tar.gz"))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from oliveira import artifact
-from oliveira.predict import Predictor
-from oliveira.records import find_run
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor
+from oliveira.runs.records import find_run
+from oliveira.runs.run import fit
 from oliveira.training.curves import read_curve
 
 STORED = Path(__file__).parents[1] / "homes" / "runs-with-gives.tar.gz"

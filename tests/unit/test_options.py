@@ -18,7 +18,6 @@ from benchmarks import q4
 from oliveira import artifact
 from oliveira.artifact import Artifact
 from oliveira.cli.compile import compile_
-from oliveira.compression import report
 from oliveira.data.shards import TokenShard, write_shard
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
@@ -28,10 +27,12 @@ from oliveira.export.compile import compile_artifact
 from oliveira.kernels import build, options
 from oliveira.kernels.decoder import NativeDecoder
 from oliveira.kernels.options import Options, faster, losses, native
+from oliveira.lifecycle import compression_report as report
 from oliveira.models.gpt import GPT, GPTConfig
-from oliveira.serving import decoders
-from oliveira.serving.decoders import Settings, make_decoder
-from oliveira.world import ServeSection, World
+from oliveira.serving.engine import decoders
+from oliveira.serving.engine.decoders import Settings, make_decoder
+from oliveira.serving.settings import ServeSection
+from oliveira.world import World
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPTConfig(vocab_size=83, d_model=64, n_layers=1, n_heads=4, n_kv_heads=2, d_ff=128, max_len=64)

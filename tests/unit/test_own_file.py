@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from oliveira.console.flow import FLOW, TASK_FLOW
 from oliveira.errors import UserError
 from oliveira.files import sha256_file, write_json_atomic
-from oliveira.lifecycle.flow import FLOW, TASK_FLOW
-from oliveira.lifecycle.ledger import LIFE, Ledger
+from oliveira.ledger import LIFE, Ledger
 from oliveira.lifecycle.loop import Loop
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.own_file import gone
 from oliveira.lifecycle.pipeline import Context, Pipeline, Stage
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.remembered import IN_FORCE, Asked, Chosen, choose, fitted, remember
+from oliveira.process.progress import Reporter
 from oliveira.world import TaskSection, World
 
 DIGEST = "a" * 64

@@ -10,9 +10,9 @@ import pytest
 from oliveira.data.labelled import plain_words
 from oliveira.data.pair_table import FEWEST_PAIRS
 from oliveira.errors import UserError
-from oliveira.own_data import describe_data
-from oliveira.predict import Predictor
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor
+from oliveira.runs.run import fit
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import task
 from oliveira.tasks.own_pairs import OwnPairs
 

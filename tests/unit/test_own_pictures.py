@@ -18,10 +18,10 @@ from oliveira.data.collection import form_of
 from oliveira.data.gallery import read_gallery
 from oliveira.data.pictures import PictureError, bytes_of_url, grey, read_picture, url_of
 from oliveira.errors import UserError
-from oliveira.own_data import describe_data
-from oliveira.predict import Predictor, export
-from oliveira.records import find_run
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor, export
+from oliveira.runs.records import find_run
+from oliveira.runs.run import fit
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import fitting, pair, place_of, task
 from oliveira.tasks.images import ImageData
 from oliveira.tasks.own_pictures import OwnPictures

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oliveira import own_data_looks
-from oliveira.comparison import compare
 from oliveira.data.series import DAY, Series, Step, carried, joined, regular
 from oliveira.errors import UserError
-from oliveira.own_data import describe_data
-from oliveira.predict import Predictor, export
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor, export
+from oliveira.runs.run import fit
+from oliveira.study import own_data_looks
+from oliveira.study.comparison import compare
+from oliveira.study.own_data import describe_data
 from oliveira.tasks import classical
 from oliveira.tasks.catalogue import task, with_options
 from oliveira.tasks.forecasting import ForecastData, columns_of, features

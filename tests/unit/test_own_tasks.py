@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from oliveira import cli
-from oliveira.comparison import compare
 from oliveira.data.own_names import quoted
 from oliveira.data.series import COUNTED, DAY, HOURLY, WEEK, Series, Step, filled, regular
 from oliveira.errors import UserError
-from oliveira.explanation import explain
-from oliveira.inspection import describe
-from oliveira.own_data import describe_data
-from oliveira.predict import Predictor, export
-from oliveira.records import find_run
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor, export
+from oliveira.runs.records import find_run
+from oliveira.runs.run import fit
+from oliveira.study.comparison import compare
+from oliveira.study.explanation import explain
+from oliveira.study.inspection import describe
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import pair, place_of, task, with_options
 from oliveira.tasks.forecasting import ForecastData
 from oliveira.tasks.own import OwnSeries, OwnTexts, fitting_kinds, resolve, suggested
@@ -359,7 +359,7 @@ def test_options_make_another_task_and_name_its_run(tmp_path: Path) -> None:
 def test_a_comparison_says_once_what_was_guessed(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from oliveira.lifecycle.progress import Reporter
+    from oliveira.process.progress import Reporter
 
     path = put_hours(tmp_path / "c.csv", 600)
     with (tmp_path / "said").open("w") as file:

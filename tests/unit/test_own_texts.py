@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from oliveira import cli
-from oliveira.own_data import describe_data
+from oliveira.ledger import Ledger
+from oliveira.lifecycle import own_lengths
+from oliveira.study.own_data import describe_data
 from oliveira.tasks.catalogue import task
 from oliveira.tasks.own import OwnTextFolder
 from tests.unit.text_documents import pdf, put
@@ -38,6 +40,27 @@ def test_what_texts_are(tmp_path: Path) -> None:
     assert any("'corpo'" in line for line in sorted_.tasks[1].said) and SECRET not in json.dumps(sorted_.as_json())
     named = task(f"classify/path:{tmp_path}/classes?of=texts&text=id")
     assert isinstance(named, OwnTextFolder) and "sim0" in {text for _, text, _ in named.roles()[0].rows}
+
+
+def test_documents_are_read_once_as_long_as_they_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, home = put(tmp_path / "textos", a__pdf=pdf("um"), b__txt="dois"), tmp_path / "home"
+    read: list[int] = []
+    real = own_lengths.lengths_of
+    monkeypatch.setattr(own_lengths, "lengths_of", lambda *given: read.append(1) or real(*given))
+
+    def lengths(max_chars: int = 0) -> object:
+        return own_lengths.own_lengths(home, f"path:{folder}", max_chars)
+
+    first = lengths()
+    assert first == lengths() and len(read) == 2 and not home.exists(), "no home yet: nothing is written"
+    with Ledger(home):
+        pass
+    assert first == lengths() == lengths() and len(read) == 3
+    assert lengths(2) != first and lengths(2) and len(read) == 4
+    put(folder, b__txt="outro texto")
+    assert lengths(2) and lengths() != first and len(read) == 6
+    (home / "cache" / "lengths.json").write_bytes(b"{")
+    assert lengths() and len(read) == 7
 
 
 def test_data_without_a_task_are_texts(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from oliveira import comparison_pages, model_pages, quotes, recipes
 from oliveira.errors import UserError
-from oliveira.figures import FIGURES, words
-from oliveira.provenance import ROOT
 from oliveira.registry import entries
+from oliveira.study import comparison_pages, model_pages, quotes, recipes
+from oliveira.study.figures import FIGURES, words
+from oliveira.study.provenance import ROOT
 
 MODELS, COMPARISONS = ROOT / "docs" / "models", ROOT / "docs" / "comparisons"
 RENEW = "say `oliveira pages`"
@@ -71,7 +71,7 @@ def test_a_readme_quotes_what_is_stored(name: str) -> None:
 def test_every_figure_of_a_result_is_known() -> None:
     for name in recipes.names():
         if kept := recipes.stored(name):
-            assert kept["test"].keys() <= FIGURES.keys(), f"{name}: say in oliveira/figures.py what these are"
+            assert kept["test"].keys() <= FIGURES.keys(), f"{name}: say in oliveira/study/figures.py what these are"
             assert FIGURES[kept["metric"]["name"]].better == kept["metric"]["better"]
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from oliveira.console.flow import BOXES, FLOW, box_state, mermaid
 from oliveira.errors import Interrupted, UserError
 from oliveira.files import digest_directory, sha256_json
+from oliveira.ledger import Ledger
 from oliveira.lifecycle import pipeline
-from oliveira.lifecycle.flow import BOXES, FLOW, box_state, mermaid
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import RECORD, Context, Pipeline, Stage
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.stages import STAGES
+from oliveira.process.progress import Reporter
 from oliveira.world import World
 
 

@@ -12,9 +12,9 @@ from small_app import predict_app
 from starlette.testclient import TestClient
 
 from oliveira.errors import CorruptError, UserError
-from oliveira.predict import Predictor, export
-from oliveira.records import Run, find_run
-from oliveira.runs import fit
+from oliveira.runs.predict import Predictor, export
+from oliveira.runs.records import Run, find_run
+from oliveira.runs.run import fit
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import pytest
 from engine_fakes import TASK, Engine
 from starlette.testclient import TestClient
 
-from oliveira.lifecycle.ledger import Ledger
-from oliveira.serving import answer_log
-from oliveira.serving.app import make_app
-from oliveira.serving.served import Served
-from oliveira.serving.service import Service
-from oliveira.world import ServeSection, World
+from oliveira.ledger import Ledger
+from oliveira.serving.front import answer_log
+from oliveira.serving.front.app import make_app
+from oliveira.serving.front.served import Served
+from oliveira.serving.front.service import Service
+from oliveira.serving.settings import ServeSection
+from oliveira.world import World
 
 
 class House:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from oliveira.errors import Interrupted
-from oliveira.lifecycle.process import Stop
+from oliveira.process.stop import Stop
 
 
 @pytest.fixture(autouse=True)

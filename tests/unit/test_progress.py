@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from oliveira.lifecycle import progress
-from oliveira.lifecycle.eta import Eta, duration
+from oliveira.process import progress
+from oliveira.process.eta import Eta, duration
 
 
 class Clock:

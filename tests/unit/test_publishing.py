@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oliveira import provenance, recipes, reproduction, world_recipe
-from oliveira.recipes import inside, measured, verdicts
-from oliveira.records import Run
-from oliveira.reproduction import complaints, reproduce, reproduce_all
-from oliveira.runs import fit
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit
+from oliveira.study import provenance, publication, recipes, reproduction, world_recipe
+from oliveira.study.recipes import inside, measured, verdicts
+from oliveira.study.reproduction import complaints, reproduce, reproduce_all
 from oliveira.tasks.base import Batch, Data, Metric, Split, Task
 from oliveira.tasks.catalogue import tasks
 from oliveira.world import World
@@ -76,7 +76,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
         monkeypatch.setattr(recipes, name.upper(), tmp_path / name)
     monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
-    monkeypatch.setattr("oliveira.runs.draw_seeds", lambda *a, **n: None)  # a run's own picture is not the point here
+    monkeypatch.setattr(
+        "oliveira.runs.run.draw_seeds", lambda *a, **n: None
+    )  # a run's own picture is not the point here
     return tmp_path
 
 
@@ -207,4 +209,4 @@ def test_runs_of_seeds_are_not_mixed_up(folder: Path, monkeypatch: pytest.Monkey
     recipe(folder)
     result = reproduce("fake", folder / "home", write=False)
     assert [run.result["seed"] for run in made] == SEEDS
-    assert result["losses"] == reproduction.first_losses(made[0].folder / "curve.jsonl") and len(result["losses"]) == 2
+    assert result["losses"] == publication.first_losses(made[0].folder / "curve.jsonl") and len(result["losses"]) == 2

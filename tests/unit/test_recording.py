@@ -9,7 +9,7 @@ import pytest
 
 from oliveira.files import write_json_atomic
 from oliveira.language import PORTUGUESE, VARIABLE, translate
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.recording import QUESTION, ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, remember

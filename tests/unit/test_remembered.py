@@ -9,7 +9,7 @@ import pytest
 
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.remembered import MEMORY, Asked, choose, fitted, remember
 from oliveira.world import World, load_world
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from oliveira import cli, provenance, recipes, reproduction
+from oliveira import cli
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
-from oliveira.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
+from oliveira.study import provenance, publication, recipes, reproduction
+from oliveira.study.reproduction import Missed, disagreement, replay, reproduce, reproduce_all
 from oliveira.training.curves import read_curve
 
 TINY = """
@@ -39,8 +40,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         (tmp_path / name).mkdir()
         monkeypatch.setattr(recipes, name.upper(), tmp_path / name)
     monkeypatch.setattr(provenance, "commit", lambda: CLEAN)
-    monkeypatch.setattr(reproduction, "commit", lambda: CLEAN)
-    monkeypatch.setattr("oliveira.runs.draw_seeds", lambda *a, **n: None)  # a run's own picture is not the point here
+    monkeypatch.setattr(publication, "commit", lambda: CLEAN)
+    monkeypatch.setattr(
+        "oliveira.runs.run.draw_seeds", lambda *a, **n: None
+    )  # a run's own picture is not the point here
 
     def add(name: str, expect: str = "") -> Path:
         (tmp_path / "recipes" / f"{name}.toml").write_text(TINY.format(expect=expect))
@@ -61,7 +64,7 @@ def test_a_result_says_what_it_comes_from(house: Callable[..., Path]) -> None:
     assert result["files"] == made["files"] == provenance.files_of(recipes.load("tiny"))
     assert {"oliveira/models/gru.py", "oliveira/nn/recurrent.py"} <= result["files"]["model"].keys()
     assert {"oliveira/tasks/probes.py", "oliveira/tasks/probe_makers.py"} <= result["files"]["task"].keys()
-    assert {"oliveira/runs.py", "oliveira/training/loop.py"} <= result["files"]["training"].keys()
+    assert {"oliveira/runs/run.py", "oliveira/training/loop.py"} <= result["files"]["training"].keys()
     curves = sorted((folder / "home").rglob("curve.jsonl"))
     assert len(curves) == 2
     first = next(path for path in curves if json.loads((path.parent / "settings.json").read_bytes())["seed"] == 3)
@@ -98,8 +101,8 @@ def test_no_result_when_a_file_of_it_changed_meanwhile(
     house: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = house("tiny")
-    origin = reproduction.Origin("tiny", write=True)
-    monkeypatch.setattr(reproduction, "commit", lambda: "fedcba987654")
+    origin = publication.Origin("tiny", write=True)
+    monkeypatch.setattr(publication, "commit", lambda: "fedcba987654")
     assert origin.fields() == {"commit": CLEAN, "files": origin.files}, "another commit of the same files is no harm"
     real = provenance._digest
     monkeypatch.setattr(provenance, "_digest", lambda path, at: "new" if path.name == "gru.py" else real(path, at))
@@ -125,7 +128,7 @@ def test_a_kill_before_the_result_leaves_none_and_costs_no_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduction, "write_json_atomic", killed)
+        patch.setattr(publication, "write_json_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
             reproduce("tiny", folder / "home", write=True)
     assert not list((folder / "results").glob("*.json"))
@@ -159,7 +162,7 @@ def test_the_command_fails_with_a_sentence(
     house: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = house("bad", "at_most = 0.0")
-    monkeypatch.setattr("oliveira.lifecycle.process.Stop", lambda **_: lambda: False)  # its signals are pytest's here
+    monkeypatch.setattr("oliveira.process.stop.Stop", lambda **_: lambda: False)  # its signals are pytest's here
     monkeypatch.setattr("sys.argv", ["oliveira", "reproduce", "all", "--write", "--home", str(folder / "home")])
     with pytest.raises(SystemExit) as caught:
         cli.main()

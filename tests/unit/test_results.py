@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from oliveira import recipes
 from oliveira.data import routes
 from oliveira.errors import UserError
 from oliveira.files import sha256_bytes, sha256_file
-from oliveira.provenance import ROOT, code, is_clean
-from oliveira.reproduction import LOSSES, disagreement, replay
+from oliveira.study import recipes
+from oliveira.study.provenance import ROOT, code, is_clean
+from oliveira.study.publication import LOSSES
+from oliveira.study.reproduction import disagreement, replay
 
 # Measured before results carried digests. The list may only become shorter: `oliveira reproduce NAME --write`.
 UNVERIFIED: set[str] = set()

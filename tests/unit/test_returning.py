@@ -12,7 +12,7 @@ import pytest
 from oliveira import artifact
 from oliveira.errors import CorruptError
 from oliveira.language import PORTUGUESE, VARIABLE, translate
-from oliveira.lifecycle.ledger import ArtifactRow, Ledger
+from oliveira.ledger import ArtifactRow, Ledger
 from oliveira.lifecycle.loop import Loop
 from oliveira.lifecycle.overview import overview, overview_lines
 from oliveira.lifecycle.returning import FIRST_MINUTE, PUT_BACK, Returning

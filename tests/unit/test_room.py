@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oliveira.serving.room import PATIENCE, Room
+from oliveira.serving.front.room import PATIENCE, Room
 
 
 class Life:

@@ -16,9 +16,9 @@ import torch
 import oliveira
 from oliveira import artifact
 from oliveira.errors import CorruptError, Interrupted, TrainingError, UserError
-from oliveira.records import RECORD, find_run, open_run
 from oliveira.registry import create
-from oliveira.runs import build, fit, forward_flops, parse_budget, run_held
+from oliveira.runs.records import RECORD, find_run, open_run
+from oliveira.runs.run import build, fit, forward_flops, parse_budget, run_held
 from oliveira.tasks.base import Batch, shuffled
 from oliveira.tasks.catalogue import fitting, pair, task, tasks
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from oliveira.serving.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from oliveira.serving.front.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
 ASKED: list[tuple[type[BaseModel], dict[str, Any], str]] = [

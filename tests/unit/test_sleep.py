@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.monitoring.metrics import Metrics
-from oliveira.serving import fleet
-from oliveira.serving.client import EngineFailed
-from oliveira.serving.fleet import Fleet
-from oliveira.serving.room import Room
+from oliveira.serving.front import fleet
+from oliveira.serving.front.client import EngineFailed
+from oliveira.serving.front.fleet import Fleet
+from oliveira.serving.front.room import Room
 
 DIGESTS = ("a" * 64, "b" * 64)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from oliveira.errors import UserError
-from oliveira.serving.speculation import AGAIN, AGAIN_DRAFT, AT_ONCE, LookUp, Speculator, Text
+from oliveira.serving.engine.speculation import AGAIN, AGAIN_DRAFT, AT_ONCE, LookUp, Speculator, Text
 
 
 class Some:

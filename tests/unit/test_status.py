@@ -10,7 +10,7 @@ import pytest
 
 from oliveira import cli
 from oliveira.files import write_json_atomic
-from oliveira.lifecycle.ledger import LIFE, Ledger
+from oliveira.ledger import LIFE, Ledger
 from oliveira.lifecycle.stages import STAGES
 from oliveira.lifecycle.summaries import OF_TASK, OF_TEXT, told
 from oliveira.lifecycle.task_stages import task_stages

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oliveira.provenance import is_clean
+from oliveira.study.provenance import is_clean
 
 ROOT = Path(__file__).parents[2]
 

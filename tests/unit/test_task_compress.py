@@ -11,18 +11,20 @@ import pytest
 
 from oliveira.artifact import open_artifact
 from oliveira.compression.model import QUANTISED
-from oliveira.lifecycle.flow import COMPRESSED_FLOW, TASK_FLOW, flow_of
+from oliveira.compression.settings import CompressSection
+from oliveira.console.flow import COMPRESSED_FLOW, TASK_FLOW, flow_of
+from oliveira.export.settings import ExportSection
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.gate import Scores
 from oliveira.lifecycle.latency import Latency
-from oliveira.lifecycle.ledger import Ledger
 from oliveira.lifecycle.pipeline import Pipeline
-from oliveira.lifecycle.progress import Reporter
 from oliveira.lifecycle.task_compress import refusal, said
 from oliveira.lifecycle.task_stages import task_stages
-from oliveira.predict import GRAPH, Predictor, export
-from oliveira.runs import fit
+from oliveira.process.progress import Reporter
+from oliveira.runs.predict import GRAPH, Predictor, export
+from oliveira.runs.run import fit
 from oliveira.tasks.base import Metric
-from oliveira.world import CompressSection, ExportSection, GateSection, TaskSection, World
+from oliveira.world import GateSection, TaskSection, World
 
 MAE, ACCURACY = Metric(name="MAE", better="lower"), Metric(name="accuracy", better="higher")
 

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from oliveira.adaptation.settings import AdaptSection
 from oliveira.artifact import open_artifact, same_weights, write
 from oliveira.compression.model import dequantise_model
 from oliveira.errors import UserError
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.task_lesson import TaskLesson
 from oliveira.lifecycle.task_plan import check_task
-from oliveira.predict import GRAPH, export
-from oliveira.runs import fit
+from oliveira.runs.predict import GRAPH, export
+from oliveira.runs.run import fit
 from oliveira.tasks.catalogue import task
-from oliveira.world import AdaptSection, TaskSection, UpdateSection, World
+from oliveira.world import TaskSection, UpdateSection, World
 
 COUNT = 30
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from oliveira.console.flow import FLOW, TASK_FLOW, flow_of
 from oliveira.errors import UserError
-from oliveira.lifecycle.flow import FLOW, TASK_FLOW, flow_of
 from oliveira.lifecycle.gate import Measured, Scores, judge
 from oliveira.lifecycle.latency import Latency
 from oliveira.lifecycle.loop import stages_of

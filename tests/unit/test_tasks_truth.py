@@ -21,7 +21,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.data.vocabulary import Pieces
 from oliveira.errors import UserError
 from oliveira.registry import entry
-from oliveira.runs import build
+from oliveira.runs.run import build
 from oliveira.tasks.base import Data, Task
 from oliveira.tasks.catalogue import task, tasks
 from oliveira.tasks.forecasting import ForecastData

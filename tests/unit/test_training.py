@@ -21,7 +21,7 @@ from oliveira.training.loop import CHECKPOINT, Job, train
 from oliveira.training.loss import cross_entropy, cross_entropy_reference, head_cross_entropy, next_token
 from oliveira.training.optim import AdamWReference, clip_gradients, make_optimizer
 from oliveira.training.schedules import cosine, noam
-from oliveira.world import TrainSection
+from oliveira.training.settings import TrainSection
 
 TINY = dict(vocab_size=64, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, d_ff=32, max_len=32, dropout=0.1)
 CONFIG = TrainSection(

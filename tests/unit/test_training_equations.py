@@ -21,7 +21,8 @@ from oliveira.training.curves import read_curve
 from oliveira.training.loop import CHECKPOINT, Job, train
 from oliveira.training.loss import cross_entropy_reference
 from oliveira.training.optim import AdamWReference, make_optimizer
-from oliveira.world import TrainSection, World
+from oliveira.training.settings import TrainSection
+from oliveira.world import World
 
 # Every setting away from its default and from its neighbours, clipping and decay large enough to be seen.
 ODD = TrainSection(

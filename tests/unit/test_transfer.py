@@ -20,11 +20,11 @@ from oliveira.data.wordpiece import SPECIAL, WordPiece
 from oliveira.errors import Interrupted, UserError
 from oliveira.lifecycle.task_plan import check_task
 from oliveira.models.bert import BERT, BERTConfig
-from oliveira.predict import Predictor
-from oliveira.pretrained import pretrained
-from oliveira.records import Run
 from oliveira.registry import create, entry
-from oliveira.runs import fit, split_values
+from oliveira.runs.predict import Predictor
+from oliveira.runs.pretrained import pretrained
+from oliveira.runs.records import Run
+from oliveira.runs.run import fit, split_values
 from oliveira.tasks import classification
 from oliveira.tasks.catalogue import tasks
 from oliveira.tasks.classification import TextClassData, TextClassification
@@ -71,6 +71,26 @@ def test_frozen_keeps_the_body_and_tuned_does_not(first: Run, home: Path) -> Non
     assert run(home, "").folder == tuned.folder, "who says nothing tunes"
     assert len({frozen.folder, tuned.folder, first.folder}) == 3
     assert run(home, "frozen").folder == frozen.folder, "the newest of that name is not what it started from"
+
+
+def test_lora_moves_the_matrices_of_the_body_and_the_head_and_resumes(tmp_path: Path) -> None:
+    given: dict[str, Any] = dict(model="mlp", budget="steps=6", home=tmp_path, batch_size=8, checkpoint_every=3)
+    first = fit("classify/digits", d_model=24, threads=1, **given)
+    given |= dict(start=first.folder, features="lora", threads=1, d_model=24)
+    steps = iter(range(9))
+    with pytest.raises(Interrupted):
+        fit("classify/digits", should_stop=lambda: next(steps) == 3, **given)
+    parted, whole = fit("classify/digits", **given), fit("classify/digits", fresh=True, **given)
+    assert parted.folder == whole.folder and parted.result["test"] == whole.result["test"]
+    before, after = first.load().state_dict(), whole.load().state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"hidden.0.weight", "hidden.1.weight", "output.weight", "output.bias"}
+    assert whole.result["parameters"] == first.result["parameters"] and whole.folder != first.folder
+
+
+def test_a_body_without_a_linear_layer_learns_by_no_lora(first: Run, home: Path) -> None:
+    with pytest.raises(UserError, match="CNN has no linear layer that LoRA may change"):
+        run(home, "lora")
 
 
 def test_a_frozen_run_resumes_with_the_same_bits(home: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oliveira.lifecycle.ledger import Ledger
+from oliveira.ledger import Ledger
 from oliveira.lifecycle.watch import Watch
 from oliveira.monitoring.drift import Sample, build_reference
+from oliveira.monitoring.settings import MonitorSection
 from oliveira.monitoring.traffic import TrafficLog
-from oliveira.world import MonitorSection, World
+from oliveira.world import World
 
 WORLD = World(monitor=MonitorSection(window=200, alpha=1e-3, confirm=2))
 

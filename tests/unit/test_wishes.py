@@ -17,13 +17,13 @@ import pytest
 
 from oliveira import artifact
 from oliveira.errors import Interrupted, OliveiraError, UserError
+from oliveira.ledger import RETRAINING, Ledger
 from oliveira.lifecycle import asking, verbs
 from oliveira.lifecycle.asking import ask
-from oliveira.lifecycle.ledger import RETRAINING, Ledger
 from oliveira.lifecycle.loop import Loop
 from oliveira.lifecycle.overview import overview, overview_lines
-from oliveira.lifecycle.process import holder
 from oliveira.lifecycle.verbs import grant
+from oliveira.process.holder import holder
 from oliveira.world import World
 
 VERBS = {

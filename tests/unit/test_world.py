@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oliveira.errors import UserError
-from oliveira.world import LARGEST, WORLDS, World, forget_injected, load_world, parse_override
+from oliveira.settings import LARGEST
+from oliveira.world import WORLDS, World, forget_injected, load_world, parse_override
 
 
 def refused(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from oliveira import provenance, recipes, world_recipe
 from oliveira.errors import Interrupted
-from oliveira.reproduction import replay, reproduce
+from oliveira.study import provenance, recipes, world_recipe
+from oliveira.study.reproduction import replay, reproduce
 from oliveira.training.curves import read_curve
 
 RECIPE = """

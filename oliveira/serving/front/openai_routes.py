@@ -1,0 +1,250 @@
+"""The routes of the OpenAI API: chat, completions, embeddings, models; and the tokenizer.
+
+A base model continues text, so the chat route joins the contents of the messages by newlines and continues
+that: there is no template to get wrong and none that a request could inject.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import sys
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from oliveira.data.text import nfc
+from oliveira.serving.adapter_names import adapter_names
+from oliveira.serving.front.client import EngineProcess
+from oliveira.serving.front.errors import ApiError
+from oliveira.serving.front.generation import Generation
+from oliveira.serving.front.questions import ask_all, check_model, check_text, model_header, while_connected
+from oliveira.serving.front.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    Generate,
+    TokenizeRequest,
+)
+from oliveira.serving.front.served import SHORT, Served
+from oliveira.serving.front.service import Service
+from oliveira.serving.front.shapes import ChatShape, CompletionShape, Shape
+from oliveira.serving.front.stream import EventStream
+from oliveira.serving.protocol import Message
+
+
+def make_openai_router(service: Served) -> APIRouter:
+    router, routes = APIRouter(), OpenAIRoutes(service)
+    for method, path, route in (
+        ("POST", "/v1/chat/completions", routes.chat),
+        ("POST", "/v1/completions", routes.completions),
+        ("POST", "/v1/embeddings", routes.embeddings),
+        ("POST", "/tokenize", routes.tokenize),
+        ("POST", "/detokenize", routes.detokenize),
+        ("GET", "/v1/models", routes.models),
+        ("GET", "/v1/models/{model}", routes.model),
+    ):
+        router.add_api_route(path, route, methods=[method])
+    return router
+
+
+class OpenAIRoutes:
+    """What each address answers."""
+
+    def __init__(self, service: Served) -> None:
+        self.service, self.limits = service, service.settings
+
+    def text_within_limits(self, text: str, param: str) -> str:
+        text = nfc(text)
+        if (size := len(text.encode())) > self.limits.max_message:
+            raise ApiError(
+                400,
+                f"{param} has {size} bytes, more than serve.max_message = {self.limits.max_message}. Shorten it.",
+                code="message_too_long",
+                param=param,
+            )
+        return text
+
+    def messages_for(self, prompts: list[Any], param: str, common: dict[str, Any]) -> list[Message]:
+        return [
+            {**common, "text": self.text_within_limits(prompt, param), "tokens": None}
+            if isinstance(prompt, str)
+            else {**common, "text": None, "tokens": prompt}
+            for prompt in prompts
+        ]
+
+    async def answer(self, request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
+        """Runs the generation and answers in one piece or as a stream."""
+        observe = request.headers.get("x-oliveira-no-traffic") != "1"
+        life = self.service.of(body.model)
+        adapter = body.model if body.model in adapter_names(life.home) else None
+        generation = Generation(
+            life,
+            messages,
+            request_id=request.state.id,
+            observe=observe and adapter is None,  # drift is measured against the model's own reference
+            tenant=request.state.key.id,
+            adapter=adapter,
+        )
+
+        def check(engine: EngineProcess) -> None:
+            check_text(engine)
+            if adapter is None:
+                check_model(body.model, life, engine, fitting(life, engine))
+
+        handed_over = False
+        try:
+            if not body.stream:
+                choices = await while_connected(request, self.limits.deadline, generation.collect(check))
+                whole = shape(body.model, generation, with_usage=True).whole(choices, generation.usage())
+                return JSONResponse(whole, headers=model_header(generation.digest))
+            first = await while_connected(request, self.limits.deadline, generation.begin(check))
+            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            left = self.limits.deadline - (time.monotonic() - generation.arrived)
+            stream = EventStream(
+                generation,
+                first,
+                shape(body.model, generation, with_usage=with_usage),
+                seconds=left,
+                headers=model_header(generation.digest),
+            )
+            handed_over = True
+            return stream
+        finally:
+            if not handed_over:
+                generation.close()
+
+    async def ask(
+        self, request: Request, model: str | None, messages: list[Message]
+    ) -> tuple[EngineProcess, list[Message]]:
+        life = self.service.told(model)
+
+        def check(engine: EngineProcess) -> None:
+            check_text(engine)
+            if model is not None:
+                check_model(model, life, engine)
+
+        return await while_connected(request, self.limits.deadline, ask_all(life, messages, check))
+
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
+        """Continues the messages' contents, joined by newlines."""
+        self.service.check_open()
+        if len(body.messages) > self.limits.max_messages:
+            raise ApiError(
+                400,
+                f"{len(body.messages)} messages exceed serve.max_messages = {self.limits.max_messages}.",
+                code="too_many_messages",
+                param="messages",
+            )
+        text = "\n".join(self.text_within_limits(message.text(), "messages") for message in body.messages)
+        common = {
+            **body.sampling(),
+            "max_tokens": body.max_completion_tokens or body.max_tokens,
+            "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        }
+        return await self.answer(request, body, [{**common, "text": text, "tokens": None}], ChatShape)
+
+    async def completions(self, request: Request, body: CompletionRequest) -> Response:
+        """Continues each prompt."""
+        self.service.check_open()
+        common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs}
+        return await self.answer(request, body, self.messages_for(body.prompts(), "prompt", common), CompletionShape)
+
+    async def embeddings(self, request: Request, body: EmbeddingRequest) -> Response:
+        """The mean of the last layer's states of each text, of length 1."""
+        self.service.check_open()
+        key = request.state.key.id
+        common = {"op": "embed", "request": request.state.id, "tenant": key}
+        messages = self.messages_for(body.inputs(), "input", common)
+        # As much text as one message may have counts as one answer.
+        size = sum(len(m["text"].encode()) if m["text"] else 4 * len(m["tokens"]) for m in messages)
+        permit = self.service.admission.take(-(-size // self.limits.max_message), key)
+        try:
+            engine, answers = await self.ask(request, body.model, messages)
+        finally:
+            permit.release()
+        used = sum(found["prompt_tokens"] for found in answers)
+        data = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": encode(found["embedding"], body.encoding_format),
+            }
+            for index, found in enumerate(answers)
+        ]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        body_out = {"object": "list", "model": body.model, "data": data, "usage": usage}
+        return JSONResponse(body_out, headers=model_header(engine.digest))
+
+    async def tokenize(self, request: Request, body: TokenizeRequest) -> Response:
+        """The tokens of a text, and how many of them fit into the context."""
+        message = {"op": "tokenize", "text": self.text_within_limits(body.text, "text")}
+        engine, [found] = await self.ask(request, body.model, [message])
+        body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
+        return JSONResponse(body_out, headers=model_header(engine.digest))
+
+    async def detokenize(self, request: Request, body: DetokenizeRequest) -> Response:
+        """The text of a list of tokens."""
+        message = {"op": "detokenize", "tokens": body.tokens}
+        engine, [found] = await self.ask(request, body.model, [message])
+        return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
+
+    async def models(
+        self,
+    ) -> Response:
+        """Each served model under its name, `oliveira` where there is one alone, and the beginning of its digest, and
+        its adapters. One that sleeps or starts is not waited for."""
+        if len(self.service.lives) == 1:
+            await self.service.main.fleet.engine()
+        found = [entry for life in self.service.lives.values() for entry in _entries(life)]
+        return JSONResponse({"object": "list", "data": found})
+
+    async def model(self, model: str) -> Response:
+        life = self.service.of(model)
+        engine = await life.fleet.engine()
+        known = fitting(life, engine)
+        if model not in known:
+            check_model(model, life, engine, known)
+        return JSONResponse(describe(model, engine))
+
+
+def fitting(life: Service, engine: EngineProcess) -> list[str]:
+    """Adapters that were trained on what this engine serves."""
+    return adapter_names(life.home, engine.described.get("base", ""))
+
+
+def _entries(life: Service) -> list[dict[str, Any]]:
+    if engine := life.fleet.alive:
+        known = (life.name, engine.digest[:SHORT], *fitting(life, engine))
+        return [describe(name, engine) for name in known]
+    row = life.ledger.artifact(life.ledger.alias("champion") or "")
+    if row is None:
+        return []
+    told = {"object": "model", "created": int(row.created), "owned_by": "oliveira", "root": row.digest}
+    return [{"id": name, **told} for name in (life.name, row.digest[:SHORT])]
+
+
+def describe(name: str, engine: EngineProcess) -> dict[str, Any]:
+    described = {
+        "id": name,
+        "object": "model",
+        "created": engine.started,
+        "owned_by": "oliveira",
+        "root": engine.digest,
+    }
+    if engine.task is not None:
+        return {**described, "task": engine.task["task"]}
+    return {**described, "max_model_len": engine.max_len}
+
+
+def encode(vector: list[float], form: str) -> list[float] | str:
+    """base64 of little-endian float32 is what OpenAI's client asks for by default."""
+    if form == "float":
+        return vector
+    numbers = array.array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()

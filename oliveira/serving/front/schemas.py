@@ -1,0 +1,218 @@
+"""What clients may send: OpenAI's fields as far as this server acts on them.
+
+A field that is not known here is refused unless its value asks for nothing (null, false, 0, empty): a client
+that sends `"tools": []` works, one that sends tools is told that nobody would use them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from oliveira.data.text import nfc
+from oliveira.serving.front.limits import MAX_CHOICES
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+# Every list is bounded and stops at its first mistake: a megabyte of mistakes would take seconds to describe.
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=65_536, fail_fast=True)]
+Texts = Annotated[list[str], Field(max_length=256, fail_fast=True)]
+TokenLists = Annotated[list[Tokens], Field(max_length=256, fail_fast=True)]
+Stops = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+
+# Known to OpenAI's clients, without effect on the text: accepted and left alone.
+_LABELS = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+}
+_NEUTRAL: dict[str, Any] = {
+    "response_format": {"type": "text"},
+    "tool_choice": "none",
+    "modalities": ["text"],
+    "best_of": 1,
+}
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """`"n": true` is no number, though Python takes it for 1."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise PydanticCustomError("no_truth", "true and false are no value of this field")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_unknown(self) -> Body:
+        for name, value in (self.model_extra or {}).items():
+            if value and name not in _LABELS and _NEUTRAL.get(name) != value:
+                raise ValueError(f"the field {name!r} is not supported here. Leave it out.")
+        return self
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class Generate(Body):
+    """Fields of both completion routes."""
+
+    model: str = Field(max_length=128)
+    n: int | None = Field(None, ge=1, le=4)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="0 = all tokens")
+    stop: StopString | Stops | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+
+    def sampling(self) -> dict[str, Any]:
+        """The part of an engine's message that says how to sample."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return {
+            "n": self.n or 1,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_k": self.top_k or 0,
+            "stop": [nfc(stop) for stop in stops],
+            "seed": self.seed,
+        }
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(max_length=256, fail_fast=True)] | None = None
+    name: str | None = Field(None, max_length=64)
+
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(Generate):
+    """The messages' contents, joined by newlines, are the text that the model continues."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
+    max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs = true. Set it or leave top_logprobs out.")
+        return self
+
+
+class CompletionRequest(Generate):
+    prompt: str | Texts | Tokens | TokenLists = ""
+    max_tokens: int | None = Field(16, ge=1, le=2**31 - 1)
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        return several(self.prompt)
+
+    @model_validator(mode="after")
+    def _few_prompts(self) -> CompletionRequest:
+        choices = len(self.prompts()) * (self.n or 1)
+        if not 1 <= choices <= MAX_CHOICES:
+            raise ValueError(f"prompt asks for {choices} answers. Ask for 1 to {MAX_CHOICES} in one request.")
+        return self
+
+
+class EmbeddingRequest(Body):
+    model: str = Field(max_length=128)
+    input: str | Texts | Tokens | TokenLists
+    encoding_format: Literal["float", "base64"] = "float"
+
+    def inputs(self) -> list[str] | list[list[int]]:
+        return several(self.input)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> EmbeddingRequest:
+        inputs = self.inputs()
+        if not 1 <= len(inputs) <= 256 or not all(inputs):
+            raise ValueError(f"input has {len(inputs)} texts or an empty one. Send 1 to 256 texts that are not empty.")
+        return self
+
+
+class TokenizeRequest(BaseModel):
+    text: str
+    model: str | None = Field(None, max_length=128)
+
+
+class DetokenizeRequest(BaseModel):
+    model: str | None = Field(None, max_length=128)
+    tokens: Annotated[list[Token], Field(max_length=65_536, fail_fast=True)]
+
+
+class FeedbackRequest(BaseModel):
+    id: str = Field(max_length=64, description="of an answer of /v1/predict")
+    truth: Any = Field(description="what was true, in the form that the task says")
+
+
+class DigestBody(BaseModel):
+    digest: Digest
+
+
+class ChallengerBody(BaseModel):
+    digest: Digest | None = Field(None, description="the challenger if left out")
+    override: str | None = Field(
+        None, max_length=500, description="approve: why one that the gate rejected is taken all the same; kept"
+    )
+
+
+class RetrainBody(BaseModel):
+    trigger: str = Field("operator", max_length=64)
+
+
+class PauseBody(BaseModel):
+    paused: bool = True
+
+
+class Alert(BaseModel):
+    """Of Alertmanager's webhook (`status`) and of its v2 API, which Prometheus posts to (`endsAt`)."""
+
+    labels: dict[str, str] = Field(default={}, max_length=64)
+    status: Literal["firing", "resolved"] | None = None
+    endsAt: str | None = Field(None, max_length=64)
+
+
+Alerts = Annotated[list[Alert], Field(max_length=1000, fail_fast=True)]
+
+
+class AlertWebhook(BaseModel):
+    alerts: Alerts
+
+
+def several(value: Any) -> Any:
+    """One text or one list of tokens as a list of one."""
+    single = isinstance(value, str) or (bool(value) and isinstance(value[0], int))
+    return [value] if single else value
