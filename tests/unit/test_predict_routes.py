@@ -17,15 +17,14 @@ from oliveira.serving.front.app import make_app
 from oliveira.serving.front.served import Served
 from oliveira.serving.front.service import Service
 from oliveira.serving.settings import ServeSection
-from oliveira.world import World
 
 
 class House:
     """A service whose fleet is one such engine, and a client with a key."""
 
     def __init__(self, home: Path, task: dict[str, Any] | None = TASK, **serve: Any) -> None:
-        self.service = Service(home, World(serve=ServeSection(**serve)))
-        self.served = Served(home, self.service.world, [self.service])
+        self.service = Service(home, ServeSection(**serve))
+        self.served = Served(home, self.service.settings, [self.service])
         self.engine = Engine(task)
         self.service.fleet.current = self.engine  # type: ignore[assignment]
         self.key = self.service.ledger.add_key("ana", ("use",))
