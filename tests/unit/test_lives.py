@@ -159,7 +159,7 @@ def test_one_life_learns_at_a_time_and_who_waits_says_for_whom(tmp_path: Path) -
     lived(tmp_path, "oliveira", "consumo")
     code = (
         "import sys, pathlib\nfrom oliveira.ledger.lives import work\n"
-        "from oliveira.lifecycle.process import holder\n"
+        "from oliveira.process.holder import holder\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with holder(folder, 'loop'), work(folder, print): print('at it', flush=True); sys.stdin.read()"
     )
