@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,3 +111,12 @@ def test_no_absolute_path_is_written_down() -> None:
     for path in [*PACKAGE.rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile"]:
         text = path.read_text(encoding="utf-8")
         assert not [folder for folder in ("/work/", "/root/", "/home/") if folder in text], path
+
+
+def test_files_that_documents_name_are_there() -> None:
+    """As `oliveira/room/x.py` or `room/x.py`; the log and the changelog tell of the past."""
+    pages = [p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if p.name not in {"LOG.md", "CHANGELOG.md"}]
+    for page in pages:
+        for name in re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", page.read_text(encoding="utf-8")):
+            places = (ROOT / name, PACKAGE / name)
+            assert any(path.is_file() for path in places) or page.name == "adding.md", f"{page.name} names {name}"
