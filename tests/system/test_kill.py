@@ -59,7 +59,7 @@ def ready(home: Path, since: float) -> bool:
 def wait_for_wanted(home: Path, since: float, hits: Counter[str]) -> None:
     """Until the program is where kills are wanted: in `train` until that was hit five times, then in whatever was hit
     less. It takes seconds to come so far, many on a busy machine."""
-    deadline = time.monotonic() + (60 if hits["train"] < TRAIN_HITS or len(hits) < 3 else 15)
+    deadline = time.monotonic() + (60 if hits["train"] < TRAIN_HITS or len(hits) < 3 else 3)
     while time.monotonic() < deadline and not ready(home, since):
         at = running(home, since)
         if at == "train" if hits["train"] < TRAIN_HITS else at is not None and hits[at] < hits["train"]:
