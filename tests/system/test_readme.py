@@ -36,13 +36,13 @@ pytestmark = pytest.mark.slow
 class Rule(NamedTuple):
     typed: str = ""  # in the place of the line; empty = as printed
     says: str = ""  # what the answer holds
-    run: str = "here"  # here (in this process) | stays up | comes up | make | elsewhere (`typed` names the test)
+    run: str = "here"  # here (in this process) | stays up | comes up | make | elsewhere (`typed` names the tests)
     waiting: bool = False  # a challenger waits for a person
     code: int = 0
 
 
 LIVES = "tests/system/test_task_lives.py"
-TOGETHER, STARTING = "tests/system/test_lives_together.py", "tests/unit/test_transfer.py"
+TOGETHER, STARTING = f"tests/system/test_lives_together.py {LIVES}", "tests/unit/test_transfer.py"
 RULES = {
     "make up": Rule(run="stays up"),
     "make test": Rule(".venv/bin/python -m pytest --version", "pytest", run="make"),
@@ -60,7 +60,9 @@ RULES = {
     "oliveira explain lstm --task forecast/power": Rule(says="by backpropagation"),
     "oliveira train classify/told-br bert start=minilm features=frozen": Rule(STARTING, run="elsewhere"),
     "oliveira export forecast/power/lstm": Rule(says="largest difference"),
-    "oliveira export forecast/power/mlp --weights int8": Rule(says="int8"),
+    "oliveira export forecast/power/mlp --weights int8": Rule(
+        "oliveira export forecast/power/lstm --weights int8", "int8"
+    ),
     "oliveira predict forecast/power/lstm": Rule(says='"engine": "onnxruntime"'),
     "oliveira serve forecast/power/lstm": Rule("tests/system/test_model_lives.py", run="elsewhere"),
     "oliveira reproduce forecast-lstm": Rule(says="OUTSIDE", code=1),  # two steps are not the published six hundred
@@ -279,8 +281,8 @@ def test_line(
             house.wait(process, house.own)
             stop(process)
         case "elsewhere":
-            test = (readme_lines.ROOT / rule.typed).read_text(encoding="utf-8")
-            assert all(f'"{word}"' in test for word in shlex.split(line) if word.startswith("--"))
+            tests = [(readme_lines.ROOT / name).read_text(encoding="utf-8") for name in rule.typed.split()]
+            assert all(f'"{word}"' in "".join(tests) for word in shlex.split(line) if word.startswith("--"))
         case "here":
             house.live()
             if rule.waiting:

@@ -101,3 +101,18 @@ def test_engines_that_have_grown_make_room_again_but_never_the_last() -> None:
     alone = Life(900, awake=True)
     room(500, alone).tidy()
     assert alone.awake
+
+
+def test_a_request_that_takes_long_is_use_until_its_end() -> None:
+    now = [100.0]
+    life = Life(300, awake=True, used=100.0, busy=True)
+    place = Room(0, 4.0, lambda: now[0])
+    place.tenants.append(life)
+    now[0] = 110.0
+    place.tidy()
+    life.busy, now[0] = False, 113.0
+    place.tidy()
+    assert life.awake, "asked three seconds ago, though the request began thirteen ago"
+    now[0] = 114.0
+    place.tidy()
+    assert not life.awake

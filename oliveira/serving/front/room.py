@@ -20,7 +20,7 @@ TOO_LARGE = "too_large"  # the event: an engine alone needs more than there is
 class Tenant(Protocol):
     """What the room knows of a life's engines."""
 
-    used: float  # when it was last asked, by `time.monotonic`
+    used: float  # when it was last asked or at work, by `time.monotonic`
 
     @property
     def called(self) -> float | None:
@@ -70,7 +70,9 @@ class Room:
         """Puts away what nobody has used for long, and what no longer fits as an engine has grown."""
         now = self._clock()
         for tenant in self.tenants:
-            if self.idle and tenant.awake and not tenant.busy and now - tenant.used >= self.idle:
+            if tenant.busy:  # a request that takes long is use until its end
+                tenant.used = now
+            elif self.idle and tenant.awake and now - tenant.used >= self.idle:
                 tenant.put_away()
         awake = [tenant for tenant in self.tenants if tenant.awake]
         if self.memory and len(awake) > 1:
