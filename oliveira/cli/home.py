@@ -12,6 +12,7 @@ from rich.console import Console
 from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, open_ledger, read_ledger
 from oliveira.files import expand
 from oliveira.language import translate
+from oliveira.ledger.lives import home_of
 from oliveira.lifecycle.up import check_home
 from oliveira.process.progress import Reporter
 
@@ -74,7 +75,7 @@ def forget(
     """
     from oliveira.lifecycle.forgetting import forget as forgotten
 
-    with open_ledger(home) as ledger:
+    with open_ledger(home_of(home.absolute())) as ledger:
         found = forgotten(ledger, key)
     if as_json:
         print(json.dumps(found, indent=2))

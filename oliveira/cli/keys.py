@@ -14,6 +14,7 @@ from oliveira.cli.table import Table
 from oliveira.errors import UserError
 from oliveira.language import translate
 from oliveira.ledger import Ledger
+from oliveira.ledger.lives import home_of
 
 app = typer.Typer(
     help="Keys of the server: create, list, revoke.\n\n"
@@ -36,7 +37,7 @@ def create(
     """
     if not name.strip() or len(name) > 64 or not name.strip().isprintable():
         raise UserError(f"key name {name[:20]!r} must have 1 to 64 characters, all of which can be shown.")
-    with Ledger(home.absolute()) as ledger:
+    with Ledger(home_of(home.absolute())) as ledger:
         print(ledger.add_key(name.strip(), ("use", "admin") if admin else ("use",)))
 
 
@@ -48,7 +49,7 @@ def list_keys(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
 
     oliveira keys list --json
     """
-    with read_ledger(home) as ledger:
+    with read_ledger(home_of(home.absolute())) as ledger:
         found = ledger.keys()
     if as_json:
         print(json.dumps([vars(key) for key in found], indent=2))
@@ -79,7 +80,7 @@ def revoke(
 
     oliveira keys revoke 3f2a9c 81d04b
     """
-    with open_ledger(home) as ledger:
+    with open_ledger(home_of(home.absolute())) as ledger:
         for number in numbers:
             ledger.revoke_key(number)
             print(translate(f"key {number} is revoked"))

@@ -64,4 +64,5 @@ LIFE_WORDS = {
     "waits": "espera",
     "served": "servida",
     "asleep": "dormindo",
+    "damaged": "danificada",
 }

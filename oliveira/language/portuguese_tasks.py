@@ -66,8 +66,8 @@ TASK_LINES = {
     ),
     "{}, which is slower": "{}, o que é mais lento",
     "{}; fp32 is served: {}": "{}; serve-se fp32: {}",
-    "no byte is saved, as few of this model's weights are in linear layers": (
-        "nenhum byte se poupa, pois poucos pesos deste modelo estão em camadas lineares"
+    "less than a twentieth is saved, as few of this model's weights are in linear layers": (
+        "poupa-se menos de um vinte avos, pois poucos pesos deste modelo estão em camadas lineares"
     ),
     "{} is {} worse, more than gate.max_forgetting = {}": "{} fica {} pior, mais que gate.max_forgetting = {}",
     "no drift is watched": "nenhuma deriva é vigiada",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.console.flow import task_of
+from oliveira.errors import CorruptError
 from oliveira.language import translate
 from oliveira.ledger import ADDRESS, PAUSED, RETRAINING, WAITS, Ledger, StageRow
 from oliveira.ledger.lives import lives, place
@@ -51,11 +52,14 @@ def lives_overview(home: Path) -> dict[str, dict[str, Any]]:
         folder = place(home, name)
         if not (folder / "ledger.sqlite").is_file():
             continue
-        with Ledger(folder, reads=True) as ledger:
-            if ledger.is_made():
-                seen = overview(ledger)
-                champion = seen["aliases"].get("champion")
-                found[name] = {"task": task_of(folder) or "text", "champion": champion, "state": _word(seen)}
+        told = {"task": task_of(folder) or "text", "champion": None}
+        try:
+            with Ledger(folder, reads=True) as ledger:
+                if ledger.is_made():
+                    seen = overview(ledger)
+                    found[name] = told | {"champion": seen["aliases"].get("champion"), "state": _word(seen)}
+        except CorruptError:  # of one life: the others are looked at all the same
+            found[name] = told | {"state": "damaged"}
     return found
 
 

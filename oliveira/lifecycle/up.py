@@ -111,7 +111,7 @@ class House:
                 if name in self.worlds:
                     write_json_atomic(folder / "world.json", self.worlds[name].model_dump())
             keys = stack.enter_context(Ledger(self.home))
-            self.ledgers = {n: stack.enter_context(Ledger(place(self.home, n))) for n in lives(self.home)}
+            self.ledgers = self._ledgers(stack)
             self.ledger = self.ledgers[self.life]
             self.started = self.ledger.clock()
             if keys.setting(MAIN) is None:
@@ -141,6 +141,17 @@ class House:
             stack.callback(self._stop_loops)
             self._stack = stack.pop_all()
         return self
+
+    def _ledgers(self, stack: contextlib.ExitStack) -> dict[str, Ledger]:
+        """Of every life. Another one whose ledger is damaged was told as its world was looked for; it ends nobody."""
+        found = {}
+        for name in lives(self.home):
+            try:
+                found[name] = stack.enter_context(Ledger(place(self.home, name)))
+            except OliveiraError:
+                if name in (self.life, OWN):
+                    raise
+        return found
 
     def _loop(self, name: str) -> Child:
         """Only the one that is looked at here speaks in the terminal."""
@@ -191,7 +202,7 @@ class House:
         for name, loop in list(self.loops.items()):
             try:
                 loop.check()
-            except OliveiraError:
+            except (OliveiraError, OSError):  # the folder of a life may be taken away under it
                 if name == self.life and (len(self.loops) == 1 or not self.ready(name)):
                     raise
                 self._leave(name)

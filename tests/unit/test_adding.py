@@ -15,6 +15,10 @@ from oliveira.runs.run import fit
 from oliveira.tasks.catalogue import tasks
 
 GUIDE = Path(__file__).parents[2] / "docs" / "adding.md"
+sys.path.append(str(Path(__file__).parents[1] / "contract"))
+from checks import CHECKS  # noqa: E402
+
+EXPORTS = "onnx_equals_torch"  # takes seconds
 
 
 @pytest.fixture
@@ -59,3 +63,14 @@ def test_the_kind_is_one_that_models_may_name(added: dict[str, ModuleType]) -> N
     model = registry.create("deepsets", **entry.sizes(("set", "one")))
     torch.testing.assert_close(model(x), model(x.flip(1)))
     assert x.shape == (2, 5, 3) and kinds.eats("set").arguments[0].places(ordered=True) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if name != EXPORTS])
+def test_the_model_passes_the_contract(added: dict[str, ModuleType], name: str) -> None:
+    """Every check, without a line of one's own, as the guide says; what it says to fail does."""
+    entry = registry.entry("dan")
+    if name in entry.xfail:
+        with pytest.raises(AssertionError):
+            CHECKS[name](entry, ("tokens", "one"))
+    else:
+        CHECKS[name](entry, ("tokens", "one"))

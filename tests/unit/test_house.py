@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from oliveira.errors import CorruptError
 from oliveira.ledger import Ledger
+from oliveira.ledger.lives import make_place, place
 from oliveira.lifecycle import once, up
+from oliveira.lifecycle.overview import lives_overview
 from oliveira.lifecycle.traffic_load import Answer, Load
 from oliveira.lifecycle.up import Child, House
 from oliveira.lifecycle.visitors import TextVisitors
@@ -161,3 +165,33 @@ def test_a_life_that_cannot_go_on_ends_no_other(
         "oliveira: life outra: model dddddddddddd needs about 900 MiB, more than serve.memory = 500: "
         "it is served alone. Raise serve.memory, or compress the model.",
     ]
+
+
+class Gone(Still):
+    """A child whose folder was taken away: its log cannot be opened."""
+
+    def check(self) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "loop.log")
+
+
+def test_a_life_whose_folder_is_gone_ends_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine: Any = House(tmp_path, World(), port=0, quiet=True)
+    mine.front, mine.loops, mine.ledgers, mine.started = Still(), {"oliveira": Still(), "outra": Gone()}, {}, 0.0
+    mine.check()
+    assert list(mine.loops) == ["oliveira"]
+    assert "life outra is not watched until the next start: its loop ended." in capsys.readouterr().err
+
+
+def test_a_damaged_ledger_is_one_lifes(tmp_path: Path) -> None:
+    for name in ("oliveira", "outra", "av"):
+        folder = make_place(tmp_path, name)
+        (folder / "world.json").write_text("{}")
+        Ledger(folder).close()
+    (place(tmp_path, "av") / "ledger.sqlite").write_bytes(b"no ledger at all" * 300)
+    mine: Any = House(tmp_path, World(), port=0, quiet=True)
+    with contextlib.ExitStack() as stack:
+        assert list(mine._ledgers(stack)) == ["oliveira", "outra"]
+    assert lives_overview(tmp_path)["av"]["state"] == "damaged"
+    mine.life = "av"
+    with contextlib.ExitStack() as stack, pytest.raises(CorruptError):
+        mine._ledgers(stack)

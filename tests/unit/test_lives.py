@@ -12,6 +12,7 @@ import pytest
 from engine_fakes import TASK, Engine
 from starlette.testclient import TestClient
 
+from oliveira.cli import keys
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.ledger import Ledger
@@ -197,6 +198,13 @@ def test_what_a_key_asked_is_forgotten_in_every_life(tmp_path: Path) -> None:
         assert forget(ledger, "ana")["answers"] == 2
         with holder(place(tmp_path, "consumo"), "update"), pytest.raises(UserError, match="a retraining reads"):
             forget(ledger, "ana")
+
+
+def test_keys_are_the_homes_also_from_a_lifes_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lived(tmp_path, "oliveira", "consumo")
+    keys.create("ana", home=place(tmp_path, "consumo"))
+    with Ledger(tmp_path) as ledger, Ledger(place(tmp_path, "consumo")) as other:
+        assert ledger.verify_key(capsys.readouterr().out.strip()) and not other.keys()
 
 
 def test_a_backup_holds_every_life(tmp_path: Path) -> None:

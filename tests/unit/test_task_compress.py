@@ -15,6 +15,7 @@ from oliveira.compression.settings import CompressSection
 from oliveira.console.flow import COMPRESSED_FLOW, TASK_FLOW, flow_of
 from oliveira.export.settings import ExportSection
 from oliveira.ledger import Ledger
+from oliveira.lifecycle import task_compress
 from oliveira.lifecycle.gate import Scores
 from oliveira.lifecycle.latency import Latency
 from oliveira.lifecycle.pipeline import Pipeline
@@ -73,7 +74,9 @@ def test_without_graphs_the_weights_themselves_are_bytes(tmp_path: Path) -> None
         (ACCURACY, Scores(0.9, 0.85), (10, 5), "accuracy is 5.56% worse"),
         (ACCURACY, Scores(0.9, 0.95), (10, 5), ""),
         (ACCURACY, Scores(0.9, float("nan")), (10, 5), "worse"),
-        (MAE, Scores(1.0, 1.0), (10, 10), "no byte is saved"),
+        (MAE, Scores(1.0, 1.0), (1000, 1000), "less than a twentieth is saved"),
+        (MAE, Scores(1.0, 1.0), (1000, 960), "less than a twentieth is saved"),
+        (MAE, Scores(1.0, 1.0), (1000, 900), ""),
     ],
 )
 def test_float32_is_served_where_int8_costs_too_much_or_saves_nothing(
@@ -81,6 +84,15 @@ def test_float32_is_served_where_int8_costs_too_much_or_saves_nothing(
 ) -> None:
     found = refusal(metric, scores, sizes, 0.02)
     assert why in found and bool(why) == bool(found)
+
+
+def test_what_was_refused_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_compress, "refusal", lambda *a: "a reason")
+    outputs = lived(tmp_path, until="serve")
+    assert (outputs["compress"]["weights"], outputs["compress"]["reason"]) == ("fp32", "a reason")
+    with Ledger(tmp_path) as ledger:
+        row = ledger.artifact(outputs["serve"]["champion"])
+    assert row is not None and open_artifact(row.path, row.digest).weights == "fp32"
 
 
 def test_slower_is_reported_as_slower() -> None:
