@@ -75,7 +75,7 @@ export interface World {
   task?: string | null; // of a life that answers instead of continuing a text
   sources: { base: string; new: string };
   model: Values;
-  steps: number;
+  steps: number | null; // of a text life
   gate: { min_gain: number; max_forgetting: number; max_latency: number; require_approval: boolean };
 }
 

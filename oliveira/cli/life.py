@@ -244,7 +244,7 @@ def status(
     if len(every) > 1:
         lives = Table("life", "task", "champion", "state")
         for name, row in every.items():
-            lives.add_row(name, row["task"], (row["champion"] or "–")[:12], translate(row["state"]))
+            lives.add_row(name, translate(row["task"]), (row["champion"] or "–")[:12], translate(row["state"]))
         console.print(lives)
         console.print(_line("life", name_of(folder)), markup=False)
     table = Table("stage", "state", "seconds", "result")

@@ -66,15 +66,13 @@ def _world(home: Path) -> dict[str, Any] | None:
     """The world in force; None before the first `oliveira up` has written it."""
     try:
         world = json.loads((home / "world.json").read_bytes())
-        return {
-            "name": world["name"],
-            "seed": world["seed"],
-            "task": task_of(home) or None,
-            "sources": {"base": world["data"]["base"], "new": world["data"]["new"]},
-            "model": world["model"],
-            "steps": world["train"]["steps"],
-            "gate": world["gate"],
-        }
+        shown = {"name": world["name"], "seed": world["seed"], "gate": world["gate"], "task": task_of(home) or None}
+        if shown["task"]:  # data, model and train are of text lives
+            own = {"model": {"name": world["task"]["model"]}, "steps": None, "sources": {"base": "", "new": ""}}
+        else:
+            own = {"model": world["model"], "steps": world["train"]["steps"]}
+            own["sources"] = {name: world["data"][name] for name in ("base", "new")}
+        return shown | own
     except (OSError, ValueError, KeyError, TypeError):  # or of an older version
         return None
 
