@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from oliveira.language import CODES, local, translate
 
-FAR = 1.5  # validation loss over training loss
+FAR = 1.5  # validation loss over training loss …
+LEARNT = 1e-3  # … unless both are as good as nothing
 WORSE = 0.02  # at the end than at the best look, relative
 GAINING = 0.01  # from the last look but one to the last, relative
 
@@ -65,7 +66,7 @@ def diagnose(
     step, best = max(looks, key=lambda look: sign * look[1])
     last = looks[-1][1]
     turned = sign * (best - last) > WORSE * abs(best)
-    apart = losses is not None and losses[1] > FAR * max(losses[0], 1e-12)
+    apart = losses is not None and losses[1] > max(FAR * losses[0], LEARNT)
     gaining = len(looks) > 1 and step == looks[-1][0] and sign * (last - looks[-2][1]) > GAINING * abs(last)
     ahead = {name: value for name, value in baselines.items() if sign * (value - test) > 0}
     strongest = max(ahead, key=lambda name: sign * ahead[name], default="")

@@ -488,6 +488,7 @@ def curve(*metrics: float) -> list[dict[str, Any]]:
     [
         (curve(3, 2, 2.5), (0.1, 0.12), 2.5, "over-fits", "best at step 20 (2) and ended at 2.5"),
         (curve(3, 2, 1.999), (0.1, 0.3), 2.0, "over-fits", "loss 0.1 on training examples, 0.3 on validation"),
+        (curve(3, 2, 1.999), (5e-7, 8e-6), 2.0, "fits", "neither"),  # learnt: nothing lies between them
         (curve(3, 2, 1.5), (0.1, 0.1), 1.5, "under-fits", "still improved"),
         (curve(3, 2, 1.999), (0.1, 0.1), 6.0, "under-fits", "naive (5) needs no network and is better"),
         (curve(3, 2, 1.999), (0.1, 0.1), 2.0, "fits", "neither"),
