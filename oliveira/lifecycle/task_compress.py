@@ -1,8 +1,8 @@
 """The stage `compress` of a task's life: int8 weights, measured beside float32 as both would serve.
 
-What is asked for is served unless the metric on the validation split loses more than `gate.max_forgetting`, or no byte
-is saved: int8 is of linear layers; recurrent kernels, convolutions and embeddings stay float32. Then float32 serves,
-and a sentence says why. Slower is said and served: whoever asks for fewer bytes may want them for themselves.
+What is asked for is served unless the metric on the validation split loses more than `gate.max_forgetting`, or less
+than a twentieth is saved: int8 is of linear layers; recurrent kernels, convolutions and embeddings stay float32. Then
+float32 serves, and a sentence says why. Slower is said and served: fewer bytes may be wanted for themselves.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LEAST_SAVED = 0.95  # of the bytes: int8 that is as large is not worth its round
 
 def served_of(context: Context) -> Artifact:
     """What is packaged: what `compress` accepted, else the exported graph, else the trained weights."""
-    accepted = context.outputs.get("compress", {}).get("weights", "fp32") != "fp32"
-    folder = context.results["compress" if accepted else "export"] / "export"
-    return artifact.open_artifact(folder if folder.exists() else context.results["train"] / "artifact")
+    if context.outputs.get("compress", {}).get("weights", "fp32") == "fp32":
+        return _float32(context)
+    return artifact.open_artifact(context.results["compress"] / "export")
 
 
 def _compress(context: Context) -> dict[str, Any]:

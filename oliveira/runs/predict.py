@@ -133,11 +133,10 @@ def export(folder: Path, say: Callable[[str], None] = lambda text: None, *, weig
 def _export(folder: Path, say: Callable[[str], None], weights: str) -> dict[str, Any]:
     made = open_artifact(folder / "artifact")
     model = made.load_model()
-    whole = _torch(made.load_model())
-    if weights not in ("", made.weights):
+    weights = weights or made.weights
+    rounded = weights != made.weights
+    if rounded:
         quantise_model(model, weights)
-    else:
-        weights = made.weights
     described = json.loads((made.path / "task.json").read_bytes())
     wanted = task(described["task"])
     calls: list[tuple[Array, ...]] = []
@@ -155,7 +154,10 @@ def _export(folder: Path, say: Callable[[str], None], weights: str) -> dict[str,
         steps = export_forward(model, example, graph, form, max_len=int(made.config.get("max_len", 0)))
         runner = ForwardRunner(graph)
         error = max(_error(plain(*arrays), runner(*arrays)) for arrays in calls[:20])
-        rounding = max(_error(whole(*arrays), plain(*arrays)) for arrays in calls[:20])
+        rounding = 0.0
+        if rounded:
+            whole = _torch(made.load_model())
+            rounding = max(_error(whole(*arrays), plain(*arrays)) for arrays in calls[:20])
         if not error <= MAX_ERROR:
             raise OliveiraError(f"{GRAPH}: outputs differ by {error:.1e}, more than {MAX_ERROR:g}. It is refused.")
         answer = wanted.answer(described["state"], runner, described["request"])

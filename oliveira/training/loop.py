@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from oliveira.errors import Interrupted, TrainingError
+from oliveira.errors import Interrupted, TrainingError, UserError
 from oliveira.kernels.fast import fast_layers
 from oliveira.training import schedules
 from oliveira.training.checkpoint import load_checkpoint, save_checkpoint
@@ -198,8 +198,17 @@ def _evaluating(model: nn.Module, job: Job[Any], look: Callable[[nn.Module], Res
 
 def learning_rate(step: int, config: TrainSection, model: nn.Module) -> float:
     if config.schedule == "noam":
-        d_model = getattr(getattr(model, "config", None), "d_model", 1)  # what has no width is as if it had one of 1
-        return schedules.noam(step, d_model=d_model, warmup_steps=config.warmup_steps, factor=config.lr)
+        return schedules.noam(step, d_model=_width(model), warmup_steps=config.warmup_steps, factor=config.lr)
     return schedules.cosine(
         step, peak=config.lr, warmup_steps=config.warmup_steps, steps=config.steps, min_lr=config.min_lr
     )
+
+
+def _width(model: nn.Module) -> int:
+    """Every config of the catalogue has a `d_model`; a model without one has no such schedule."""
+    network: Any = model
+    try:
+        return int(network.config.d_model)
+    except AttributeError:
+        name = type(model).__name__
+        raise UserError(f"train.schedule = noam needs a d_model, which a {name} does not have. Use cosine.") from None

@@ -60,9 +60,7 @@ RULES = {
     "oliveira explain lstm --task forecast/power": Rule(says="by backpropagation"),
     "oliveira train classify/told-br bert start=minilm features=frozen": Rule(STARTING, run="elsewhere"),
     "oliveira export forecast/power/lstm": Rule(says="largest difference"),
-    "oliveira export forecast/power/mlp --weights int8": Rule(
-        "oliveira export forecast/power/lstm --weights int8", "int8"
-    ),
+    "oliveira export forecast/power/lstm --weights int8": Rule(says="int8"),
     "oliveira predict forecast/power/lstm": Rule(says='"engine": "onnxruntime"'),
     "oliveira serve forecast/power/lstm": Rule("tests/system/test_model_lives.py", run="elsewhere"),
     "oliveira reproduce forecast-lstm": Rule(says="OUTSIDE", code=1),  # two steps are not the published six hundred

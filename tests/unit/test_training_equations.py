@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.data import preprocess
+from oliveira.errors import UserError
 from oliveira.lifecycle import stages
 from oliveira.registry import create
 from oliveira.tasks.language_modelling import next_token_loss
@@ -93,6 +94,13 @@ def test_a_run_is_its_equations(schedule: str, tmp_path: Path) -> None:
     assert [row["lr"] for row in rows] == pytest.approx([rate(step, config) for step in range(1, 13)])
     first = torch.stack([squared(network(), batch(number)) for number in range(config.accumulate)]).mean()
     assert rows[0]["loss"] == pytest.approx(first.item()), "the loss of a step is the mean of its micro-batches"
+
+
+def test_a_schedule_by_width_wants_a_width(tmp_path: Path) -> None:
+    """No other width is taken for one that is not there."""
+    config = ODD.model_copy(update=dict(schedule="noam"))
+    with pytest.raises(UserError, match=r"noam needs a d_model, which a Linear does not have\. Use cosine\."):
+        train(nn.Linear(3, 2).double(), Job(batch=batch, loss=squared), config, tmp_path, seed=0)
 
 
 def test_muon_has_the_settings_of_the_run_and_leaves_embeddings_alone() -> None:
