@@ -16,7 +16,7 @@ from oliveira.files import atomic_directory, check_writable, write_json_atomic
 from oliveira.ledger import Ledger
 from oliveira.lifecycle.card import card
 from oliveira.registry import decoding
-from oliveira.serving.adapter_names import FOLDER, MADE, check_name
+from oliveira.serving.adapter_names import FOLDER, MADE, check_name, describe
 
 Form = Literal["hf", "gguf", "peft"]
 
@@ -29,6 +29,7 @@ def write_out(home: Path, artifact: Artifact, form: Form, target: Path, *, adapt
         case "gguf":
             return write_gguf(artifact, target)
         case "peft":
+            describe(home, adapter)  # or there is none of that name
             stored = read_adapter(home / FOLDER / adapter, base=artifact.files[WEIGHTS])
             return write_peft(stored, _theirs(artifact), target)
 

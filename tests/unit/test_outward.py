@@ -187,6 +187,12 @@ def test_peft_adds_the_same_and_gives_it_back(form: str, targets: list[str], tmp
         assert torch.equal(again(tokens), expected)
 
 
+def test_an_adapter_that_is_not_there_is_named(tmp_path: Path, tokenizer: Path) -> None:
+    made_here = made(tmp_path / "artifact", tokenizer, **FORMS["llama"])
+    with pytest.raises(UserError, match="'nobody' is not in"):
+        write_out(tmp_path, made_here, "peft", tmp_path / "peft", adapter="nobody")
+
+
 def test_an_adapter_that_peft_cannot_say_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     made_here = made(tmp_path / "artifact", tokenizer, **FORMS["gpt2"])
     adapted(tmp_path / "adapters" / "ana", made_here, ["query"])
