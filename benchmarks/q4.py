@@ -417,7 +417,7 @@ def subjects(
                 except OliveiraError as error:
                     table.skip(smollm2.NAME, str(error))
                     continue
-                model, tokenizer = read_gguf(plain)
+                model, tokenizer, _ = read_gguf(plain)
                 tokens = tokenizer.encode(smollm2.pages()).ids
             else:
                 torch.manual_seed(0)

@@ -132,7 +132,7 @@ def main() -> None:
         folder = Path(scratch)
         try:
             with smollm2.on_disk() as file:
-                model, backend = read_gguf(file)
+                model, backend, _ = read_gguf(file)
         except OliveiraError as error:
             raise SystemExit(str(error)) from None
         # Now: what follows takes the names of special tokens in a text for text.

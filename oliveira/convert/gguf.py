@@ -6,7 +6,6 @@ rotate halves (x₀, x_{K/2}) as Llama itself does, so its converter interleaves
     row r of half h in a head stands at 2 r + h in the file
 
 Covered: architecture llama, RoPE without scaling, byte-level BPE ("gpt2") with the pre-tokenizers gpt-2 and smollm.
-Needs: pip install "oliveira[weights]".
 Checked against: transformers LlamaForCausalLM with the same de-quantised weights, 64 greedy tokens equal.
 """
 
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
@@ -41,9 +42,16 @@ _CONTROL = 3  # token type of what text never spells
 _LONGEST = 2**24  # tokens of context: a larger number is no size but a broken file
 
 
+class About(NamedTuple):
+    form: str  # architecture, by llama.cpp's name
+    chat_template: str | None
+    licence: str  # "" = the file says none
+
+
 class FromGGUF(NamedTuple):
     model: GPT  # in `eval` mode
     tokenizer: Tokenizer  # of `tokenizers`; its special tokens are matched in text
+    about: About
 
 
 class Fields:
@@ -77,10 +85,6 @@ class Fields:
 
 def read_gguf(path: Path) -> FromGGUF:
     """Raises `UserError` for what `GPT` does not compute, `CorruptError` when the file is not a GGUF file."""
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise UserError('reading GGUF needs the package gguf. Run: pip install "oliveira[weights]".') from None
     if not path.is_file():
         raise UserError(f"{path.name} is no file. Give the path of a GGUF file.")
     try:
@@ -97,7 +101,16 @@ def read_gguf(path: Path) -> FromGGUF:
         tokenizer = _tokenizer(fields, config["vocab_size"])
     # There is no llama.cpp here to run beside it: `trial` is none.
     converted = Converted(config=config, state=state, trial=None, kind=path.name, wanted="GPT")
-    return FromGGUF(converted.build(GPT, GPTConfig), tokenizer)
+    return FromGGUF(converted.build(GPT, GPTConfig), tokenizer, _about(fields))
+
+
+def _about(fields: Fields) -> About:
+    texts = {name: fields.values.get(name) for name in ("tokenizer.chat_template", "general.license")}
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise UserError(f"{name} of this GGUF file is no text. Give a file whose {name} is one, or has none.")
+    template, licence = texts.values()
+    return About(fields.get("general.architecture", str), template, licence or "")
 
 
 def _config(fields: Fields, *, tied: bool) -> dict[str, Any]:
@@ -134,8 +147,6 @@ def _config(fields: Fields, *, tied: bool) -> dict[str, Any]:
 
 def _state(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Tensor]:
     """Takes the tensors that it reads out of `tensors`."""
-    from gguf.quants import dequantize
-
     d_model, d_ff, n_heads, n_kv_heads = (config[name] for name in ("d_model", "d_ff", "n_heads", "n_kv_heads"))
     rows = {"attn_k": n_kv_heads, "attn_v": n_kv_heads}
 

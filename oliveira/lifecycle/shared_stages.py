@@ -23,7 +23,7 @@ def show_training(context: Context, unit: str = "tokens") -> Any:
         left = eta.update(progress.step / progress.steps)
         text = f"loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} {unit}/s"
         context.report.progress(progress.step / progress.steps, text)
-        if time.monotonic() - last >= 1.0:
+        if time.monotonic() - last >= 1.0 or progress.step == progress.steps:
             last = time.monotonic()
             values = {"train_step": progress.step, "train_steps": progress.steps, "train_loss": progress.loss}
             values["train_eta_seconds"] = math.nan if left is None else left

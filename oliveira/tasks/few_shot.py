@@ -106,7 +106,7 @@ def main() -> None:
     home = parser.parse_args().home
     file = Path(weights.SMOLLM2.package.probe).name
     with weights.on_disk(weights.SMOLLM2, file, home.absolute() / "cache", print) as path:
-        model, tokenizer = read_gguf(path)
+        model, tokenizer, _ = read_gguf(path)
     print(f"{'':12}" + "".join(f"{shots} shots".rjust(10) for shots in SHOTS) + "guess".rjust(10))
     for name, kind in KINDS.items():
         found = [accuracy(model, lambda text: list(tokenizer.encode(text).ids), kind, shots) for shots in SHOTS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from oliveira.convert.gguf import read_gguf
+from oliveira.convert.hub import bring_in
 from oliveira.data.tokenizer import END_OF_TEXT, Tokenizer
 from oliveira.errors import CorruptError, UserError
+from oliveira.files import sha256_file
 from oliveira.models.gpt import GPT
 
 Kind = gguf.GGMLQuantizationType
@@ -205,7 +206,7 @@ def test_a_type_that_the_package_cannot_read(tokenizer: Tokenizer, tmp_path: Pat
     def unknown(*_: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(gguf.quants, "dequantize", unknown)
+    monkeypatch.setattr("oliveira.convert.gguf.dequantize", unknown)
     with pytest.raises(UserError, match=r"token_embd.*F32"):
         read_gguf(tmp_path / "x.gguf")
 
@@ -222,7 +223,22 @@ def test_a_file_that_is_none(content: bytes, tmp_path: Path) -> None:
         read_gguf(tmp_path / "x.gguf")
 
 
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UserError, match=r"oliveira\[weights\]"):
-        read_gguf(tmp_path / "x.gguf")
+def test_brought_in_with_its_template_and_its_licence(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    texts = {"tokenizer.chat_template": "{{ messages }}", "general.license": "apache-2.0"}
+    write(path, llama(2, tokenizer.vocab_size), tokenizer, strings=texts)
+    brought = bring_in(path)
+    assert isinstance(brought.model, GPT) and brought.name == "gpt"
+    assert brought.tokenizer.decode(brought.tokenizer.encode(TEXTS[0])) == TEXTS[0]
+    assert (brought.chat_template, brought.licence) == ("{{ messages }}", "apache-2.0")
+    assert brought.source == {"kind": "gguf", "form": "llama", "files": {"x.gguf": sha256_file(path)}}
+
+
+def test_neither_template_nor_licence(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer)
+    assert bring_in(tmp_path / "x.gguf")[3:5] == (None, "")
+
+
+def test_what_is_no_gguf_file_is_not_brought_in(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.onnx"):
+        bring_in(tmp_path / "x.onnx")

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "oliveira"
 # From the cellar to the roof: a room imports rooms below it only. A file of the package itself is a room of its own.
 FLOORS = (
     ("errors", "files", "processors", "strict_json", "drawing", "language", "terminal", "kinds", "process", "settings"),
-    ("compression", "nn", "registry", "models", "convert", "kernels"),
-    ("data", "training", "tasks", "adaptation", "artifact", "export", "runs"),
+    ("compression", "nn", "registry", "models", "kernels"),
+    ("data", "convert", "training", "tasks", "adaptation", "artifact", "export", "runs"),
     ("ledger", "memory", "monitoring", "console", "serving", "world", "lifecycle"),
     ("formulas", "library", "study", "cli", "__main__"),
 )

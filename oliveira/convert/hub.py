@@ -1,0 +1,40 @@
+"""Other people's models in, from the files that they are given away in: weights, tokenizer, chat template, licence.
+
+    brought = bring_in(Path("SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+Covered: a GGUF file. What it may hold: `oliveira.convert.gguf`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from oliveira.convert.gguf import read_gguf
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import UserError
+from oliveira.files import sha256_file
+
+
+class BroughtIn(NamedTuple):
+    model: nn.Module  # in `eval` mode
+    name: str  # in the registry
+    tokenizer: Tokenizer
+    chat_template: str | None  # Jinja
+    licence: str  # as its files say; "" = they do not
+    source: dict[str, Any]  # plain JSON, for the lineage: kind, form, sha256 of each file
+
+
+def bring_in(path: Path) -> BroughtIn:
+    """Raises `UserError` for what is not covered, `CorruptError` for a file that is broken."""
+    if path.suffix.lower() == ".gguf":
+        return _gguf(path)
+    raise UserError(f"{path.name} holds no weights that can be brought in. Give a .gguf file.")
+
+
+def _gguf(path: Path) -> BroughtIn:
+    model, backend, about = read_gguf(path)
+    source = {"kind": "gguf", "form": about.form, "files": {path.name: sha256_file(path)}}
+    return BroughtIn(model, "gpt", Tokenizer(backend), about.chat_template, about.licence, source)
