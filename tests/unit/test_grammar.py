@@ -66,7 +66,7 @@ def finite(number: str) -> float:
     return max(min(float(number), 1e308), -1e308)
 
 
-@pytest.mark.parametrize("seeds", [range(150), pytest.param(range(150, 1150), marks=pytest.mark.long)])
+@pytest.mark.parametrize("seeds", [range(150), pytest.param(range(150, 1000), marks=pytest.mark.slow)])
 def test_whatever_is_drawn_fits_its_schema(
     seeds: range, grammars: Grammars, tokenizer: Tokenizer, bias: np.ndarray
 ) -> None:

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -36,7 +36,11 @@ MAX_NODES, MAX_DEPTH, MAX_PROPERTIES = 20_000, 64, 1_000  # of a schema
 MAX_MULTIPLE = 10_000  # states that `multipleOf` needs: the least common multiple where several meet
 # Between two tokens of JSON: nothing, a blank, or a new line and its indentation. Without a bound a small model can
 # write blanks for ever.
-WHITESPACE = r" |\n {0,32}"
+JSON_OPTIONS: dict[str, Any] = {
+    "lenient": False,
+    "coerce_one_of": False,
+    "whitespace_pattern": r" |\n {0,32}",
+}
 # The library's formats admit more than validators do: names of any length, the 60th second at any time.
 _FORMATS = {
     "email": "^[^@]{1,64}@[^.]{1,48}([.][^.]{1,48}){0,4}$",
@@ -165,8 +169,7 @@ def _grammar(constraint: Constraint) -> str:
             schema = json.loads(constraint.text)
             _check(schema)
             schema = schema if isinstance(schema, dict) else {"anyOf": [{}] if schema is True else []}
-            options: Any = {"lenient": False, "coerce_one_of": False, "whitespace_pattern": WHITESPACE}
-            return LLMatcher.grammar_from_json_schema(json.dumps(_strict(schema)), overrides=options)
+            return LLMatcher.grammar_from_json_schema(json.dumps(_strict(schema)), overrides=cast(Any, JSON_OPTIONS))
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.text)
         case "lark":
