@@ -10,6 +10,7 @@ from oliveira.language.portuguese_figures import FIGURE_SENTENCES
 from oliveira.language.portuguese_folders import FOLDER_SENTENCES
 from oliveira.language.portuguese_home import HOME_SENTENCES
 from oliveira.language.portuguese_lives import LIFE_SENTENCES
+from oliveira.language.portuguese_outward import OUTWARD_SENTENCES
 from oliveira.language.portuguese_tables import TABLE_SENTENCES
 from oliveira.language.portuguese_tasks import TASK_SENTENCES
 from oliveira.language.portuguese_texts import TEXT_SENTENCES
@@ -322,4 +323,5 @@ SENTENCES = {
     **TEXT_SENTENCES,
     **HOME_SENTENCES,
     **LIFE_SENTENCES,
+    **OUTWARD_SENTENCES,
 }
