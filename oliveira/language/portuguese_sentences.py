@@ -5,6 +5,7 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.language.portuguese_bases import BASE_SENTENCES
 from oliveira.language.portuguese_figures import FIGURE_SENTENCES
 from oliveira.language.portuguese_folders import FOLDER_SENTENCES
 from oliveira.language.portuguese_home import HOME_SENTENCES
@@ -315,6 +316,7 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **BASE_SENTENCES,
     **TASK_SENTENCES,
     **FOLDER_SENTENCES,
     **FIGURE_SENTENCES,
