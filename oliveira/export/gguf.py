@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, RopeScalingType, get_tensor_name_map
 from torch import Tensor
 
 from oliveira.artifact import TOKENIZER, Artifact
@@ -26,7 +26,12 @@ from oliveira.files import explain_disk, fsync_path, scratch_folder
 from oliveira.models.gpt import GPTConfig
 from oliveira.registry import decoding
 
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "GPT2LMHeadModel": "gpt2"}
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "GPT2LMHeadModel": "gpt2",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 _NORMAL, _CONTROL = 1, 3  # types of tokens
 
 
@@ -64,6 +69,22 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
     return {**about, "from": artifact.weights, "cuts_words_as": pre, "cut_alike": _PRE.get(_way(tokens)) == pre}
 
 
+def _check(theirs: Theirs, config: GPTConfig) -> None:
+    """What of a form cannot be said in a GGUF file that is written here."""
+    if theirs.kind not in ARCHITECTURES:
+        raise UserError(
+            f"a {theirs.kind} is not written as GGUF ({', '.join(ARCHITECTURES)} are). Export with --to hf."
+        )
+    if theirs.kind == "GPT2LMHeadModel" and config.feed_forward != "gelu":
+        raise UserError(f"llama.cpp computes every gpt2 with gelu, not {config.feed_forward}. Export with --to hf.")
+    if config.bias and theirs.kind == "Qwen3ForCausalLM":
+        raise UserError("llama.cpp has no biases in its architecture qwen3. Export with --to hf.")
+    if config.rope_scaling is not None and config.rope_scaling["type"] not in ("linear", "yarn"):
+        raise UserError(
+            f"rope_scaling of the type {config.rope_scaling['type']} is not written as GGUF. Export with --to hf."
+        )
+
+
 def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
     writer.add_name(f"{artifact.name} {artifact.digest[:12]}")
     writer.add_context_length(config.max_len)
@@ -79,7 +100,15 @@ def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
     else:
         writer.add_layer_norm_rms_eps(config.norm_eps)
         writer.add_rope_freq_base(config.rope_base)
-        writer.add_rope_dimension_count(config.d_model // config.n_heads)
+        writer.add_rope_dimension_count(config.head_width)
+        writer.add_key_length(config.head_width)
+        writer.add_value_length(config.head_width)
+    if config.rope_scaling is not None:
+        scaling = config.rope_scaling
+        writer.add_rope_scaling_type(RopeScalingType(scaling["type"]))
+        writer.add_rope_scaling_factor(scaling["factor"])
+        if (first := scaling.get("original_max_position_embeddings")) is not None:
+            writer.add_rope_scaling_orig_ctx_len(first)
 
 
 def _tensors(theirs: Theirs, config: GPTConfig) -> list[tuple[str, Tensor]]:
