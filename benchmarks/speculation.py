@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer as Backend
 
 from benchmarks import smollm2, timing
 from benchmarks.q4 import ROOT, reported
@@ -26,7 +27,6 @@ from benchmarks.table import Table, arguments
 from oliveira import artifact
 from oliveira.compression.model import quantise_model
 from oliveira.convert.gguf import read_gguf
-from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError
 from oliveira.kernels.build import unavailable
 from oliveira.serving.engine.decoders import Settings
@@ -132,12 +132,12 @@ def main() -> None:
         folder = Path(scratch)
         try:
             with smollm2.on_disk() as file:
-                model, backend, _ = read_gguf(file)
+                model, tokenizer, _ = read_gguf(file)
         except OliveiraError as error:
             raise SystemExit(str(error)) from None
-        # Now: what follows takes the names of special tokens in a text for text.
+        backend = Backend.from_str(tokenizer.to_json())  # that takes the names of special tokens for these
         prompts = {form: [(w, [backend.encode(text).ids for text in w.prompts]) for w in works(form)] for form in FORMS}
-        Tokenizer(backend).save(folder / "tokenizer.json")
+        tokenizer.save(folder / "tokenizer.json")
         model.config = dataclasses.replace(model.config, max_len=MAX_LEN)
         costs, went = {}, {}
         for form in FORMS:

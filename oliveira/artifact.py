@@ -14,7 +14,6 @@ manifest's own checksum covers its metrics too. Every load verifies first.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from oliveira.files import (
     sha256_json,
     write_json_atomic,
 )
-from oliveira.registry import entry
+from oliveira.registry import entry, stored_config
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 TASK, TOKENIZER = "task.json", "tokenizer.json"  # what serving goes by: a task's requests, else text
@@ -104,7 +103,7 @@ def write(
     """
     if weights not in FORMATS:
         raise OliveiraError(f"weights = {weights!r} is not one of {', '.join(FORMATS)}")
-    config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
+    config = stored_config(model.config)
     with atomic_directory(final) as folder:
         twice = shared(model)
         state = {key: value.detach().contiguous() for key, value in model.state_dict().items() if key not in twice}

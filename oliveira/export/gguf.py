@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, RopeScalingType, get_tensor_name_map
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
 from torch import Tensor
 
 from oliveira.artifact import TOKENIZER, Artifact
@@ -43,10 +43,7 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
         raise UserError(f"artifact {artifact.digest[:12]} holds no model of text. --to hf and gguf are for those.")
     model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     theirs = under_their_names(model)
-    if theirs.kind == "GPT2LMHeadModel" and model.config.feed_forward != "gelu":
-        raise UserError(
-            f"llama.cpp computes every gpt2 with gelu, not {model.config.feed_forward}. Export with --to hf."
-        )
+    _check(theirs, model.config)
     tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
     template = (artifact.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in artifact.files else None
     with explain_disk(file), scratch_folder(file) as scratch:
@@ -79,10 +76,8 @@ def _check(theirs: Theirs, config: GPTConfig) -> None:
         raise UserError(f"llama.cpp computes every gpt2 with gelu, not {config.feed_forward}. Export with --to hf.")
     if config.bias and theirs.kind == "Qwen3ForCausalLM":
         raise UserError("llama.cpp has no biases in its architecture qwen3. Export with --to hf.")
-    if config.rope_scaling is not None and config.rope_scaling["type"] not in ("linear", "yarn"):
-        raise UserError(
-            f"rope_scaling of the type {config.rope_scaling['type']} is not written as GGUF. Export with --to hf."
-        )
+    if config.rope_scaling is not None:
+        raise UserError("rope_scaling is not written as GGUF here. Export with --to hf.")
 
 
 def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
@@ -103,12 +98,6 @@ def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
         writer.add_rope_dimension_count(config.head_width)
         writer.add_key_length(config.head_width)
         writer.add_value_length(config.head_width)
-    if config.rope_scaling is not None:
-        scaling = config.rope_scaling
-        writer.add_rope_scaling_type(RopeScalingType(scaling["type"]))
-        writer.add_rope_scaling_factor(scaling["factor"])
-        if (first := scaling.get("original_max_position_embeddings")) is not None:
-            writer.add_rope_scaling_orig_ctx_len(first)
 
 
 def _tensors(theirs: Theirs, config: GPTConfig) -> list[tuple[str, Tensor]]:

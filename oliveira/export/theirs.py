@@ -87,6 +87,7 @@ def under_their_names(model: GPT) -> Theirs:
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tied,
         "torch_dtype": "float32",
+        "pad_token_id": None,
         **form.config(config),
     }
     layers = {
@@ -123,7 +124,8 @@ def _possible(kind: str, config: GPTConfig) -> bool:
             return config.head_width * config.n_heads == config.d_model
         case "Gemma2ForCausalLM" | "Gemma3ForCausalLM":
             # rounded there to the weights' dtype, here not at all
-            return abs(config.embedding_scale / config.d_model**0.5 - 1) < 1e-6
+            scalar = (config.attention_scale or config.head_width**-0.5) ** -2  # a whole number there
+            return abs(config.embedding_scale / config.d_model**0.5 - 1) < 1e-6 and abs(scalar - round(scalar)) < 1e-6
         case _:
             return True
 
@@ -171,7 +173,7 @@ def _gemma(config: GPTConfig) -> dict[str, Any]:
     return {
         **{name: said[name] for name in said if name not in ("hidden_act", "mlp_bias")},
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": scale**-2,
+        "query_pre_attn_scalar": round(scale**-2),
         "sliding_window": config.window or 4096,
         "layer_types": kinds,
     }
