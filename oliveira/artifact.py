@@ -3,6 +3,7 @@
     model.safetensors   weights; nothing executable is stored or loaded
     config.json         registry name, config, head, weight format (fp32, int4, int4_mse, nf4, int8)
     tokenizer.json      byte-level BPE (language models)
+    chat_template.jinja how messages become text (optional)
     task.json           what a request of the task needs: scales, labels, vocabularies (optional)
     model.onnx          the forward pass (optional)
     reference.json      what live traffic is compared with (optional)
@@ -14,7 +15,6 @@ manifest's own checksum covers its metrics too. Every load verifies first.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,11 @@ from oliveira.files import (
     sha256_json,
     write_json_atomic,
 )
-from oliveira.registry import entry
+from oliveira.registry import entry, stored_config
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 TASK, TOKENIZER = "task.json", "tokenizer.json"  # what serving goes by: a task's requests, else text
+TEMPLATE = "chat_template.jinja"
 NEEDED = {WEIGHTS, "config.json"}
 FORMAT = 1
 
@@ -74,6 +75,10 @@ class Artifact:
             raise CorruptError(f"artifact {self.digest[:12]}: weights missing {missing[:3]}, unknown {unexpected[:3]}")
         return model.eval()
 
+    def handed_on(self) -> dict[str, bytes]:
+        """What the artifacts that are made of this one keep, beside its tokenizer: how it is talked to."""
+        return {name: (self.path / name).read_bytes() for name in (TEMPLATE,) if name in self.files}
+
     def _weights(self) -> bytes:
         """Read once and verified as read: what happens to the file after `open_artifact` cannot get in."""
         try:
@@ -104,7 +109,7 @@ def write(
     """
     if weights not in FORMATS:
         raise OliveiraError(f"weights = {weights!r} is not one of {', '.join(FORMATS)}")
-    config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
+    config = stored_config(model.config)
     with atomic_directory(final) as folder:
         twice = shared(model)
         state = {key: value.detach().contiguous() for key, value in model.state_dict().items() if key not in twice}

@@ -148,6 +148,23 @@ def entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
+_ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """A config's field that came after configs had been stored: at its default it is not stored (`stored_config`)."""
+    return field(default=default, metadata={_ADDED: True})
+
+
+def stored_config(config: Any) -> dict[str, Any]:
+    """A config as JSON keeps it. What was stored before a field was added keeps its digest."""
+    values = dataclasses.asdict(config)
+    for one in dataclasses.fields(config):
+        if _ADDED in one.metadata and values[one.name] == one.default:
+            del values[one.name]
+    return values
+
+
 def entry_of(model: nn.Module) -> Entry | None:
     """The entry of a model's class or of the nearest class that it derives from; None for one of no catalogue."""
     for kind in type(model).__mro__:

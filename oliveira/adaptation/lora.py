@@ -47,6 +47,11 @@ LINEAR = (nn.Linear, QuantisedLinear)
 KERNELS = ("weight_ih", "weight_hh")  # of a recurrent layer
 
 
+def fastest_compute() -> Compute:
+    """In what this processor computes the frozen products fastest."""
+    return "bf16" if bf16_available() else "fp32"
+
+
 class _Product(torch.autograd.Function):
     """x Wᵀ + b + s (x Aᵀ) Bᵀ with W frozen. Kept for the way back: x and x Aᵀ, not W."""
 
@@ -276,15 +281,22 @@ def save_adapter(folder: Path, model: nn.Module, *, base: str) -> None:
     wrapped = layers(model)
     if not wrapped:
         raise OliveiraError("the model carries no LoRA layer: nothing to save")
-    weights = save({name: parameter.detach().contiguous() for name, parameter in _parameters(model).items()})
     first = next(iter(wrapped.values()))
     if any(layer.rank != first.rank for layer in wrapped.values()):
         raise OliveiraError("LoRA of several ranks is merged, not saved: name the layers that it adapts")
+    tensors = {name: parameter.detach().contiguous() for name, parameter in _parameters(model).items()}
+    targets = sorted({_attribute(name) for name in wrapped})
+    write_adapter(folder, StoredAdapter("", first.rank, first.alpha, targets, tensors), base=base)
+
+
+def write_adapter(folder: Path, adapter: StoredAdapter, *, base: str) -> None:
+    """As `save_adapter`, of tensors by their names."""
+    weights = save(adapter.tensors)
     told = {
         "base": base,
-        "rank": first.rank,
-        "alpha": first.alpha,
-        "targets": sorted({_attribute(name) for name in wrapped}),
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "targets": adapter.targets,
         "weights": sha256_bytes(weights),
     }
     write_atomic(folder / WEIGHTS, weights)

@@ -9,7 +9,21 @@ from pathlib import Path
 import typer
 
 from oliveira import __version__, language, terminal
-from oliveira.cli import adapt, adapters, catalogue, chat, data, formulas, home, inspect, keys, life, models, speaking
+from oliveira.cli import (
+    adapt,
+    adapters,
+    catalogue,
+    chat,
+    data,
+    export,
+    formulas,
+    home,
+    inspect,
+    keys,
+    life,
+    models,
+    speaking,
+)
 from oliveira.cli import compile as compiling
 from oliveira.errors import OliveiraError, explain_memory
 from oliveira.files import explain_disk
@@ -43,7 +57,7 @@ app.command()(models.train)
 app.command()(models.compare)
 app.command()(adapt.adapt)
 app.command("compile")(compiling.compile_)
-app.command()(models.export)
+app.command()(export.export)
 app.command()(models.serve)
 app.command()(models.predict)
 app.command()(catalogue.reproduce)

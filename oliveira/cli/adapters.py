@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, life_folder, read_ledger
+from oliveira.cli.options import DEFAULT_HOME, AsJson, Home, Life, find_artifact, life_folder, read_ledger
 from oliveira.cli.table import Table
 from oliveira.language import figure, local, translate
 from oliveira.serving import adapter_names
 
 app = typer.Typer(
-    help="LoRA adapters of a home: list, show, remove.\n\n  oliveira adapters list\n\n  oliveira adapters show ana",
+    help="LoRA adapters of a home: list, show, add, remove.\n\n"
+    "  oliveira adapters list\n\n  oliveira adapters show ana",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(help="As `oliveira adapters list` shows it.")]
@@ -61,6 +62,29 @@ def show(name: Name, home: Home = DEFAULT_HOME, life: Life = "", as_json: AsJson
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = ", ".join(map(str, value)) if isinstance(value, list) else text
         Console(highlight=False, soft_wrap=True).print(f"{key.replace('_', ' '):<14} {local(str(text))}", markup=False)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What clients will send as `model`.")],
+    folder: Annotated[Path, typer.Argument(help="Of peft: adapter_config.json and adapter_model.safetensors.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Take the name from the adapter that has it.")] = False,
+    home: Home = DEFAULT_HOME,
+    life: Life = "",
+) -> None:
+    """Takes over an adapter that peft has trained on the champion's weights.
+
+    oliveira adapters add ana my-peft-folder
+
+    oliveira adapters add ana my-peft-folder --replace
+    """
+    from oliveira.artifact import open_artifact
+    from oliveira.lifecycle.outward import add_peft
+
+    artifact = open_artifact(find_artifact(home, "champion", life))
+    stored = add_peft(life_folder(home, life).absolute(), artifact, name, folder, replace=replace)
+    print(translate(f"adapter {name}: rank {stored.rank}, on {', '.join(stored.targets)}"))
+    print(translate(f'next: send "model": "{name}" to the server'))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands of one model's life: train, compare, export, serve, predict."""
+"""Commands of one model's life: train, compare, serve, predict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -196,32 +196,6 @@ def _values_by_model(models: list[str], pairs: list[str]) -> dict[str, dict[str,
         for name in [model] if dot else models:
             values[name][field] = value
     return values
-
-
-def export(
-    run: RunName,
-    weights: Annotated[
-        Literal["fp32", "int8"],
-        typer.Option(help="int8 holds linear layers in a byte a weight: smaller, a little less exact."),
-    ] = "fp32",
-    home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Writes a trained run as ONNX beside its weights, after checking that both answer alike.
-
-    oliveira export forecast/power/lstm
-
-    oliveira export forecast/power/mlp --weights int8
-
-    oliveira export forecast/power/lstm --json
-    """
-    from oliveira.runs.predict import export as write
-    from oliveira.runs.records import find_run
-
-    folder = find_run(home.absolute(), run)
-    figures = write(folder, lambda text: None if as_json else print(text), weights=weights)
-    if as_json:
-        print(json.dumps(figures, indent=2))
 
 
 def predict(

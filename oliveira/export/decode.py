@@ -54,7 +54,7 @@ class DecodeStep(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         cache = _Append(past)
         hidden = self.model.features(tokens, cache=cache, positions=positions, mask=mask)
-        logits = self.model.head(hidden.flatten(0, 1).index_select(0, rows))
+        logits = self.model.logits(hidden.flatten(0, 1).index_select(0, rows))
         new = torch.stack(cache.new)
         return logits, new.unflatten(0, (len(past) // 2, 2))
 
@@ -77,7 +77,7 @@ def export_decode(model: GPT, path: Path) -> None:
     if (size := sum(tensor.nbytes for tensor in model.state_dict().values())) > LARGEST:
         raise OliveiraError(f"the model has {size / 2**30:.1f} GiB of fp32 weights; one ONNX file holds 2 GiB.")
     n_rows, n_new, n_past = 2, 3, 5
-    shape = (n_rows, config.n_kv_heads, n_past, config.d_model // config.n_heads)
+    shape = (n_rows, config.n_kv_heads, n_past, config.head_width)
     past = [torch.zeros(shape) for _ in range(2 * config.n_layers)]
     example = (
         torch.zeros(n_rows, n_new, dtype=torch.int64),

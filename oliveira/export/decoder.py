@@ -54,7 +54,7 @@ class OnnxDecoder(Decoder):
         Raises `CorruptError` for a file that is not such a graph, `UserError` for a provider that cannot be had.
         """
         self.config, self.context = config, config.max_len
-        self.d_head = config.d_model // config.n_heads
+        self.d_head = config.head_width
         self._block = (config.n_layers, 2, config.n_kv_heads, POSITIONS, self.d_head)
         self.block_size = torch.Size(self._block).numel()
         try:

@@ -56,7 +56,7 @@ def export_onnx(model: nn.Module, path: Path) -> None:
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > LARGEST:
         raise OliveiraError("the model has more than 2 GiB of weights: too much for one ONNX file.")
     was_training = model.training
-    shape = (2, config.n_kv_heads, 3, config.d_model // config.n_heads)
+    shape = (2, config.n_kv_heads, 3, config.head_width)
     past = [torch.zeros(shape) for _ in range(2 * config.n_layers)]
     tokens = torch.zeros(2, 2, dtype=torch.int64)
     try:

@@ -75,14 +75,15 @@ class Adapter:
 
 def _shapes(config: GPTConfig) -> dict[str, tuple[int, int, int, int]]:
     """(d_out, d_in, first panel, step) of each part, as `NativeDecoder` stacks them."""
-    d, ff, kv = config.d_model, config.d_ff, config.d_model // config.n_heads * config.n_kv_heads
-    q_panels, kv_panels = -(-d // _LANES), -(-kv // _LANES)
-    gated = config.feed_forward == "swiglu"
+    d, ff = config.d_model, config.d_ff
+    wide, kv = config.head_width * config.n_heads, config.head_width * config.n_kv_heads
+    q_panels, kv_panels = -(-wide // _LANES), -(-kv // _LANES)
+    gated = config.feed_forward in ("swiglu", "geglu")
     shapes = {
-        "attention.query": (d, d, 0, 1),
+        "attention.query": (wide, d, 0, 1),
         "attention.key": (kv, d, q_panels, 1),
         "attention.value": (kv, d, q_panels + kv_panels, 1),
-        "attention.output": (d, d, 0, 1),
+        "attention.output": (d, wide, 0, 1),
         "feed_forward.up": (ff, d, int(gated), 1 + gated),
         "feed_forward.down": (d, ff, 0, 1),
     }

@@ -29,10 +29,11 @@ from oliveira.errors import UserError
 from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.build import library, mirrors, unavailable
 from oliveira.kernels.linear import ACTIVATIONS, Kind, MatrixStruct, PackedMatrix, kind_of, refusal, shape_of
-from oliveira.models.gpt import GPT, GPTConfig
+from oliveira.models.gpt import GPT, GPTConfig, rotations
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.norm import LayerNorm
 from oliveira.nn.positional import Rotary
+from oliveira.registry import stored_config
 
 POSITIONS = 16  # of a block
 MAX_TOKENS = 256  # new tokens in one call
@@ -109,8 +110,10 @@ def not_covered(model: GPT) -> str | None:
     if type(model) is not GPT:
         return f"{type(model).__name__} is not a GPT: it is computed by torch."
     config = model.config
-    d_head = config.d_model // config.n_heads
-    if d_head % _LANES or config.d_model % config.n_heads:
+    if more := stored_config(config).keys() - stored_config(GPTConfig(vocab_size=1)).keys():
+        return f"{min(more)} = {getattr(config, min(more))} is not in the native step: this model is computed by torch."
+    d_head = config.head_width
+    if d_head % _LANES:
         return f"heads of {d_head} are not a multiple of {_LANES} wide: this model is computed by torch."
     try:
         kind_of(model.head)
@@ -133,17 +136,17 @@ def _products(block: Any) -> list[list[nn.Module]]:
     return [[attention.query, attention.key, attention.value], [attention.output], up, [ffn.down]]
 
 
-def rotary_for(model: GPT, context: int | None) -> Rotary | None:
-    """The model's rotation, for `context` positions. Raises `UserError` where positions were learned."""
+def rotaries_for(model: GPT, context: int | None) -> tuple[Rotary | None, Rotary | None]:
+    """The model's rotations, for `context` positions. Raises `UserError` where positions were learned."""
     config = model.config
     if context is None or context <= config.max_len:
-        return model.rotary
+        return model.rotary, model.rotary_local
     if model.rotary is None:
         raise UserError(
             f"positions = {config.positions}: this model knows {config.max_len} positions and not {context}. "
             "Use a model with positions = rope, or no window."
         )
-    return Rotary(context, config.d_model // config.n_heads, config.rope_base)
+    return rotations(config, context)
 
 
 class Decoder(ABC):
@@ -227,7 +230,7 @@ class NativeDecoder(Decoder):
             raise UserError(reason)
         config = model.config
         self.config = config
-        self.d_head = config.d_model // config.n_heads
+        self.d_head = config.head_width
         self.cache_dtype = _CACHES[cache]
         self.numbers = f"head {head}, keys and values {cache}, inputs {activations}"
         self.block_size = config.n_layers * config.n_kv_heads * 2 * POSITIONS * self.d_head
@@ -239,7 +242,7 @@ class NativeDecoder(Decoder):
         layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))
         packed_head = self._matrix(head_kind, [model.head])
         shared = tied and head_kind != Kind.fp32
-        rotary, positions = rotary_for(model, context), model.positions
+        (rotary, _), positions = rotaries_for(model, context), model.positions
         self.context = context or config.max_len
         table: Any = None if positions is None else positions.table
         table = table.weight if isinstance(table, nn.Embedding) else table

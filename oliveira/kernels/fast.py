@@ -26,7 +26,8 @@ def _gate(layer: SwiGLU, x: Tensor) -> Tensor:
 
 
 def _attend(layer: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    if causal and not (layer.training and layer.dropout) and takes(q, k, v):
+    plain = causal and layer.scale is None and not layer.cap
+    if plain and not (layer.training and layer.dropout) and takes(q, k, v):
         return causal_attention(q, k, v)
     return MultiHeadAttention.attend(layer, q, k, v, mask, causal)
 

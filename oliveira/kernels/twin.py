@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oliveira.kernels.adapter import Adapter
-from oliveira.kernels.decoder import POSITIONS, Decoder, Run, rotary_for
+from oliveira.kernels.decoder import POSITIONS, Decoder, Run, rotaries_for
 from oliveira.models.gpt import GPT
 
 
@@ -28,9 +28,9 @@ class TorchDecoder(Decoder):
     def __init__(self, model: GPT, *, context: int | None = None) -> None:
         self.model, self.config = model, model.config
         self.context = context or model.config.max_len
-        model.rotary = rotary_for(model, context)
+        model.rotary, model.rotary_local = rotaries_for(model, context)
         self._block = (
-            self.config.n_layers, 2, self.config.n_kv_heads, POSITIONS, self.config.d_model // self.config.n_heads
+            self.config.n_layers, 2, self.config.n_kv_heads, POSITIONS, self.config.head_width
         )  # fmt: skip
         self.block_size = torch.Size(self._block).numel()
 
@@ -38,7 +38,7 @@ class TorchDecoder(Decoder):
     def step(self, runs: Sequence[Run]) -> Tensor:
         return torch.cat(
             [
-                self.model.head(hidden_TD[len(run.tokens) - run.wanted :])
+                self.model.logits(hidden_TD[len(run.tokens) - run.wanted :])
                 for group in self._groups(runs)
                 for run, hidden_TD in zip(group, self._together(group), strict=True)
             ]

@@ -6,10 +6,12 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.language.portuguese_bases import BASE_HELP, BASE_WORDS
 from oliveira.language.portuguese_figures import FIGURE_WORDS
 from oliveira.language.portuguese_folders import FOLDER_WORDS
 from oliveira.language.portuguese_home import HOME_HELP, HOME_WORDS
 from oliveira.language.portuguese_lives import LIFE_HELP, LIFE_WORDS
+from oliveira.language.portuguese_outward import OUTWARD_HELP
 from oliveira.language.portuguese_tables import TABLE_WORDS
 from oliveira.language.portuguese_tasks import TASK_HELP
 from oliveira.language.portuguese_texts import TEXT_HELP, TEXT_WORDS
@@ -174,9 +176,6 @@ HELP = {
     "Runs of each model.": "Treinos de cada modelo.",
     "MODEL.KEY=VALUE, or KEY=VALUE for all; may be repeated.": "MODELO.CHAVE=VALOR, ou CHAVE=VALOR para todos.",
     "Folder for the report, instead of HOME/comparisons.": "Pasta do relatório, em vez de HOME/comparisons.",
-    "Writes a trained run as ONNX beside its weights, after checking that both answer alike.": (
-        "Escreve um treino como ONNX ao lado dos pesos, depois de conferir que os dois respondem igual."
-    ),
     "TASK/MODEL of the newest run, or a run's folder.": "TAREFA/MODELO do treino mais novo, ou a pasta de um treino.",
     "Address to listen on.": "Endereço em que escuta.",
     "Asks a trained run. Without --input it answers its own example, which shows what a request looks like.": (
@@ -202,7 +201,6 @@ HELP = {
     "Peak learning rate.": "Taxa de aprendizado máxima.",
     "Take the name from the adapter that has it.": "Toma o nome do adaptador que o tem.",
     "Also an adapter that is worse than the model alone.": "Também um adaptador pior que o modelo sozinho.",
-    "LoRA adapters of a home: list, show, remove.": "Adaptadores LoRA de uma pasta: listar, mostrar, remover.",
     "Lists the adapters, what they gained, and whether they fit the champion.": (
         "Lista os adaptadores, o que ganharam, e se servem ao campeão."
     ),
@@ -270,9 +268,11 @@ HELP = {
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
     **TASK_HELP,
+    **BASE_HELP,
     **HOME_HELP,
     **TEXT_HELP,
     **LIFE_HELP,
+    **OUTWARD_HELP,
 }
 
 WORDS = {
@@ -353,6 +353,7 @@ WORDS = {
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
     **TABLE_WORDS,
+    **BASE_WORDS,
     **FOLDER_WORDS,
     **FIGURE_WORDS,
     **TEXT_WORDS,

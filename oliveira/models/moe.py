@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from oliveira.errors import UserError
 from oliveira.kinds import CAUSAL_SEQUENCE
-from oliveira.models.gpt import GPT
+from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.nn.attention import MultiHeadAttention, check_heads
 from oliveira.nn.ends import Input, Output, SequenceConfig
 from oliveira.nn.feedforward import SwiGLU
@@ -34,7 +34,7 @@ from oliveira.nn.masking import causal_keys
 from oliveira.nn.moe import MixtureOfExperts, Routing, balance_loss, expert_load, pooled, z_loss
 from oliveira.nn.norm import RMSNorm
 from oliveira.nn.positional import Rotary
-from oliveira.registry import register
+from oliveira.registry import register, stored_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,10 @@ class MoE(nn.Module):
         Raises `UserError` for a GPT of another form, naming the field.
         """
         dense = gpt.config
-        form = dict(norm="rmsnorm", feed_forward="swiglu", positions="rope", bias=False)
+        form: dict[str, Any] = dict(norm="rmsnorm", feed_forward="swiglu", positions="rope", bias=False)
+        plain = GPTConfig(vocab_size=1)
+        newer = stored_config(dense).keys() - stored_config(plain).keys()
+        form |= {name: getattr(plain, name) for name in sorted(newer)}
         for name, wanted in form.items():
             if getattr(dense, name) != wanted:
                 raise UserError(

@@ -1,6 +1,8 @@
 """Scaled dot-product and multi-head attention, grouped queries included.
 
-Paper: Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+Papers: Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245; a window: Jiang
+et al. 2023, arXiv:2310.06825; normalised queries and keys: Dehghani et al. 2023, arXiv:2302.05442; soft cap: Gemma 2,
+arXiv:2408.00118.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V                                          (eq. 1)
     head_i = Attention(x W_q, x W_k, x W_v),  MultiHead = concat(head_1 … head_h) W_o
@@ -18,6 +20,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from oliveira.nn.norm import RMSNorm
 
 
 def check_heads(d_model: int, n_heads: int, n_kv_heads: int = 1, *, rotated: bool = False) -> None:
@@ -84,6 +88,15 @@ def causal_mask(n_new: int, n_past: int, device: torch.device | None = None) -> 
     return torch.arange(n_past + n_new, device=device) <= position[:, None]
 
 
+def windowed(mask: Tensor, window: int) -> Tensor:
+    """Of the keys that a query may see in `mask` (…, T, S), the last `window` ones; itself is the last of all.
+
+    Counted, not measured: keys of padding or of other places between them take up no room.
+    """
+    seen = mask.long()
+    return mask & (seen.sum(-1, keepdim=True) - seen.cumsum(-1) < window)
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention with `n_kv_heads` ≤ `n_heads` shared keys and values."""
 
@@ -93,16 +106,27 @@ class MultiHeadAttention(nn.Module):
         n_heads: int,
         n_kv_heads: int | None = None,
         *,
+        d_head: int | None = None,
         bias: bool = False,
+        qkv_bias: bool = False,
+        norm_eps: float | None = None,
+        scale: float | None = None,
+        cap: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
+        """`bias`: everywhere; `qkv_bias`: of queries, keys and values. `norm_eps`: each head's queries and keys are
+        normalised before they turn. `scale` of q·k, None = 1/√K. `cap`: scores s become cap · tanh(s / cap).
+        """
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
-        self.d_head, self.dropout = d_model // n_heads, dropout
-        self.query = nn.Linear(d_model, n_heads * self.d_head, bias=bias)
-        self.key = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias)
-        self.value = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias)
+        self.d_head, self.dropout = d_head or d_model // n_heads, dropout
+        self.scale, self.cap = scale, cap
+        self.query = nn.Linear(d_model, n_heads * self.d_head, bias=bias or qkv_bias)
+        self.key = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias or qkv_bias)
+        self.value = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias=bias or qkv_bias)
         self.output = nn.Linear(n_heads * self.d_head, d_model, bias=bias)
+        self.query_norm = None if norm_eps is None else RMSNorm(self.d_head, norm_eps)
+        self.key_norm = None if norm_eps is None else RMSNorm(self.d_head, norm_eps)
 
     def forward(
         self,
@@ -121,6 +145,8 @@ class MultiHeadAttention(nn.Module):
         q_BHTK = self._split(self.query(x_BTD), self.n_heads)
         k_BHSK = self._split(self.key(source), self.n_kv_heads)
         v_BHSK = self._split(self.value(source), self.n_kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BHTK, k_BHSK = self.query_norm(q_BHTK), self.key_norm(k_BHSK)
         if rotation is not None:
             q_BHTK, k_BHSK = rotate(q_BHTK, *rotation), rotate(k_BHSK, *rotation)
         if cache is not None:
@@ -134,15 +160,33 @@ class MultiHeadAttention(nn.Module):
             groups = self.n_heads // self.n_kv_heads
             k_BHSK, v_BHSK = k_BHSK.repeat_interleave(groups, dim=1), v_BHSK.repeat_interleave(groups, dim=1)
         dropout = self.dropout if self.training else 0.0
+        if self.cap:
+            return self._capped(q_BHTK, k_BHSK, v_BHSK, mask, causal, dropout)
         return F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale
         )
+
+    def _capped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
+        """As `attention_reference`, with the soft cap that no fused kernel has."""
+        scale = self.d_head**-0.5 if self.scale is None else self.scale
+        scores = self.cap * torch.tanh(q @ k.transpose(-2, -1) * (scale / self.cap))
+        if causal:
+            mask = causal_mask(q.shape[2], k.shape[2] - q.shape[2], q.device)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        shares = torch.nan_to_num(torch.softmax(scores, dim=-1))  # a row that sees nothing gives zeros
+        return F.dropout(shares, dropout) @ v
 
     def _split(self, x_BTD: Tensor, n_heads: int) -> Tensor:
         return x_BTD.unflatten(-1, (n_heads, self.d_head)).transpose(1, 2)
 
 
 def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-    """RoPE in the half-rotation form of GPT-NeoX and Llama: (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin)."""
+    """RoPE in the half-rotation form of GPT-NeoX and Llama: (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin).
+
+    Tables narrower than a head turn its first part."""
+    if (width := cos_TK.shape[-1]) < x_BHTK.shape[-1]:
+        turned = rotate(x_BHTK[..., :width], cos_TK, sin_TK)
+        return torch.cat([turned, x_BHTK[..., width:]], dim=-1)
     first, second = x_BHTK.chunk(2, dim=-1)
     return x_BHTK * cos_TK + torch.cat([-second, first], dim=-1) * sin_TK

@@ -3,7 +3,7 @@
 Papers: Vaswani et al. 2017, arXiv:1706.03762 (eq. 2); gated: Shazeer 2020, arXiv:2002.05202.
 
     FFN(x) = max(0, x W₁ + b₁) W₂ + b₂                           ReLU, as in the seed document; GELU by passing it
-    SwiGLU(x) = (SiLU(x W_gate) ⊙ x W_up) W_down
+    SwiGLU(x) = (SiLU(x W_gate) ⊙ x W_up) W_down,  GeGLU(x) = (GELU(x W_gate) ⊙ x W_up) W_down
 
 Shapes: x (…, d_model) → (…, d_model). Complexity: O(d_model · d_ff) a position.
 """
@@ -36,3 +36,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class GeGLU(SwiGLU):
+    """The same with GELU's tanh form, as in Gemma."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))

@@ -40,7 +40,7 @@ from oliveira.files import (
 )
 from oliveira.process.locks import held
 from oliveira.processors import processors
-from oliveira.registry import Entry, make_config
+from oliveira.registry import Entry, make_config, stored_config
 from oliveira.runs.flops import flop_counter
 from oliveira.runs.records import Run, open_run, read_record
 from oliveira.runs.starting import STARTING, starting
@@ -107,7 +107,7 @@ def fit(
         "model": model,
         "seed": seed,
         "budget": budget,
-        "config": dataclasses.asdict(config),
+        "config": stored_config(config),
         "train": section.model_dump(exclude={"steps"}),
     }
     if data.content:

@@ -131,7 +131,8 @@ def next_token(model: nn.Module, tokens: Tensor, targets: Tensor, *, label_smoot
     `head_cross_entropy`; any other its logits to `cross_entropy`. The loss is the same to 1e-6.
     """
     parts: Any = model
-    head: Any = parts.head if can(model, "matrix_head") else None
+    capped = getattr(getattr(model, "config", None), "logit_cap", 0.0)
+    head: Any = parts.head if can(model, "matrix_head") and not capped else None
     plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32
     if plain and torch.is_grad_enabled():
         hidden: Tensor = parts.features(tokens)

@@ -52,6 +52,8 @@ OWN = (
     "tasks/catalogue.py",
     "serving/adapter_names.py",
     "lifecycle/own_adapter.py",
+    "lifecycle/bases.py",
+    "lifecycle/base_stages.py",
     "lifecycle/backup.py",
     "lifecycle/forgetting.py",
     "lifecycle/restore.py",
@@ -164,6 +166,7 @@ def test_what_is_told_while_it_works_is_told_in_portuguese() -> None:
     names = (
         "stages",
         "task_stages",
+        "base_stages",
         "task_reference",
         "task_compress",
         "once",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from oliveira.kernels.decoder import Run
 from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.engine.sampling import Sampling, mix
 from oliveira.serving.engine.text import TextStream
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Logprob
 
 
 @dataclass(kw_only=True)
@@ -71,7 +71,7 @@ class Stream:
         self.unmeasured = False  # some of it is in the attention cache without a loss: it is stored again with it
         self.kept: set[bytes] = set()  # entries that this stream has stored
         self.guessing: Any = None  # the guesser's
-        self._entries: deque[tuple[int, int, Message]] = deque()
+        self._entries: deque[tuple[int, int, Logprob]] = deque()
 
     @property
     def observed(self) -> bool:
@@ -102,10 +102,10 @@ class Stream:
             if place % CHUNK == CHUNK - 1:
                 self.loss_after[place // CHUNK] = self.loss
 
-    def remember(self, start: int, entry: Message) -> None:
-        self._entries.append((start, self.text.length, {**entry, "offset": start}))
+    def remember(self, start: int, entry: Logprob) -> None:
+        self._entries.append((start, self.text.length, replace(entry, offset=start)))
 
-    def entries(self, *, final: bool) -> list[Message]:
+    def entries(self, *, final: bool) -> list[Logprob]:
         """Log-probabilities of the tokens whose text has been handed out."""
         out = []
         while self._entries:

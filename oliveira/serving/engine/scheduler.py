@@ -35,7 +35,7 @@ from oliveira.serving.engine.sampling import draw, log_probabilities
 from oliveira.serving.engine.speculation import Speculator
 from oliveira.serving.engine.turns import Turns
 from oliveira.serving.engine.window import BLOCKS, Window
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Alternative, Answer, Done, End, Logprob, Stats, Token
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Scheduler:
             self._leave(stream)
             self._forget_prompt(stream.request)
 
-    def drop_all(self, found: Exception) -> list[Message]:
+    def drop_all(self, found: Exception) -> list[Answer]:
         """Ends every request: after an exception that is nobody's, nobody knows what state they are in."""
         requests = [choices[0].request for choices in self.waiting]
         requests += [stream.request for stream in self._at_work()]
@@ -115,16 +115,15 @@ class Scheduler:
         embeds = self.embedder is not None and self.embedder.busy
         return bool(self.waiting or self.following or self.reading or self.decoding or embeds)
 
-    def stats(self) -> Message:
-        return {
-            "type": "stats",
-            "running": len(self.decoding) + (self.reading is not None),
-            "waiting": sum(len(choices) for choices in self.waiting) + len(self.following),
-            "kv_usage": round(1 - len(self.pool.free) / self.capacity, 3),
-            "attention_cache": None if self.prefixes is None else not self.prefixes.broken,
-        }
+    def stats(self) -> Stats:
+        return Stats(
+            running=len(self.decoding) + (self.reading is not None),
+            waiting=sum(len(choices) for choices in self.waiting) + len(self.following),
+            kv_usage=round(1 - len(self.pool.free) / self.capacity, 3),
+            attention_cache=None if self.prefixes is None else not self.prefixes.broken,
+        )
 
-    def _fail(self, request: Request, found: Exception, messages: list[Message]) -> None:
+    def _fail(self, request: Request, found: Exception, messages: list[Answer]) -> None:
         messages.append(self.failures.message(request.id, request.name, found))
         self._spoil(request)
 
@@ -141,9 +140,9 @@ class Scheduler:
     # One step -----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self) -> list[Message]:
+    def step(self) -> list[Answer]:
         """Advances everyone. Returns what the front has to know."""
-        messages: list[Message] = []
+        messages: list[Answer] = []
         self._admit(messages)
         embeds = self.embedder is not None and self.embedder.busy and (self._embeds or self.reading is None)
         self._embeds = not embeds
@@ -171,7 +170,7 @@ class Scheduler:
             messages += self.embedder.piece(CHUNK if self.decoding else MAX_TOKENS)
         return messages
 
-    def _admit(self, messages: list[Message]) -> None:
+    def _admit(self, messages: list[Answer]) -> None:
         """The next prompt, if there are a slot and blocks for all that it may become."""
         while self.reading is None and len(self.decoding) < self.slots:
             first = [self.following[0]] if self.following else self.waiting.first
@@ -219,7 +218,7 @@ class Scheduler:
             stream.table = self.window.rotate(stream.table, falls)
             stream.dropped += falls
 
-    def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Message]) -> None:
+    def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Answer]) -> None:
         """A further choice of a request whose prompt has been read: whole blocks are shared, the last one is copied."""
         request = stream.request
         whole = len(request.prompt) // POSITIONS
@@ -282,7 +281,7 @@ class Scheduler:
     def _logits(self, runs: Sequence[Run]) -> Tensor:
         return self.decoder.step(runs)[:, : self.n_tokens]
 
-    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Answer]) -> None:
         """After the last piece of a prompt comes the first token."""
         request, prompt = stream.request, stream.request.prompt
         stream.position += len(run.tokens)
@@ -301,7 +300,7 @@ class Scheduler:
             request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
         self._choose(stream, logits_TV[-1], messages)
 
-    def _decoded(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+    def _decoded(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Answer]) -> None:
         """One token, and one more for every guess that is what was sampled: the text is the same as without guesses."""
         right, request = 0, stream.request
         request.guessed += len(run.tokens) - 1
@@ -315,7 +314,7 @@ class Scheduler:
         if self.speculator is not None:
             self.speculator.learn(len(run.tokens) - 1, right)
 
-    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Message]) -> int | None:
+    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Answer]) -> int | None:
         """Samples the next token of one stream and says so. None: the stream has ended and is gone."""
         request = stream.request
         if not self._finite(request, logits_V, messages):
@@ -340,29 +339,21 @@ class Scheduler:
             "stop" if ended or stream.text.stopped else "length" if stream.generated == request.max_tokens else None
         )
         if reason is None:
-            messages.append(
-                {
-                    "type": "token",
-                    "id": request.id,
-                    "index": stream.index,
-                    "text": text,
-                    "logprobs": stream.entries(final=False),
-                }
-            )
+            entries = stream.entries(final=False)
+            messages.append(Token(id=request.id, index=stream.index, text=text, logprobs=entries))
             return token
         text += stream.text.finish()
         if stream.text.stopped:  # also when the last bytes completed a stop string
             reason = "stop"
         messages.append(
-            {
-                "type": "done",
-                "id": request.id,
-                "index": stream.index,
-                "reason": reason,
-                "text": text,
-                "tokens": stream.generated,
-                "logprobs": stream.entries(final=True),
-            }
+            Done(
+                id=request.id,
+                index=stream.index,
+                reason=reason,
+                text=text,
+                tokens=stream.generated,
+                logprobs=stream.entries(final=True),
+            )
         )
         if self.prefixes is not None:
             self.prefixes.keep(stream)
@@ -370,22 +361,21 @@ class Scheduler:
         request.open -= 1
         if request.open == 0:
             messages.append(
-                {
-                    "type": "end",
-                    "id": request.id,
-                    "queue_seconds": request.started - request.arrived,
-                    "prefill_seconds": request.first_token - request.started,
-                    "decode_seconds": now - request.first_token,
-                    "loss": request.loss,
-                    "prompt": request.prompt if request.observe else None,
-                    "cached_tokens": request.cached,
-                    "guessed_tokens": request.guessed,
-                    "accepted_tokens": request.accepted,
-                }
+                End(
+                    id=request.id,
+                    queue_seconds=request.started - request.arrived,
+                    prefill_seconds=request.first_token - request.started,
+                    decode_seconds=now - request.first_token,
+                    loss=request.loss,
+                    prompt=request.prompt if request.observe else None,
+                    cached_tokens=request.cached,
+                    guessed_tokens=request.guessed,
+                    accepted_tokens=request.accepted,
+                )
             )
         return None
 
-    def _finite(self, request: Request, logits: Tensor, messages: list[Message]) -> bool:
+    def _finite(self, request: Request, logits: Tensor, messages: list[Answer]) -> bool:
         """False: the request has been ended."""
         if bool(torch.isfinite(logits).all()):
             return True
@@ -393,13 +383,10 @@ class Scheduler:
         self._spoil(request)
         return False
 
-    def _describe(self, logits_V: Tensor, token: int, top: int) -> Message:
+    def _describe(self, logits_V: Tensor, token: int, top: int) -> Logprob:
         logprob, ranked = log_probabilities(logits_V, token, min(top, self.n_tokens))
-        return {
-            "token": list(self.token_bytes(token)),
-            "logprob": logprob,
-            "top": [[list(self.token_bytes(other)), value] for other, value in ranked],
-        }
+        top_ranked = [Alternative(token=list(self.token_bytes(other)), logprob=value) for other, value in ranked]
+        return Logprob(token=list(self.token_bytes(token)), logprob=logprob, top=top_ranked)
 
     def _leave(self, stream: Stream) -> None:
         self.decoding.remove(stream)

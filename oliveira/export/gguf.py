@@ -1,0 +1,158 @@
+"""An artifact of text as a GGUF file, which llama.cpp and what is built on it open.
+
+Weights are written as float32, 4 and 8 bits with what they have lost. llama.cpp rotates neighbours (x₀, x₁) in the
+architecture `llama`, where we rotate halves (x₀, x_{K/2}): rows of queries and keys are put in turn, as its own
+converter does. Which tensor has which name there, the package gguf knows.
+
+The tokenizer: byte-level BPE. llama.cpp knows certain ways to cut a text into words, by name; where ours is none of
+them the nearest is named, and that some texts are cut otherwise is told: `cut_alike` false.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
+from torch import Tensor
+
+from oliveira.artifact import TOKENIZER, Artifact
+from oliveira.data.tokenizer import Tokenizer
+from oliveira.errors import UserError
+from oliveira.export.hf import TEMPLATE
+from oliveira.export.theirs import Theirs, under_their_names
+from oliveira.files import explain_disk, fsync_path, scratch_folder
+from oliveira.models.gpt import GPTConfig
+from oliveira.registry import decoding
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "GPT2LMHeadModel": "gpt2",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+_NORMAL, _CONTROL = 1, 3  # types of tokens
+
+
+def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
+    """Writes `file`, whole or not at all. Returns what was written. Raises `UserError`."""
+    if file.exists():
+        raise UserError(f"{file} exists already. Give another --output: an export replaces nothing.")
+    if TOKENIZER not in artifact.files:
+        raise UserError(f"artifact {artifact.digest[:12]} holds no model of text. --to hf and gguf are for those.")
+    model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
+    theirs = under_their_names(model)
+    _check(theirs, model.config)
+    tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
+    template = (artifact.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in artifact.files else None
+    with explain_disk(file), scratch_folder(file) as scratch:
+        made = scratch / "model.gguf"
+        writer = GGUFWriter(made, ARCHITECTURES[theirs.kind])
+        _sizes(writer, model.config, artifact)
+        pre = _tokenizer(writer, tokens, Tokenizer.load(artifact.path / TOKENIZER))
+        if template is not None:
+            writer.add_chat_template(template)
+        for name, tensor in _tensors(theirs, model.config):
+            writer.add_tensor(name, tensor.contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        fsync_path(made)
+        made.replace(file)
+        fsync_path(file.parent)
+    about = {"file": str(file), "architecture": ARCHITECTURES[theirs.kind], "bytes": file.stat().st_size}
+    return {**about, "from": artifact.weights, "cuts_words_as": pre, "cut_alike": _PRE.get(_way(tokens)) == pre}
+
+
+def _check(theirs: Theirs, config: GPTConfig) -> None:
+    """What of a form cannot be said in a GGUF file that is written here."""
+    if theirs.kind not in ARCHITECTURES:
+        raise UserError(
+            f"a {theirs.kind} is not written as GGUF ({', '.join(ARCHITECTURES)} are). Export with --to hf."
+        )
+    if theirs.kind == "GPT2LMHeadModel" and config.feed_forward != "gelu":
+        raise UserError(f"llama.cpp computes every gpt2 with gelu, not {config.feed_forward}. Export with --to hf.")
+    if config.bias and theirs.kind == "Qwen3ForCausalLM":
+        raise UserError("llama.cpp has no biases in its architecture qwen3. Export with --to hf.")
+    if config.rope_scaling is not None:
+        raise UserError("rope_scaling is not written as GGUF here. Export with --to hf.")
+
+
+def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
+    writer.add_name(f"{artifact.name} {artifact.digest[:12]}")
+    writer.add_context_length(config.max_len)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(0)  # all float32
+    if config.norm == "layernorm":
+        writer.add_layer_norm_eps(config.norm_eps)
+    else:
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+        writer.add_rope_freq_base(config.rope_base)
+        writer.add_rope_dimension_count(config.head_width)
+        writer.add_key_length(config.head_width)
+        writer.add_value_length(config.head_width)
+
+
+def _tensors(theirs: Theirs, config: GPTConfig) -> list[tuple[str, Tensor]]:
+    architecture = next(arch for arch in MODEL_ARCH if MODEL_ARCH_NAMES[arch] == ARCHITECTURES[theirs.kind])
+    names = get_tensor_name_map(architecture, config.n_layers)
+    found = []
+    for name, tensor in theirs.tensors.items():
+        place = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if place is None:
+            raise UserError(f"llama.cpp has no place for {name} in its architecture {ARCHITECTURES[theirs.kind]}.")
+        if theirs.kind == "GPT2LMHeadModel" and tensor.ndim == 2 and name.startswith("transformer.h."):
+            tensor = tensor.T  # from (in, out)
+        if (
+            ARCHITECTURES[theirs.kind] == "llama"
+            and ".self_attn." in name
+            and name.split(".")[-2] in ("q_proj", "k_proj")
+        ):
+            heads = config.n_heads if "q_proj" in name else config.n_kv_heads
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)  # halves to neighbours
+        found.append((place, tensor))
+    return found
+
+
+# Ways to cut a text into words, by the name that llama.cpp has for them.
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_PRE = {
+    json.dumps(_BYTES): "gpt-2",
+    json.dumps({"type": "Sequence", "pretokenizers": [_DIGITS, _BYTES]}): "smollm",
+}
+
+
+def _way(tokens: dict[str, Any]) -> str:
+    return json.dumps(tokens.get("pre_tokenizer"))
+
+
+def _tokenizer(writer: GGUFWriter, tokens: dict[str, Any], tokenizer: Tokenizer) -> str:
+    """Raises `UserError` for a tokenizer that is no byte-level BPE. Returns the name of the way to cut."""
+    model = tokens["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise UserError(f"a tokenizer of the kind {model['type']} is not written as GGUF. Export with --to hf.")
+    vocabulary = {index: token for token, index in model["vocab"].items()}
+    special = {token["id"]: token["content"] for token in tokens["added_tokens"]}
+    vocabulary |= special
+    missing = [index for index in range(tokenizer.vocab_size) if index not in vocabulary]
+    if missing:
+        raise UserError(f"token {missing[0]} of this tokenizer has no text. GGUF needs one for every token.")
+    pre = _PRE.get(_way(tokens), "gpt-2")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([vocabulary[index] for index in range(tokenizer.vocab_size)])
+    writer.add_token_types([_CONTROL if index in special else _NORMAL for index in range(tokenizer.vocab_size)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    writer.add_eos_token_id(tokenizer.end_of_text)
+    writer.add_bos_token_id(tokenizer.end_of_text)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    return pre
