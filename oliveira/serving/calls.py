@@ -88,7 +88,7 @@ def grammar(
     must: bool,
     parallel: bool,
     json_options: dict[str, Any],
-    content: dict[str, Any] | None = None,
+    content: str | None = None,
 ) -> str:
     """In llguidance's Lark. `must`: there is a call; else text, free or JSON of the schema `content`, may be all.
 
@@ -111,7 +111,7 @@ def grammar(
     elif content is not None:
         start = [
             f"start: content | {_quoted(syntax.begin)} body {more}",
-            f"content: %json {_inline(content, json_options)}",
+            f"content: %json {_inline(json.loads(content), json_options)}",
         ]
     else:  # what may be text until the mark stands there
         mark = syntax.begin.rstrip()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
@@ -20,7 +22,9 @@ from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
 from oliveira.registry import decoding
+from oliveira.serving.calls import syntax_of
 from oliveira.serving.engine.adapters import Adapters
+from oliveira.serving.engine.constraints import Constraints
 from oliveira.serving.engine.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.engine.embedding import Embedder, Text, blocks_for
 from oliveira.serving.engine.failures import Failures, error
@@ -87,6 +91,7 @@ class TextEngine:
         except CacheBusyError as busy:
             log.warning("the attention cache is awaited: serving begins without it", extra={"reason": str(busy)})
             threading.Thread(target=self._await_cache, args=(make,), daemon=True).start()
+        self.constraints = Constraints(self.tokenizer, syntax_of(_template(artifact)), threads=torch.get_num_threads())
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
             self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
@@ -99,7 +104,7 @@ class TextEngine:
 
     @property
     def busy(self) -> bool:
-        return self.scheduler.busy
+        return self.scheduler.busy or self.constraints.busy
 
     def stats(self) -> Stats:
         return self.scheduler.stats()
@@ -159,6 +164,7 @@ class TextEngine:
             max_len=self.max_len,
             decoder=self.decoder,
             base=self.artifact.files[WEIGHTS],
+            calls=self.constraints.syntax.name,
         )
 
     def turn(self, messages: Iterable[Question]) -> list[Answer]:
@@ -169,6 +175,11 @@ class TextEngine:
         out: list[Answer] = []
         for message in messages:
             out += self.answer(message)
+        for request, seed, refused in self.constraints.ready(idle=not self.scheduler.busy):
+            if refused is None:
+                self.scheduler.add(request, seed)
+            else:
+                out.append(self.failures.message(request.id, request.name, refused))
         try:
             return out + self.scheduler.step()
         except Exception as found:
@@ -189,6 +200,7 @@ class TextEngine:
                 case Generate():
                     return [self._generate(message)]
                 case Cancel():
+                    self.constraints.cancel(message.id)
                     self.scheduler.cancel(message.id)
                     return []
                 case Embed():
@@ -232,7 +244,11 @@ class TextEngine:
             arrived=time.monotonic(),
             **self._adapted(message),
         )
-        self.scheduler.add(request, secrets.randbits(62) if message.seed is None else message.seed)
+        seed = secrets.randbits(62) if message.seed is None else message.seed
+        if (constraint := self.constraints.of(message)) is None:
+            self.scheduler.add(request, seed)
+        else:
+            self.constraints.begin(request, seed, constraint)
         return Accepted(id=request.id, prompt_tokens=len(prompt))
 
     def _adapted(self, message: Generate) -> dict[str, Any]:
@@ -289,6 +305,11 @@ class TextEngine:
         if unknown is not None:
             raise Refused(f"token {unknown} is not in the vocabulary of {len(self.pieces)} tokens.", "invalid_token")
         return tokens
+
+
+def _template(artifact: Artifact) -> str | None:
+    name = "chat_template.jinja"
+    return (artifact.path / name).read_text(encoding="utf-8") if name in artifact.files else None
 
 
 def check_numbers(message: Generate) -> None:
