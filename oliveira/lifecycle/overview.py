@@ -31,7 +31,7 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "address": ledger.setting(ADDRESS) if running else None,
         "paused": bool(ledger.setting(PAUSED, False)),
         "stages": stages,
-        "progress": _progress(ledger)
+        "progress": _progress(ledger, stages),
         if any(stages[name]["state"] == "running" for name in LEARN & stages.keys())
         else None,
         "aliases": ledger.aliases(),

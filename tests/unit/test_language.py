@@ -349,7 +349,7 @@ def test_figures_are_turned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(cell) for column in table.columns for cell in column.cells] == ["1.200", "1.200", "942 linhas"]
 
 
-@pytest.mark.parametrize("line", ["text: 'text'", "label: 'label', 2 classes"])
+@pytest.mark.parametrize("line", ["text: 'text'", "source: 'text'"])
 def test_a_name_of_the_users_own_is_no_word_of_ours(line: str) -> None:
     assert translate(line, PORTUGUESE).split("'")[1] == line.split("'")[1] != translate(line.split("'")[1], PORTUGUESE)
 
