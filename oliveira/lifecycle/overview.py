@@ -32,8 +32,6 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "paused": bool(ledger.setting(PAUSED, False)),
         "stages": stages,
         "progress": _progress(ledger, stages),
-        if any(stages[name]["state"] == "running" for name in LEARN & stages.keys())
-        else None,
         "aliases": ledger.aliases(),
         "put_back": _put_back(ledger),
         "challenger": _challenger(ledger),
