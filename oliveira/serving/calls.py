@@ -44,6 +44,7 @@ SYNTAXES = {
         Syntax("json", "", "", "arguments"),
     )
 }
+PLAIN = SYNTAXES["json"]
 BETWEEN = "\n"  # two calls
 
 
@@ -53,7 +54,7 @@ def syntax_of(template: str | None) -> Syntax:
         return SYNTAXES["hermes"]
     if template and "python_tag" in template:
         return SYNTAXES["llama3"]
-    return SYNTAXES["json"]
+    return PLAIN
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Function:
         return {**self.parameters, "type": "object"}
 
     def shown(self) -> dict[str, Any]:
-        return {"name": self.name, "description": self.description, "parameters": self.schema}
+        about = {"description": self.description} if self.description else {}
+        return {"name": self.name, **about, "parameters": self.schema}
 
 
 def shown(functions: Sequence[Function], syntax: Syntax) -> str:

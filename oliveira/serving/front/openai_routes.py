@@ -19,6 +19,8 @@ from fastapi.responses import JSONResponse, Response
 from oliveira.data.text import nfc
 from oliveira.serving import protocol
 from oliveira.serving.adapter_names import adapter_names
+from oliveira.serving.calls import PLAIN, shown
+from oliveira.serving.front.call_shape import CallShape
 from oliveira.serving.front.client import EngineProcess
 from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.generation import Generation
@@ -35,6 +37,7 @@ from oliveira.serving.front.served import SHORT, Served
 from oliveira.serving.front.service import Service
 from oliveira.serving.front.shapes import ChatShape, CompletionShape, Shape
 from oliveira.serving.front.stream import EventStream
+from oliveira.serving.front.structured import functions_of
 
 R = TypeVar("R", bound=protocol.Result)
 
@@ -81,7 +84,7 @@ class OpenAIRoutes:
         self, request: Request, body: Generate, messages: list[protocol.Generate], shape: type[Shape]
     ) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
-        observe = request.headers.get("x-oliveira-no-traffic") != "1"
+        observe = request.headers.get("x-oliveira-no-traffic") != "1" and all(m.tools is None for m in messages)
         life = self.service.of(body.model)
         adapter = body.model if body.model in adapter_names(life.home) else None
         generation = Generation(
@@ -142,13 +145,18 @@ class OpenAIRoutes:
                 code="too_many_messages",
                 param="messages",
             )
-        text = "\n".join(self.text_within_limits(message.text(), "messages") for message in body.messages)
+        tools = body.asked_tools()
+        texts = [self.text_within_limits(message.plain(), "messages") for message in body.messages]
+        if tools is not None:
+            texts.insert(0, self.text_within_limits(shown(functions_of(tools), PLAIN), "tools"))
+        text = "\n".join(texts)
         common = {
             **body.sampling(),
             "max_tokens": body.max_completion_tokens or body.max_tokens,
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         }
-        return await self.answer(request, body, [protocol.Generate(**common, text=text)], ChatShape)
+        message = protocol.Generate(**common, text=text, tools=tools)
+        return await self.answer(request, body, [message], ChatShape if tools is None else CallShape)
 
     async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""
