@@ -204,7 +204,7 @@ def _beginnings(data: Path) -> list[str]:
 
 def _answers(reading: Reading, prompts: list[str]) -> list[str]:
     tokenizer = reading.tokenizer
-    return [tokenizer.decode(reading.write(tokenizer.encode(prompt), WRITTEN)) for prompt in prompts]
+    return [tokenizer.decode(reading.write(tokenizer.prompt(prompt), WRITTEN)) for prompt in prompts]
 
 
 def _adapt(context: Context) -> dict[str, Any]:
