@@ -26,7 +26,12 @@ from oliveira.files import explain_disk, fsync_path, scratch_folder
 from oliveira.models.gpt import GPTConfig
 from oliveira.registry import decoding
 
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "GPT2LMHeadModel": "gpt2"}
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "GPT2LMHeadModel": "gpt2",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 _NORMAL, _CONTROL = 1, 3  # types of tokens
 
 
@@ -38,10 +43,7 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
         raise UserError(f"artifact {artifact.digest[:12]} holds no model of text. --to hf and gguf are for those.")
     model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     theirs = under_their_names(model)
-    if theirs.kind == "GPT2LMHeadModel" and model.config.feed_forward != "gelu":
-        raise UserError(
-            f"llama.cpp computes every gpt2 with gelu, not {model.config.feed_forward}. Export with --to hf."
-        )
+    _check(theirs, model.config)
     tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
     template = (artifact.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in artifact.files else None
     with explain_disk(file), scratch_folder(file) as scratch:
@@ -64,6 +66,20 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
     return {**about, "from": artifact.weights, "cuts_words_as": pre, "cut_alike": _PRE.get(_way(tokens)) == pre}
 
 
+def _check(theirs: Theirs, config: GPTConfig) -> None:
+    """What of a form cannot be said in a GGUF file that is written here."""
+    if theirs.kind not in ARCHITECTURES:
+        raise UserError(
+            f"a {theirs.kind} is not written as GGUF ({', '.join(ARCHITECTURES)} are). Export with --to hf."
+        )
+    if theirs.kind == "GPT2LMHeadModel" and config.feed_forward != "gelu":
+        raise UserError(f"llama.cpp computes every gpt2 with gelu, not {config.feed_forward}. Export with --to hf.")
+    if config.bias and theirs.kind == "Qwen3ForCausalLM":
+        raise UserError("llama.cpp has no biases in its architecture qwen3. Export with --to hf.")
+    if config.rope_scaling is not None:
+        raise UserError("rope_scaling is not written as GGUF here. Export with --to hf.")
+
+
 def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
     writer.add_name(f"{artifact.name} {artifact.digest[:12]}")
     writer.add_context_length(config.max_len)
@@ -79,7 +95,9 @@ def _sizes(writer: GGUFWriter, config: GPTConfig, artifact: Artifact) -> None:
     else:
         writer.add_layer_norm_rms_eps(config.norm_eps)
         writer.add_rope_freq_base(config.rope_base)
-        writer.add_rope_dimension_count(config.d_model // config.n_heads)
+        writer.add_rope_dimension_count(config.head_width)
+        writer.add_key_length(config.head_width)
+        writer.add_value_length(config.head_width)
 
 
 def _tensors(theirs: Theirs, config: GPTConfig) -> list[tuple[str, Tensor]]:

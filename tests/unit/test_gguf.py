@@ -224,12 +224,12 @@ def test_a_file_that_is_none(content: bytes, tmp_path: Path) -> None:
 
 def test_brought_in_with_its_template_and_its_licence(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    texts = {"tokenizer.chat_template": "{{ messages }}", "general.license": "apache-2.0"}
+    texts = {"tokenizer.chat_template": "{{ messages[0].content }}", "general.license": "apache-2.0"}
     write(path, llama(2, tokenizer.vocab_size), tokenizer, strings=texts)
     brought = bring_in(path)
     assert isinstance(brought.model, GPT) and brought.name == "gpt"
     assert brought.tokenizer.decode(brought.tokenizer.encode(TEXTS[0])) == TEXTS[0]
-    assert (brought.chat_template, brought.licence) == ("{{ messages }}", "apache-2.0")
+    assert (brought.chat_template, brought.licence) == ("{{ messages[0].content }}", "apache-2.0")
     assert brought.source == {"kind": "gguf", "form": "llama", "files": {"x.gguf": sha256_file(path)}}
 
 
@@ -241,3 +241,10 @@ def test_neither_template_nor_licence(tokenizer: Tokenizer, tmp_path: Path) -> N
 def test_what_is_no_gguf_file_is_not_brought_in(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.onnx"):
         bring_in(tmp_path / "x.onnx")
+
+
+def test_a_bad_template_is_not_brought_in(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = {"tokenizer.chat_template": "{% include '/etc/passwd' %}"}
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer, strings=texts)
+    with pytest.raises(UserError, match="chat template"):
+        bring_in(tmp_path / "x.gguf")
