@@ -1,7 +1,7 @@
 """A split as one long row of tokens in a memory map: document, end of text, document, end of text, …
 
 <split>.bin           uint16, little endian; uint32 where the vocabulary needs it
-<split>.index.json    sha256 and length of the row, bytes a token if not 2, UTF-8 bytes of the texts, starts of documents
+<split>.index.json    sha256 and length of the row, bytes a token if not 2, UTF-8 bytes of the texts, documents
 """
 
 from __future__ import annotations
