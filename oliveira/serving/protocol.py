@@ -56,6 +56,7 @@ class Generate(Question):
 
     text: str | None = None
     tokens: list[int] | None = None
+    messages: list[Any] | None = None  # a chat: read instead of its `text` where the model has a template for it
     n: int = 1
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -83,6 +84,7 @@ class Embed(Question):
 @message("op", "tokenize")
 class Tokenize(Question):
     text: str
+    messages: list[Any] | None = None  # as of `Generate`
 
 
 @message("op", "detokenize")

@@ -34,9 +34,10 @@ class Request:
     sampling: Sampling
     stop: list[str]
     logprobs: int | None  # how many alternatives to report, None = no log-probabilities
-    observe: bool  # measure the loss of the prompt
+    observe: bool  # tell the prompt, and its loss
     arrived: float
     adapter: Adapter | None = None
+    measure: bool = True  # the loss is measured where the prompt is told
     grammar: Compiled | None = None  # what holds the answers; None = nothing
     salt: bytes | None = b""  # prefixes are found again among requests of the same salt only; None: not at all
     tenant: str = ""  # tenants take turns
@@ -79,7 +80,7 @@ class Stream:
     @property
     def observed(self) -> bool:
         """Only the first choice measures the loss of the prompt: the others read the same one."""
-        return self.request.observe and self.index == 0 and len(self.request.prompt) > 1
+        return self.request.observe and self.request.measure and self.index == 0 and len(self.request.prompt) > 1
 
     @property
     def salt(self) -> bytes | None:

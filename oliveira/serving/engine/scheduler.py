@@ -21,7 +21,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Scheduler:
         *,
         slots: int,
         token_bytes: Callable[[int], bytes],
-        end_of_text: int,
+        stops: Collection[int],  # tokens that end an answer
         n_tokens: int,
         prefixes: Prefixes | None = None,
         speculator: Speculator | None = None,
@@ -60,7 +60,7 @@ class Scheduler:
     ) -> None:
         self.decoder, self.slots = decoder, slots
         self.failures = failures or Failures()
-        self.token_bytes, self.end_of_text = token_bytes, end_of_text
+        self.token_bytes, self.stops = token_bytes, frozenset(stops)
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
         self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
         # One more for a prompt whose last block is kept until the request's other choices have copied it.
@@ -363,7 +363,7 @@ class Scheduler:
         now = time.monotonic()
         if stream.generated == 1 and math.isnan(request.first_token):
             request.first_token = now
-        ended = token == self.end_of_text
+        ended = token in self.stops
         text = ""
         complete = False
         if not ended:

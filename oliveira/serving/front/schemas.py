@@ -6,6 +6,7 @@ that sends `"functions": []` works, one that sends functions is told that nobody
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -127,6 +128,15 @@ class TextPart(BaseModel):
     text: str
 
 
+def _read(arguments: str) -> Any:
+    """Arguments of a call as their object, which templates write; what is none stays what it is."""
+    try:
+        found = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(max_length=256, fail_fast=True)] | None = None
@@ -143,6 +153,23 @@ class ChatMessage(Body):
         """The text, and after it the calls as a model without a form of its own writes them."""
         calls = [PLAIN.write(call.function.name, call.function.arguments or "{}") for call in self.tool_calls or []]
         return "\n".join([*([self.text()] if self.text() or not calls else []), *calls])
+
+    def for_template(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": nfc(self.text()),
+        }
+        if self.name is not None:
+            told["name"] = self.name
+        if self.tool_call_id is not None:
+            told["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            functions = [(call.id, call.function.name, call.function.arguments) for call in self.tool_calls]
+            told["tool_calls"] = [
+                {"id": number, "type": "function", "function": {"name": name, "arguments": _read(arguments)}}
+                for number, name, arguments in functions
+            ]
+        return told
 
     @model_validator(mode="after")
     def _calls_where_they_belong(self) -> ChatMessage:
@@ -214,8 +241,17 @@ class EmbeddingRequest(Body):
 
 
 class TokenizeRequest(BaseModel):
-    text: str
+    """One of the two."""
+
+    text: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096, fail_fast=True)] | None = None
     model: str | None = Field(None, max_length=128)
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("tokenize needs text or messages. Give one of them.")
+        return self
 
 
 class DetokenizeRequest(BaseModel):
