@@ -6,7 +6,8 @@
 //
 // One thread does one stream, in one order, so neither batch nor threads change a bit. What can be kept is gathered first: no
 // token below the k-th largest maximum of groups of 64 is among the top k, and tokens whose sum is below 1 - top_p are none of
-// the nucleus. Of those few an order by halves (quickselect) finds the last one that stays.
+// the nucleus. The last one that stays is between two logits, which come nearer to each other by halves, a pass over what was
+// gathered each; among the few in between an order by halves (quickselect) finds it.
 #pragma once
 #include "simd.h"
 #include <algorithm>
@@ -18,6 +19,12 @@ namespace {
 #if defined(OLIVEIRA_AVX512)
 INLINE uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 INLINE V chosen(V a, uint32_t bits, V other) { return _mm512_mask_mov_ps(other, __mmask16(bits), a); }
+INLINE int squeeze(V z, V w, int first, uint32_t bits, float *to_z, float *to_w, int32_t *to) { // chosen lanes side by side
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    store(to_z, _mm512_maskz_compress_ps(__mmask16(bits), z)), store(to_w, _mm512_maskz_compress_ps(__mmask16(bits), w));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(bits), _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+    return __builtin_popcount(bits);
+}
 #elif defined(OLIVEIRA_AVX2)
 INLINE uint32_t at_least(V a, V b) {
     return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GE_OQ))) |
@@ -42,6 +49,20 @@ INLINE V chosen(V a, uint32_t bits, V other) {
 }
 #endif
 
+#if !defined(OLIVEIRA_AVX512)
+INLINE int squeeze(V z, V w, int first, uint32_t bits, float *to_z, float *to_w, int32_t *to) { // chosen lanes side by side
+    if (!bits) return 0;
+    alignas(64) float each_z[LANES], each_w[LANES];
+    store(each_z, z), store(each_w, w);
+    int n = 0;
+    for (; bits; bits &= bits - 1, n++) {
+        const int lane = __builtin_ctz(bits);
+        to_z[n] = each_z[lane], to_w[n] = each_w[lane], to[n] = first + lane;
+    }
+    return n;
+}
+#endif
+
 constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 constexpr int CHUNK = 1024;                            // tokens of which one sum is kept
 constexpr float LEVELS[] = {1.0f / 128, 1.0f / 16384}; // weights above which there may be enough for top_p
@@ -50,7 +71,8 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
     const Draw &d;
     int n, groups_64, padded; // tokens; groups of 64, filled up with the lowest
     float *z, *w, *tops;      // logits, weights, the largest logit of each group
-    int32_t *found, *order;   // tokens that may be kept, by number; and as they are being ordered
+    float *some_z, *some_w;   // of those that may be kept
+    int32_t *found, *order;   // their tokens, by number; places in them that are being ordered
     double *chunks;           // sums of weights
     float largest_z = LOWEST;
     double total = 0, above[2] = {0, 0}; // sum of all weights, and of those above each level
@@ -59,7 +81,8 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
     Sampled(const Draw &d, int n, float *memory) : d(d), n(n), groups_64((n + GROUP - 1) / GROUP), padded(groups_64 * GROUP) {
         chunks = reinterpret_cast<double *>(memory), memory += 2 * (padded / CHUNK + 1);
         z = memory, w = z + padded, tops = w + padded;
-        found = reinterpret_cast<int32_t *>(tops + groups_64), order = found + padded;
+        some_z = tops + groups_64, some_w = some_z + padded + LANES;
+        found = reinterpret_cast<int32_t *>(some_w + padded + LANES), order = found + padded + LANES;
     }
 
     // Logits into z. False: one of them is not finite.
@@ -102,7 +125,7 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
         }
     }
 
-    void weigh(double temperature) {
+    template <bool LEVELLED> void weigh(double temperature) {
         const V scale = broadcast(float(1 / temperature)), top = broadcast(largest_z), tiny = exponential(broadcast(-88.0f));
         total = above[0] = above[1] = 0;
         for (int from = 0; from < padded; from += CHUNK) {
@@ -112,11 +135,13 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
                 const V x = max(sub(exponential(mul(sub(load(z + i), top), scale)), tiny), zero());
                 store(w + i, x);
                 all = add(all, x);
-                high = add(high, chosen(x, at_least(x, broadcast(LEVELS[0])), zero()));
-                middle = add(middle, chosen(x, at_least(x, broadcast(LEVELS[1])), zero()));
+                if (LEVELLED) {
+                    high = add(high, chosen(x, at_least(x, broadcast(LEVELS[0])), zero()));
+                    middle = add(middle, chosen(x, at_least(x, broadcast(LEVELS[1])), zero()));
+                }
             }
             total += chunks[from / CHUNK] = sum(all);
-            above[0] += sum(high), above[1] += sum(middle);
+            if (LEVELLED) above[0] += sum(high), above[1] += sum(middle);
         }
     }
 
@@ -133,89 +158,133 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
         const V limit = broadcast(least);
         for (int g = 0; g < groups_64; g++) {
             if (!(tops[g] >= least)) continue;
-            for (int i = g * GROUP; i < (g + 1) * GROUP; i += LANES)
-                for (uint32_t bits = at_least(load(z + i), limit); bits; bits &= bits - 1) found[count++] = i + __builtin_ctz(bits);
+            for (int i = g * GROUP; i < (g + 1) * GROUP; i += LANES) {
+                const V x = load(z + i);
+                count += squeeze(x, load(w + i), i, at_least(x, limit), some_z + count, some_w + count, found + count);
+            }
         }
         while (count && found[count - 1] >= n) count--; // what was filled up
+        for (int i = 0; i < LANES; i++) some_z[count + i] = LOWEST, some_w[count + i] = 0;
     }
 
-    bool before(int32_t a, int32_t b) const { return z[a] > z[b] || (z[a] == z[b] && a < b); }
+    // Of places in `found`.
+    bool before(int32_t a, int32_t b) const { return some_z[a] > some_z[b] || (some_z[a] == some_z[b] && a < b); }
 
-    // The last of `found`, in order, before which there are fewer than k tokens and less than `reach` of weight.
+    // How many of the gathered have at least this logit, and their weight.
+    int beyond(float least, double &weight) const {
+        const V limit = broadcast(least);
+        int n_beyond = 0;
+        weight = 0;
+        for (int from = 0; from < count; from += CHUNK) {
+            V all = zero();
+            for (int i = from; i < std::min(count, from + CHUNK); i += LANES) { // LOWEST follows the last one
+                const uint32_t bits = at_least(load(some_z + i), limit);
+                n_beyond += __builtin_popcount(bits), all = add(all, chosen(load(some_w + i), bits, zero()));
+            }
+            weight += sum(all);
+        }
+        return n_beyond;
+    }
+
+    // The place of the last of the gathered, in order, before which there are fewer than k and less than `reach` of weight.
     int32_t last(int64_t k, double reach) {
-        std::copy(found, found + count, order);
-        int from = 0, to = count;
-        double weight = 0; // of order[0 … from - 1], all of which stay
+        float low = LOWEST, high = std::numeric_limits<float>::infinity(); // it is at least low and below high
+        double weight = 0;                                                 // of those from high on, all of which stay
+        int before_it = 0, up_to = count;
+        k = std::min<int64_t>(k, count);
+        for (int i = 0; i < 24 && up_to - before_it > GROUP; i++) {
+            const float from = low == LOWEST ? some_least : low, middle = from + (std::min(high, largest_z) - from) / 2;
+            if (!(middle > from && middle < high)) break;
+            double found_weight;
+            const int n_beyond = beyond(middle, found_weight);
+            if (n_beyond < k && found_weight < reach) high = middle, weight = found_weight, before_it = n_beyond;
+            else low = middle, up_to = n_beyond;
+        }
+        int from = 0, to = 0;
+        for (int i = 0; i < count; i++)
+            if (some_z[i] >= low && some_z[i] < high) order[to++] = i;
+        k -= before_it;
         uint32_t luck = 1;
-        while (to - from > 1) { // the last one is in from … to - 1
+        while (to - from > 1) { // it is in from … to - 1; those before stay, `weight` in all
             luck = luck * 1664525u + 1013904223u;
             const int32_t pivot = order[from + int((uint64_t(luck) * uint64_t(to - from)) >> 32)];
             int middle = from;
             double more = 0;
             for (int i = from; i < to; i++) // those before the pivot to the front
-                if (before(order[i], pivot)) more += w[order[i]], std::swap(order[i], order[middle++]);
-            if (middle >= k || weight + more >= reach) { // the pivot goes
-                if (middle == from) return pivot; // of none before it: cannot be, the first one always stays
+                if (before(order[i], pivot)) more += some_w[order[i]], std::swap(order[i], order[middle++]);
+            if (middle > from && (middle >= k || weight + more >= reach)) { // the pivot goes
                 to = middle;
             } else { // the pivot stays: to the front of what comes after it
                 for (int i = middle; i < to; i++)
                     if (order[i] == pivot) { std::swap(order[i], order[middle]); break; }
                 weight += more;
-                if (middle + 1 == to || middle + 1 >= k || weight + w[pivot] >= reach) return pivot;
-                weight += w[pivot], from = middle + 1;
+                if (middle + 1 == to || middle + 1 >= k || weight + some_w[pivot] >= reach) return pivot;
+                weight += some_w[pivot], from = middle + 1;
             }
         }
         return order[from];
     }
 
-    int32_t draw_from_all() const {
+    // The first of some weights at which their sum passes `uniform` of it all.
+    int draw(const float *weights, int n_weights) const {
         double left = d.uniform * total;
-        int32_t token = -1;
-        int chunk = 0;
-        const int n_chunks = (padded + CHUNK - 1) / CHUNK;
+        int chunk = 0, place = -1;
+        const int n_chunks = (n_weights + CHUNK - 1) / CHUNK;
         while (chunk < n_chunks - 1 && left >= chunks[chunk]) left -= chunks[chunk++];
-        for (int i = chunk * CHUNK; i < std::min(n, (chunk + 1) * CHUNK); i++)
-            if (w[i] > 0) {
-                token = i;
-                if ((left -= w[i]) < 0) return token;
+        for (int i = chunk * CHUNK; i < std::min(n_weights, (chunk + 1) * CHUNK); i++)
+            if (weights[i] > 0) {
+                place = i;
+                if ((left -= weights[i]) < 0) return place;
             }
-        for (int i = chunk * CHUNK; token < 0 && i-- > 0;) // only a rounding led here
-            if (w[i] > 0) token = i;
-        return token;
+        for (int i = chunk * CHUNK; place < 0 && i-- > 0;) // only a rounding led here
+            if (weights[i] > 0) place = i;
+        return place;
     }
 
     int32_t draw_from_some() {
-        double least = double(LOWEST); // of z, of what may be kept
+        constexpr float FINITE = -std::numeric_limits<float>::max();
         const double T = d.temperature, slack = 1e-4 * T + 1e-5 * std::fabs(largest_z);
         const double reach = d.top_p < 1 ? d.top_p * total : std::numeric_limits<double>::infinity();
+        some_least = std::max(k_bound, FINITE);
         if (d.top_p < 1) {
             const double level = above[0] >= reach * (1 + 1e-6) ? LEVELS[0] : above[1] >= reach * (1 + 1e-6) ? LEVELS[1] : (1 - d.top_p) * total / n;
-            least = largest_z + T * std::log(level) - slack;
+            some_least = std::max(some_least, float(largest_z + T * std::log(level) - slack));
         }
-        if (d.min_p > 0) least = std::max(least, largest_z + T * std::log(d.min_p) - slack);
-        gather(std::max(float(least), k_bound));
-        if (d.min_p > 0) { // exactly: (z - max) / T >= log min_p
-            const double limit = std::log(d.min_p);
-            int kept = 0;
-            for (int i = 0; i < count; i++)
-                if ((double(z[found[i]]) - double(largest_z)) / T >= limit) found[kept++] = found[i];
-            count = kept;
-        }
+        if (d.min_p > 0) some_least = std::max(some_least, min_p_bound());
+        gather(some_least);
+        some_least = std::max(some_least, *std::min_element(some_z, some_z + count));
         const int32_t end = last(d.top_k > 0 ? d.top_k : count, reach);
-        double whole = 0;
-        int kept = 0;
-        for (int i = 0; i < count; i++)
-            if (!before(end, found[i])) whole += w[found[i]], found[kept++] = found[i];
-        double left = d.uniform * whole;
-        int32_t token = end;
-        for (int i = 0; i < kept; i++)
-            if (w[found[i]] > 0) {
-                token = found[i];
-                if ((left -= w[found[i]]) < 0) break;
+        const V limit = broadcast(some_z[end]);
+        total = 0;
+        for (int from = 0; from < count; from += CHUNK) { // the others weigh nothing from here on
+            V all = zero();
+            for (int i = from; i < std::min(count, from + CHUNK); i += LANES) {
+                const V x = load(some_z + i);
+                uint32_t bits = at_least(x, limit);
+                if (i + LANES > end)
+                    for (uint32_t alike = bits & at_least(limit, x); alike; alike &= alike - 1)
+                        if (i + __builtin_ctz(alike) > end) bits &= ~(alike & -alike);
+                const V kept = chosen(load(some_w + i), bits, zero());
+                store(some_w + i, kept);
+                all = add(all, kept);
             }
-        return token;
+            total += chunks[from / CHUNK] = sum(all);
+        }
+        const int place = draw(some_w, count);
+        return found[place < 0 ? end : place];
     }
 
+    // The smallest z with (z - max) / T >= log min_p.
+    float min_p_bound() const {
+        const double limit = std::log(d.min_p);
+        const auto stays = [&](float x) { return (double(x) - double(largest_z)) / d.temperature >= limit; };
+        float bound = float(largest_z + d.temperature * limit);
+        for (int i = 0; i < 8 && !stays(bound); i++) bound = std::nextafter(bound, largest_z); // one step, but for numbers near 0
+        for (int i = 0; i < 8 && stays(std::nextafter(bound, LOWEST)); i++) bound = std::nextafter(bound, LOWEST);
+        return bound;
+    }
+
+    float some_least = LOWEST;
     float k_bound = LOWEST;
 
     int32_t first() const { // the largest logit with the lowest number
@@ -230,7 +299,7 @@ struct Sampled { // the work of one stream, in `sample_memory` floats
 
 size_t sample_memory(int n) {
     const size_t padded = size_t(n + GROUP - 1) / GROUP * GROUP;
-    return 4 * padded + padded / GROUP + 2 * (padded / CHUNK + 2);
+    return 6 * padded + 4 * LANES + padded / GROUP + 2 * (padded / CHUNK + 2);
 }
 
 void sample(Draw &d, int n, float *memory) {
@@ -246,10 +315,10 @@ void sample(Draw &d, int n, float *memory) {
         const int k = std::min(d.n_top, n);
         if (k > 0) {
             s.gather(s.bound(k));
-            std::partial_sort(s.found, s.found + k, s.found + s.count, [&](int32_t a, int32_t b) { return s.before(a, b); });
+            std::partial_sort(s.found, s.found + k, s.found + s.count, [&](int32_t a, int32_t b) { return s.z[a] > s.z[b] || (s.z[a] == s.z[b] && a < b); });
             std::copy(s.found, s.found + k, d.top_tokens);
         }
-        s.weigh(1.0);
+        s.weigh<false>(1.0);
         top = s.largest_z, all = std::log(s.total);
         for (int i = 0; i < k; i++) d.top_logprobs[i] = s.z[d.top_tokens[i]] - top - all;
     }
@@ -262,8 +331,8 @@ void sample(Draw &d, int n, float *memory) {
     } else {
         const bool some = (d.top_k > 0 && d.top_k < n) || d.top_p < 1 || d.min_p > 0;
         if (d.top_k > 0 && d.top_k < n) s.k_bound = s.bound(d.top_k);
-        s.weigh(d.temperature);
-        d.token = some ? s.draw_from_some() : s.draw_from_all();
+        d.top_p < 1 ? s.weigh<true>(d.temperature) : s.weigh<false>(d.temperature);
+        d.token = some ? s.draw_from_some() : s.draw(s.w, s.padded);
     }
     if (d.n_top >= 0) d.logprob = d.logits[d.token] - top - all;
 }
