@@ -418,7 +418,7 @@ def subjects(
                     table.skip(smollm2.NAME, str(error))
                     continue
                 model, tokenizer, _ = read_gguf(plain)
-                tokens = tokenizer.encode(smollm2.pages()).ids
+                tokens = tokenizer.encode(smollm2.pages())
             else:
                 torch.manual_seed(0)
                 model = GPT(GPTConfig(**FORM, **SHAPES[name])).eval()

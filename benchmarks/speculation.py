@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer as Backend
 
 from benchmarks import smollm2, timing
 from benchmarks.q4 import ROOT, reported
@@ -26,21 +27,16 @@ from benchmarks.table import Table, arguments
 from oliveira import artifact
 from oliveira.compression.model import quantise_model
 from oliveira.convert.gguf import read_gguf
-from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import OliveiraError
 from oliveira.kernels.build import unavailable
 from oliveira.serving.engine.decoders import Settings
 from oliveira.serving.engine.speculation import Speculator
 from oliveira.serving.engine.text_engine import TextEngine
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Done, End, Generate, Token
 
 FORMS = ("fp32", "nf4")
 SLOTS, MAX_LEN = 8, 1024  # with the model's own 8,192 positions eight streams would take 3 GB
 END = "<|im_end|>"
-GREEDY = dict(
-    op="generate", id="", temperature=0.0, top_k=0, top_p=1.0, seed=0, stop=[END], logprobs=None, observe=False,
-    adapter=None, tenant="",
-)  # fmt: skip
 QUESTIONS = (
     "Write a letter to a friend about your first week in a new city.",
     "Explain why the sky is blue and sunsets are red.",
@@ -78,19 +74,20 @@ def works(form: str) -> list[Work]:
 class Answer(NamedTuple):
     texts: list[str]  # of the choices
     tokens: int
-    end: Message  # what the engine says of the request
+    end: End  # what the engine says of the request
 
 
 def answer(engine: TextEngine, tokens: list[int], work: Work) -> Answer:
-    engine.handle({**GREEDY, "tokens": tokens, "n": work.choices, "max_tokens": work.tokens})
+    engine.handle(Generate(tokens=tokens, n=work.choices, max_tokens=work.tokens, temperature=0.0, seed=0, stop=[END]))
     texts, count = [""] * work.choices, 0
     while True:
         for message in engine.scheduler.step():
-            if message["type"] == "end":
+            if isinstance(message, End):
                 return Answer(texts, count, message)
-            texts[message["index"]] += message["text"]
-            if message["type"] == "done":
-                count += message["tokens"]
+            assert isinstance(message, Token | Done), message
+            texts[message.index] += message.text
+            if isinstance(message, Done):
+                count += message.tokens
 
 
 def compare(table: Table, engine: TextEngine, work: Work, prompts: list[list[int]]) -> str:
@@ -107,7 +104,7 @@ def compare(table: Table, engine: TextEngine, work: Work, prompts: list[list[int
         written[guesses] = [answer(engine, tokens, work) for tokens in prompts]
         texts.append([one.texts for one in written[guesses]])
         assert texts[-1] == texts[0], f"{work.name}: another text with guesses than without"
-        return float(sum(one.end["decode_seconds"] for one in written[guesses]))
+        return float(sum(one.end.decode_seconds for one in written[guesses]))
 
     for _ in range(4 if work.settled else 0):
         write(guesses=True)
@@ -118,7 +115,9 @@ def compare(table: Table, engine: TextEngine, work: Work, prompts: list[list[int
         work.name, pair, "no guesses", 1.0,
         tokens_per_second=round(tokens / pair.ours), peer_tokens_per_second=round(tokens / pair.peer),
     )  # fmt: skip
-    right, guessed = (sum(one.end[f"{kind}_tokens"] for one in written[True]) for kind in ("accepted", "guessed"))
+    right, guessed = (
+        sum(getattr(one.end, f"{kind}_tokens") for one in written[True]) for kind in ("accepted", "guessed")
+    )
     return f"{right} of {guessed} right, {tokens} tokens written"
 
 
@@ -132,12 +131,12 @@ def main() -> None:
         folder = Path(scratch)
         try:
             with smollm2.on_disk() as file:
-                model, backend, _ = read_gguf(file)
+                model, tokenizer, _ = read_gguf(file)
         except OliveiraError as error:
             raise SystemExit(str(error)) from None
-        # Now: what follows takes the names of special tokens in a text for text.
+        backend = Backend.from_str(tokenizer.to_json())  # that takes the names of special tokens for these
         prompts = {form: [(w, [backend.encode(text).ids for text in w.prompts]) for w in works(form)] for form in FORMS}
-        Tokenizer(backend).save(folder / "tokenizer.json")
+        tokenizer.save(folder / "tokenizer.json")
         model.config = dataclasses.replace(model.config, max_len=MAX_LEN)
         costs, went = {}, {}
         for form in FORMS:

@@ -38,7 +38,23 @@ from pathlib import Path
 from typing import Any
 
 from oliveira.files import write_json_atomic
-from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, pack, unpack
+from oliveira.serving.protocol import (
+    BEAT_SECONDS,
+    Accepted,
+    Answer,
+    Beat,
+    Cancel,
+    Done,
+    End,
+    Error,
+    Generate,
+    Question,
+    Said,
+    Stats,
+    TextReady,
+    Token,
+)
+from oliveira.serving.wire import MAX_LINE, pack, unpack
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bench-streams.json"
@@ -66,16 +82,15 @@ class Stub:
         self.wanted, self.seconds = int(os.environ.get(STREAMS, "1")), float(os.environ.get(SECONDS, "10"))
         self.end: float | None = None
 
-    def handle(self, message: Message, now: float) -> list[Message]:
-        name = message["id"]
-        if message["op"] == "cancel":
+    def handle(self, message: Question, now: float) -> list[Answer]:
+        name = message.id
+        if isinstance(message, Cancel):
             self.forget(name)
             return []
-        if message["op"] != "generate":
-            refused = {"status": 400, "message": "the stub only generates.", "code": "stub"}
-            return [{"type": "error", "id": name, **refused}]
-        self.left[name], self.sent[name] = message["max_tokens"] or FOREVER, 0
-        if message["text"] == "wait":
+        if not isinstance(message, Generate):
+            return [Error(id=name, status=400, message="the stub only generates.", code="stub")]
+        self.left[name], self.sent[name] = message.max_tokens or FOREVER, 0
+        if message.text == "wait":
             self.waiting.add(name)
             if len(self.waiting) == self.wanted:
                 self.end = now + self.seconds
@@ -83,16 +98,16 @@ class Stub:
                     heapq.heappush(self.due, (now + random.uniform(0, EVERY[1]), waiting))
         else:
             heapq.heappush(self.due, (now, name))
-            if message["text"] == "wide":
+            if message.text == "wide":
                 self.wide.add(name)
-        return [{"type": "accepted", "id": name, "prompt_tokens": 3}]
+        return [Accepted(id=name, prompt_tokens=3)]
 
     def forget(self, name: str) -> None:
         self.left.pop(name, None)
         self.wide.discard(name)
 
-    def tick(self, now: float) -> list[Message]:
-        out: list[Message] = []
+    def tick(self, now: float) -> list[Said]:
+        out: list[Said] = []
         while self.due and self.due[0][0] <= now:
             _, name = heapq.heappop(self.due)
             if name not in self.left:
@@ -107,18 +122,18 @@ class Stub:
             self.sent[name] += 1
             wide = name in self.wide
             text = f"{number} {WIDE}" if wide else f"{number} "
-            out.append({"type": "token", "id": name, "index": 0, "text": text, "logprobs": []})
+            out.append(Token(id=name, index=0, text=text, logprobs=[]))
             heapq.heappush(self.due, (now + (WIDE_EVERY if wide else random.uniform(*EVERY)), name))
         return out
 
     async def run(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
-        ready = {"digest": DIGEST, "weights": "none", "vocab_size": 256, "max_len": 2 * FOREVER, "decoder": "stub"}
-        writer.write(pack([{"type": "ready", **ready}]))
+        ready = TextReady(digest=DIGEST, weights="none", vocab_size=256, max_len=2 * FOREVER, decoder="stub")
+        writer.write(pack([ready]))
         beating = asyncio.create_task(self._beat(writer))
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
-                writer.write(pack(self.handle(unpack(line), time.monotonic())))
+                writer.write(pack(self.handle(unpack(line, Question), time.monotonic())))
         beating.cancel()
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
@@ -129,24 +144,29 @@ class Stub:
                 out = self.tick(time.monotonic())
                 if len(self.left) != told:
                     told = len(self.left)
-                    out.append({"type": "stats", **IDLE, "running": told})
+                    out.append(Stats(running=told))
                 if time.monotonic() - beaten >= BEAT_SECONDS:
                     beaten = time.monotonic()
-                    out.append({"type": "beat"})
+                    out.append(Beat())
                 if out:
                     writer.write(pack(out))
                     await writer.drain()
 
 
-IDLE = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
-
-
-def _last_words(name: str, tokens: int) -> list[Message]:
-    seconds = dict.fromkeys(("queue_seconds", "prefill_seconds", "decode_seconds"), 0.0)
-    counts = dict.fromkeys(("cached_tokens", "guessed_tokens", "accepted_tokens"), 0)
+def _last_words(name: str, tokens: int) -> list[Answer]:
     return [
-        {"type": "done", "id": name, "index": 0, "reason": "length", "text": "", "tokens": tokens, "logprobs": []},
-        {"type": "end", "id": name, **seconds, **counts, "loss": 1.0, "prompt": [1, 2, 3]},
+        Done(id=name, index=0, reason="length", text="", tokens=tokens, logprobs=[]),
+        End(
+            id=name,
+            queue_seconds=0.0,
+            prefill_seconds=0.0,
+            decode_seconds=0.0,
+            loss=1.0,
+            prompt=[1, 2, 3],
+            cached_tokens=0,
+            guessed_tokens=0,
+            accepted_tokens=0,
+        ),
     ]
 
 

@@ -3,6 +3,7 @@
     model.safetensors   weights; nothing executable is stored or loaded
     config.json         registry name, config, head, weight format (fp32, int4, int4_mse, nf4, int8)
     tokenizer.json      byte-level BPE (language models)
+    chat_template.jinja how messages become text (optional)
     task.json           what a request of the task needs: scales, labels, vocabularies (optional)
     model.onnx          the forward pass (optional)
     reference.json      what live traffic is compared with (optional)
@@ -37,6 +38,7 @@ from oliveira.registry import entry, stored_config
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 TASK, TOKENIZER = "task.json", "tokenizer.json"  # what serving goes by: a task's requests, else text
+TEMPLATE = "chat_template.jinja"
 NEEDED = {WEIGHTS, "config.json"}
 FORMAT = 1
 
@@ -72,6 +74,10 @@ class Artifact:
         if set(missing) - shared(model) or unexpected:
             raise CorruptError(f"artifact {self.digest[:12]}: weights missing {missing[:3]}, unknown {unexpected[:3]}")
         return model.eval()
+
+    def handed_on(self) -> dict[str, bytes]:
+        """What the artifacts that are made of this one keep, beside its tokenizer: how it is talked to."""
+        return {name: (self.path / name).read_bytes() for name in (TEMPLATE,) if name in self.files}
 
     def _weights(self) -> bytes:
         """Read once and verified as read: what happens to the file after `open_artifact` cannot get in."""

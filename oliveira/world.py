@@ -25,7 +25,7 @@ from pydantic import (
 
 from oliveira.adaptation.settings import AdaptSection
 from oliveira.compression.settings import CompressSection
-from oliveira.data.settings import DataSection
+from oliveira.data.settings import BaseSection, DataSection
 from oliveira.errors import UserError
 from oliveira.export.settings import ExportSection
 from oliveira.monitoring.settings import MonitorSection
@@ -141,6 +141,7 @@ class World(Section):
     name: str = "default"
     seed: int = Field(0, ge=0, lt=2**63)
     task: TaskSection = TaskSection()
+    base: BaseSection = BaseSection()
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
@@ -164,6 +165,16 @@ class World(Section):
             raise ValueError(
                 f"train.warmup_steps = {self.train.warmup_steps} is not below train.steps = {self.train.steps}. "
                 f"Use fewer warm-up steps, for example {max(1, self.train.steps // 10)}."
+            )
+        if self.task.name and self.base.name:
+            raise ValueError(
+                f"base.name = {self.base.name} is of a life of text, and task.name = {self.task.name} is a task. "
+                "Leave one out; `oliveira train` has start= for a task."
+            )
+        if self.base.name and self.model.max_len > self.base.context:
+            raise ValueError(
+                f"model.max_len = {self.model.max_len}, the window in which a base learns, is above "
+                f"base.context = {self.base.context}. Lower it."
             )
         if self.task.name and self.compress.serve not in ("fp32", "int8"):
             raise ValueError(

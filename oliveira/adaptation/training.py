@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oliveira.adaptation.lora import add_lora
+from oliveira.adaptation.lora import Compute, add_lora
 from oliveira.adaptation.settings import AdaptSection
 from oliveira.training.loop import Job, Progress, train
 from oliveira.training.seeds import seed_everything
@@ -28,12 +28,13 @@ def train_adapter(
     tokens_per_batch: int,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    compute: Compute = "fp32",
 ) -> nn.Module:
     """Adds LoRA of `section` to `targets` of the model, in place, and teaches it alone; goes on from a checkpoint in
     `folder`. Returns the model with its LoRA, to be saved or merged, in `eval` mode. Raises as `train` and `add_lora`.
     """
     seed_everything(seed)  # A is random
-    add_lora(model, section.rank, section.alpha, targets)
+    add_lora(model, section.rank, section.alpha, targets, compute=compute)
     job: Job[Any] = Job(
         batch=batch,
         loss=loss,

@@ -25,6 +25,7 @@ from oliveira.cli.options import (
 )
 from oliveira.cli.table import Table
 from oliveira.console.flow import flow_of, mermaid
+from oliveira.data.settings import BASES
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.language import figure, translate
@@ -52,6 +53,13 @@ def up(
         typer.Option(
             help="Name of a world, or path of a .toml file; left out: the home's own, else default.",
             envvar="OLIVEIRA_WORLD",
+        ),
+    ] = "",
+    base: Annotated[
+        str,
+        typer.Option(
+            help="Trained weights to begin with: smollm2, a Hugging Face folder or a .gguf file.",
+            autocompletion=lambda: list(BASES),
         ),
     ] = "",
     text: Annotated[str, typer.Option(help="Your own texts as the base domain: a folder, a .zip or a file.")] = "",
@@ -87,6 +95,8 @@ def up(
 
     oliveira up --text my-texts --home my-home --port 0
 
+    oliveira up --base smollm2 --data my-texts --home my-assistant
+
     oliveira up --task forecast --data consumo.csv --target kwh --model lstm --home consumo
 
     oliveira up --life avaliacoes --task classify --data avaliacoes.csv --home consumo
@@ -100,8 +110,8 @@ def up(
     asks = sys.stdin.isatty() and sys.stdout.isatty() and not print_world
     if data and not task:
         text, data = _texts(text, data, target), ""
-    asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model)
-    meant = bool(world or text or task or model or overrides or once or print_world)
+    asked = Asked(world, text, overrides, task=_task_name(task, data, target), model=model, base=_base(base))
+    meant = bool(world or base or text or task or model or overrides or once or print_world)
     name = life_to_start(home, life, overrides, meant=meant)
     folder = place(home, name)
     chosen = choose(folder, asked, _confirm if asks else None)
@@ -156,6 +166,14 @@ def _texts(text: str, data: str, target: str) -> str:
             f"--data {data}, {what}, needs --task forecast, classify or translate. Add it (`oliveira data`)."
         )
     return data
+
+
+def _base(given: str) -> str:
+    if not given:
+        return ""
+    from oliveira.lifecycle.bases import spec_of
+
+    return spec_of(given)
 
 
 def _task_name(task: str, data: str, target: str) -> str:
@@ -257,6 +275,11 @@ def status(
         seconds = row.get("seconds")
         table.add_row(translate(name), translate(row["state"]), "" if seconds is None else f"{seconds:.1f}", result)
     console.print(table)
+    if answers := found["stages"].get("adapt", {}).get("answers"):
+        shown = Table("prompt", "before", "after")
+        for row in json.loads(answers):
+            shown.add_row(*(row[name].strip().replace("\n", " ") for name in ("prompt", "before", "after")))
+        console.print(shown)
     for name, text in overview_lines(found):
         console.print(_line(name, text), markup=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from oliveira.compression.packing import pack, pair_table, to_blocks, unpack
+from oliveira.compression.packing import BLOCK, pack, pair_table, to_blocks, unpack
 from oliveira.errors import OliveiraError
 
 _PAIRS = pair_table(torch.arange(16))
@@ -38,6 +38,12 @@ class Int4(NamedTuple):
     codes: Tensor
     minimum: Tensor
     step: Tensor
+
+
+def blank_int4(n: int) -> Int4:
+    """Room for `n` weights, to be filled."""
+    halves = (torch.zeros(-(-n // BLOCK), dtype=torch.float16) for _ in range(2))
+    return Int4(torch.zeros(-(-n // 2), dtype=torch.uint8), *halves)
 
 
 def quantise_int4(x: Tensor) -> Int4:

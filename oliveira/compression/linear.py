@@ -16,33 +16,39 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oliveira.compression.int4 import Int4, dequantise_int4, quantise_int4, quantise_int4_mse
-from oliveira.compression.nf4 import Nf4, dequantise_nf4, quantise_nf4
+from oliveira.compression.int4 import Int4, blank_int4, dequantise_int4, quantise_int4, quantise_int4_mse
+from oliveira.compression.nf4 import Nf4, blank_nf4, dequantise_nf4, quantise_nf4
 
 
 class Codec(NamedTuple):
     stored: Any  # the NamedTuple of tensors that `quantise` returns
     quantise: Callable[[Tensor], Any]
     dequantise: Callable[[Any, Sequence[int]], Tensor]
+    blank: Callable[[int], Any]  # the same tensors for so many weights, to be filled
 
 
 CODECS = {
-    "int4": Codec(Int4, quantise_int4, dequantise_int4),
-    "int4_mse": Codec(Int4, quantise_int4_mse, dequantise_int4),
-    "nf4": Codec(Nf4, quantise_nf4, dequantise_nf4),
+    "int4": Codec(Int4, quantise_int4, dequantise_int4, blank_int4),
+    "int4_mse": Codec(Int4, quantise_int4_mse, dequantise_int4, blank_int4),
+    "nf4": Codec(Nf4, quantise_nf4, dequantise_nf4, blank_nf4),
 }
 
 
 class QuantisedLinear(nn.Module):
-    """Replaces `linear`. Everything is a buffer: nothing trains, everything is saved."""
+    """Replaces `linear`. Everything is a buffer: nothing trains, everything is saved.
+
+    `blank`: for weights that are stored already, its buffers wait for them and `linear` gives its shape alone.
+    """
 
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, method: str) -> None:
+    def __init__(self, linear: nn.Linear, method: str, *, blank: bool = False) -> None:
         super().__init__()
         self.method = method
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        for name, tensor in CODECS[method].quantise(linear.weight)._asdict().items():
+        codec = CODECS[method]
+        stored = codec.blank(linear.weight.numel()) if blank else codec.quantise(linear.weight)
+        for name, tensor in stored._asdict().items():
             self.register_buffer(name, tensor)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 

@@ -25,9 +25,18 @@ def quantise_model(model: nn.Module, method: str) -> nn.Module:
     """Replaces, in place, every `nn.Linear` whose weights belong to it alone, but the one called `head`. Returns the
     model. Recurrent kernels, convolutions and embeddings stay as they are.
     """
+    return _in_format(model, method, blank=False)
+
+
+def prepare_model(model: nn.Module, method: str) -> nn.Module:
+    """The buffers of `method`, in place, for `load_state_dict` to fill. Returns the model."""
+    return _in_format(model, method, blank=True)
+
+
+def _in_format(model: nn.Module, method: str, *, blank: bool) -> nn.Module:
     if method not in METHODS:
         raise UserError(f"compress.methods: {method!r} is not a format. Use one of {', '.join(METHODS)}.")
-    make = Int8Linear if method == "int8" else partial(QuantisedLinear, method=method)
+    make = Int8Linear if method == "int8" else partial(QuantisedLinear, method=method, blank=blank)
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
 
     def alone(name: str, layer: nn.Linear) -> bool:
@@ -35,15 +44,6 @@ def quantise_model(model: nn.Module, method: str) -> nn.Module:
 
     if not _replace(model, nn.Linear, make, alone):
         raise UserError(f"{type(model).__name__} has no linear layer left to quantise. Start from its fp32 weights.")
-    return model
-
-
-def prepare_model(model: nn.Module, method: str) -> nn.Module:
-    """The buffers of `method`, in place, for `load_state_dict` to fill. Returns the model."""
-    quantise_model(model, "int4" if method == "int4_mse" else method)  # nothing is searched for what is replaced
-    for layer in model.modules():
-        if isinstance(layer, QuantisedLinear):
-            layer.method = method
     return model
 
 

@@ -64,6 +64,12 @@ class Nf4(NamedTuple):
     absmax_mean: Tensor  # float32 ()
 
 
+def blank_nf4(n: int) -> Nf4:
+    """Room for `n` weights, to be filled."""
+    codes, absmax = (torch.zeros(-(-n // each), dtype=torch.uint8) for each in (2, BLOCK))
+    return Nf4(codes, absmax, torch.zeros(-(-len(absmax) // _ABSMAX_BLOCK)), torch.zeros(()))
+
+
 def quantise_nf4(x: Tensor) -> Nf4:
     """Any shape, read row by row. Raises `OliveiraError` on NaN and infinity."""
     blocks = to_blocks(x)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 FLOW = ("collect", "preprocess", "train", "adapt", "compress", "package", "export", "serve", "monitor")
+BASE_FLOW = ("collect", "bring_in", "preprocess", *FLOW[3:])
 # The seed document's boxes (in Portuguese) and the stages that each stands for.
 BOXES = (
     ("A", "Coleta de Dados", ("collect",)),
@@ -27,7 +28,7 @@ def flow_of(home: Path) -> tuple[str, ...]:
     try:
         world = json.loads((home / "world.json").read_bytes())
         if not world["task"]["name"]:
-            return FLOW
+            return BASE_FLOW if world.get("base", {}).get("name") else FLOW
         return TASK_FLOW if world["compress"]["serve"] == "fp32" else COMPRESSED_FLOW
     except (OSError, ValueError, KeyError, TypeError):  # before the first start, or of an older version
         return FLOW

@@ -5,7 +5,7 @@ rotate halves (x₀, x_{K/2}) as Llama itself does, so its converter interleaves
 
     row r of half h in a head stands at 2 r + h in the file
 
-Covered: architecture llama, RoPE without scaling, byte-level BPE ("gpt2") with the pre-tokenizers gpt-2 and smollm.
+Covered: architecture llama, RoPE without scaling. Its tokenizer: `oliveira.convert.gguf_tokenizer`.
 Checked against: transformers LlamaForCausalLM with the same de-quantised weights, 64 greedy tokens equal.
 """
 
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from oliveira.convert import gguf_tokenizer
 from oliveira.convert.base import Converted, explained
+from oliveira.data.brought_tokenizer import BroughtTokenizer
 from oliveira.errors import CorruptError, UserError
 from oliveira.models.gpt import GPT, GPTConfig
 
@@ -36,9 +37,6 @@ _BLOCK = {
     "ffn_up": "feed_forward.up",
     "ffn_down": "feed_forward.down",
 }
-_CONTROL = 3  # token type of what text never spells
-
-
 _LONGEST = 2**24  # tokens of context: a larger number is no size but a broken file
 
 
@@ -50,7 +48,7 @@ class About(NamedTuple):
 
 class FromGGUF(NamedTuple):
     model: GPT  # in `eval` mode
-    tokenizer: Tokenizer  # of `tokenizers`; its special tokens are matched in text
+    tokenizer: BroughtTokenizer
     about: About
 
 
@@ -98,7 +96,7 @@ def read_gguf(path: Path) -> FromGGUF:
         state = _state(config, tensors)
         if tensors:
             raise UserError(f"{path.name} has weights that GPT does not know: {', '.join(sorted(tensors)[:3])}.")
-        tokenizer = _tokenizer(fields, config["vocab_size"])
+        tokenizer = gguf_tokenizer.read(fields, config["vocab_size"])
     # There is no llama.cpp here to run beside it: `trial` is none.
     converted = Converted(config=config, state=state, trial=None, kind=path.name, wanted="GPT")
     return FromGGUF(converted.build(GPT, GPTConfig), tokenizer, _about(fields))
@@ -185,28 +183,3 @@ def _state(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Tensor]
 def _halves(weight: Tensor, n_heads: int) -> Tensor:
     """Rows (H · K/2 · 2) → (H · 2 · K/2): from neighbours to halves."""
     return weight.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
-
-
-def _tokenizer(fields: Fields, vocab_size: int) -> Tokenizer:
-    fields.need("tokenizer.ggml.model", "gpt2")
-    fields.need("tokenizer.ggml.pre", "smollm", "gpt-2", None)
-    for name in ("add_bos_token", "add_eos_token"):  # our tokenizer writes what stands in the text
-        fields.need(f"tokenizer.ggml.{name}", False, None)
-    tokens, types, merges = (fields.get(f"tokenizer.ggml.{name}", list) for name in ("tokens", "token_type", "merges"))
-    if not len(tokens) == len(types) == len(set(tokens)) == vocab_size:
-        raise UserError(
-            f"this GGUF file has {len(tokens)} tokens, {len(types)} token types and {vocab_size} embeddings. "
-            "Give one whose tokens are its embeddings."
-        )
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, pairs))
-    bytes_and_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    single_digits = pre_tokenizers.Digits(individual_digits=True)
-    backend.pre_tokenizer = (
-        pre_tokenizers.Sequence([single_digits, bytes_and_words])
-        if fields.values.get("tokenizer.ggml.pre") == "smollm"
-        else bytes_and_words
-    )
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL])
-    return backend

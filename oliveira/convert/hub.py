@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from oliveira.convert.gguf import read_gguf
-from oliveira.data.tokenizer import Tokenizer
+from oliveira.data import chat_template
+from oliveira.data.brought_tokenizer import BroughtTokenizer
 from oliveira.errors import UserError
 from oliveira.files import sha256_file
 
@@ -21,8 +22,8 @@ from oliveira.files import sha256_file
 class BroughtIn(NamedTuple):
     model: nn.Module  # in `eval` mode
     name: str  # in the registry
-    tokenizer: Tokenizer
-    chat_template: str | None  # Jinja
+    tokenizer: BroughtTokenizer
+    chat_template: str | None  # Jinja, tried: `oliveira.data.chat_template.check`
     licence: str  # as its files say; "" = they do not
     source: dict[str, Any]  # plain JSON, for the lineage: kind, form, sha256 of each file
 
@@ -35,6 +36,8 @@ def bring_in(path: Path) -> BroughtIn:
 
 
 def _gguf(path: Path) -> BroughtIn:
-    model, backend, about = read_gguf(path)
+    model, tokenizer, about = read_gguf(path)
+    if about.chat_template:
+        chat_template.check(about.chat_template, tokenizer.rules.names)
     source = {"kind": "gguf", "form": about.form, "files": {path.name: sha256_file(path)}}
-    return BroughtIn(model, "gpt", Tokenizer(backend), about.chat_template, about.licence, source)
+    return BroughtIn(model, "gpt", tokenizer, about.chat_template, about.licence, source)

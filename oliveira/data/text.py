@@ -35,16 +35,22 @@ def nfc(text: str) -> str:
     """
     if text.isascii():
         return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = whole(text)
     while True:  # twice as a rule: a run may grow past the bound when marks are taken apart
         safe = _LONG_NON_ASCII.sub(lambda match: _stream_safe(match.group()), text)
         normal = unicodedata.normalize("NFC", safe)
         if normal == text:
             return normal
         text = normal
+
+
+def whole(text: str) -> str:
+    """Each half of a UTF-16 character as U+FFFD: what has bytes in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _stream_safe(text: str) -> str:

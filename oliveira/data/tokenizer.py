@@ -9,6 +9,7 @@ neighbours are merged in the order that training found them frequent. Trained an
 Deviations: words, numbers and runs of signs are cut after 48, 3 and 48 characters, so that a hostile
 "word" of a megabyte costs no more than prose. `<|endoftext|>` in a text is text: only the program writes
 the token.
+What came with a model from elsewhere keeps its own rules: `oliveira.data.brought_tokenizer`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Tokenizer:
         if end_of_text is None:
             raise CorruptError(f"the tokenizer has no {END_OF_TEXT} token")
         self.end_of_text: int = end_of_text
-        from_character = {character: byte for byte, character in _byte_characters().items()}
+        self.stops: tuple[int, ...] = (end_of_text,)  # tokens that end an answer
+        self.begin: tuple[int, ...] = ()  # tokens before every text
+        from_character = {character: byte for byte, character in byte_characters().items()}
         by_id = {index: token for token, index in backend.get_vocab().items()}
         try:
             self._bytes = [bytes(from_character[c] for c in by_id[i]) for i in range(self.vocab_size)]
@@ -73,8 +76,13 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
         """Raises `CorruptError` when the file is not a tokenizer."""
+        from oliveira.data import brought_tokenizer  # it is one of these
+
         try:
-            return cls(Backend.from_str(Path(path).read_text(encoding="utf-8")))
+            text = Path(path).read_text(encoding="utf-8")
+            if text.startswith(brought_tokenizer.HEAD):
+                return brought_tokenizer.loads(text)
+            return cls(Backend.from_str(text))
         except CorruptError:
             raise
         except Exception as error:  # `tokenizers` raises bare Exception
@@ -84,7 +92,12 @@ class Tokenizer:
         Path(path).write_text(self._backend.to_str() + "\n", encoding="utf-8", newline="\n")
 
     def encode(self, text: str) -> list[int]:
+        """Never a special token: their names in a text are text."""
         return self.encode_many([text])[0]
+
+    def prompt(self, text: str) -> list[int]:
+        """What a model reads before it goes on; an empty text is the end of an earlier one."""
+        return [*self.begin, *self.encode(text)] or [self.end_of_text]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode` for each text, on all cores."""
@@ -130,7 +143,7 @@ def _cut_runs(text: str) -> list[tuple[str, int]]:
     return pieces
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """GPT-2's printable stand-in for each byte: itself where printable, else a character from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]

@@ -6,6 +6,7 @@ missing here, and for a key that the code no longer says.
 
 from __future__ import annotations
 
+from oliveira.language.portuguese_bases import BASE_HELP, BASE_WORDS
 from oliveira.language.portuguese_figures import FIGURE_WORDS
 from oliveira.language.portuguese_folders import FOLDER_WORDS
 from oliveira.language.portuguese_home import HOME_HELP, HOME_WORDS
@@ -267,6 +268,7 @@ HELP = {
     "Writes all of it as one Markdown page.": "Escreve tudo como uma página Markdown.",
     "File to write; without it, standard output.": "Arquivo a escrever; sem ele, a saída padrão.",
     **TASK_HELP,
+    **BASE_HELP,
     **HOME_HELP,
     **TEXT_HELP,
     **LIFE_HELP,
@@ -351,6 +353,7 @@ WORDS = {
     "draining …": "esvaziando a fila …",
     "stopped": "parado",
     **TABLE_WORDS,
+    **BASE_WORDS,
     **FOLDER_WORDS,
     **FIGURE_WORDS,
     **TEXT_WORDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oliveira.language.portuguese_bases import BASE_LINES
 from oliveira.language.portuguese_figures import FIGURE_LINES
 from oliveira.language.portuguese_folders import FOLDER_LINES
 from oliveira.language.portuguese_home import HOME_LINES
@@ -118,6 +119,7 @@ LINES = {
     ),
     "/quit or Ctrl-D leaves, Ctrl-C stops an answer.": "/quit ou Ctrl-D sai, Ctrl-C para uma resposta.",
     **TABLE_LINES,
+    **BASE_LINES,
     **TASK_LINES,
     **FOLDER_LINES,
     **FIGURE_LINES,

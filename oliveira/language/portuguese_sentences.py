@@ -5,11 +5,13 @@ The keys are those of the code, {} for what they are about; `portuguese.py` hold
 
 from __future__ import annotations
 
+from oliveira.language.portuguese_bases import BASE_SENTENCES
 from oliveira.language.portuguese_figures import FIGURE_SENTENCES
 from oliveira.language.portuguese_folders import FOLDER_SENTENCES
 from oliveira.language.portuguese_home import HOME_SENTENCES
 from oliveira.language.portuguese_lives import LIFE_SENTENCES
 from oliveira.language.portuguese_outward import OUTWARD_SENTENCES
+from oliveira.language.portuguese_refusals import REFUSALS
 from oliveira.language.portuguese_tables import TABLE_SENTENCES
 from oliveira.language.portuguese_tasks import TASK_SENTENCES
 from oliveira.language.portuguese_texts import TEXT_SENTENCES
@@ -315,6 +317,7 @@ SENTENCES = {
     "ETA {}": "faltam {}",
     "after {}": "após {}",
     **TABLE_SENTENCES,
+    **BASE_SENTENCES,
     **TASK_SENTENCES,
     **FOLDER_SENTENCES,
     **FIGURE_SENTENCES,
@@ -322,4 +325,5 @@ SENTENCES = {
     **HOME_SENTENCES,
     **LIFE_SENTENCES,
     **OUTWARD_SENTENCES,
+    **REFUSALS,
 }

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from oliveira.errors import OliveiraError
 from oliveira.ledger import Ledger
+
+
+def packaged(outputs: dict[str, Any]) -> str:
+    """Which of the package's artifacts is served first."""
+    return str(outputs.get("served", outputs["base"]))
 
 
 def root(ledger: Ledger, digest: str | None) -> str | None:

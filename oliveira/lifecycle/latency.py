@@ -62,6 +62,11 @@ def compare(
     return Latency(_median(spent[0]), _median(spent[1]), _median(ratios), ratios[rank], ratios[-1 - rank])
 
 
+def same() -> Latency:
+    """Of two models in one form and one format, which are not timed."""
+    return Latency(math.nan, math.nan, 1.0, 1.0, 1.0)
+
+
 def _rank(rounds: int) -> int:
     """The highest order statistic (from 0) that is above the true median with at most CHANCE."""
     chance, rank = 0.0, -1

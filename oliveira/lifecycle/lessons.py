@@ -20,6 +20,7 @@ class Judged(NamedTuple):
 class Lesson(Protocol):
     """Made when a retraining begins; `OliveiraError` when too little came back to learn from."""
 
+    keeps_bits: bool  # weights in 4 bits stay so while it learns; else they are float32 meanwhile
     identity: Any  # JSON: what is learnt, so that a retraining that was killed is found again
     origin: dict[str, Any]  # whose it is, and of when: keys, first, last
     amount: dict[str, Any]  # how much that is, for the decision's numbers

@@ -17,7 +17,7 @@ from oliveira.errors import Interrupted, OliveiraError, UserError, explain_memor
 from oliveira.files import sweep_temporary
 from oliveira.language import translate
 from oliveira.ledger import PAUSED, RETRAINING, Ledger, Wish
-from oliveira.lifecycle.deploy import deploy
+from oliveira.lifecycle.deploy import deploy, packaged
 from oliveira.lifecycle.own_file import gone
 from oliveira.lifecycle.pipeline import Pipeline, Stage
 from oliveira.lifecycle.returning import Returning
@@ -176,11 +176,15 @@ class Loop:
 
 
 def stages_of(world: World) -> tuple[Stage, ...]:
-    """Of a task's life, or of one that continues text."""
+    """Of a task's life, or of one that continues text, from nothing or from trained weights."""
     if world.task.name:
         from oliveira.lifecycle.task_stages import task_stages
 
         return task_stages(world)
+    if world.base.name:
+        from oliveira.lifecycle.base_stages import BASE_STAGES
+
+        return BASE_STAGES
     from oliveira.lifecycle.stages import STAGES
 
     return STAGES
@@ -194,7 +198,7 @@ def run(home: Path, *, quiet: bool, stop: Stop) -> None:
         for name in ("stages", "artifacts", "runs"):
             sweep_temporary(home / name)
         outputs = Pipeline(stages_of(world), home, world, ledger, report, stop).run()
-        deploy(ledger, outputs["package"]["base"])  # a reused `serve` does not act when an old world comes back
+        deploy(ledger, packaged(outputs["package"]))  # a reused `serve` does not act when an old world comes back
         ledger.set_setting("life", {"world": world.name, "ready": time.time()})
         loop = Loop(home, world, ledger)
         try:

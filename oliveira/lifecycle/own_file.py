@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oliveira.console.flow import FLOW, TASK_FLOW
+from oliveira.console.flow import BASE_FLOW, FLOW, TASK_FLOW
 from oliveira.data.folder import place_of
 from oliveira.data.own_names import place_in
 from oliveira.data.sources import PATH
@@ -23,7 +23,7 @@ def gone(world: World) -> Path | None:
     if world.task.name:
         places = [place for place in (place_in(world.task.name),) if place is not None]
     else:
-        specs = (world.data.base, world.data.new)
+        specs = (world.data.base, world.data.new, world.base.name)
         places = [place_of(spec.removeprefix(PATH))[0] for spec in specs if spec.startswith(PATH)]
     return next((place for place in places if not place.exists()), None)
 
@@ -56,7 +56,8 @@ def serves_without(ledger: Ledger, world: World, in_force: dict[str, Any]) -> bo
     same = world.task.name == in_force["task"]["name"] and all(
         getattr(world.data, name) == in_force["data"][name] for name in ("base", "new")
     )
-    flow = TASK_FLOW if world.task.name else FLOW
+    same = same and world.base.name == in_force["base"]["name"]
+    flow = TASK_FLOW if world.task.name else BASE_FLOW if world.base.name else FLOW
     return same and done.issuperset(flow) and ledger.alias("champion") is not None
 
 

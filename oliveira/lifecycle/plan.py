@@ -96,7 +96,7 @@ def plan(world: World, lengths: Mapping[str, int], explicit: Collection[str] = (
     if (steps := max(FEWEST_STEPS, steps)) < world.train.steps and "train.steps" not in explicit:
         lower |= {"train.steps": steps, "train.warmup_steps": steps // 10, "train.checkpoint_every": steps // 6}
         lower |= {"train.evaluate_every": steps // 3, "train.sample_every": steps // 2}
-    for name, value in lower.items():
+    for name, value in ({} if world.base.name else lower).items():  # a base trains no tokenizer and no model
         section, leaf = name.split(".")
         if name not in explicit and value < getattr(getattr(world, section), leaf):
             wanted[name] = value

@@ -32,8 +32,8 @@ def score_texts(model: nn.Module, tokenizer: Tokenizer, texts: list[str], max_le
     return samples
 
 
-def held_out_texts(data: Path) -> list[str]:
-    """Up to MAX_SAMPLES pieces of the validation and test documents, in the order of the documents."""
+def held_out_texts(data: Path, most: int = MAX_SAMPLES) -> list[str]:
+    """Up to `most` pieces of the validation and test documents, in the order of the documents."""
     documents = [
         json.loads(line)["text"]
         for split in ("validation", "test")
@@ -41,8 +41,8 @@ def held_out_texts(data: Path) -> list[str]:
     ]
     size = piece_size(sum(map(len, documents)))
     texts = [piece for text in documents for piece in pieces(text, size)]
-    step = max(1, len(texts) // MAX_SAMPLES)
-    return texts[::step][:MAX_SAMPLES]
+    step = max(1, len(texts) // most)
+    return texts[::step][:most]
 
 
 def held_out_samples(model: nn.Module, tokenizer: Tokenizer, data: Path, world: World) -> list[Sample]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MEMORY = "remembered.json"
 IN_FORCE = "world.json"  # what the running processes read: with what was planned for the text and this one start
 SHOWN = 4  # changed fields named in a sentence
-DEFAULT = "default"
+DEFAULT, OF_A_BASE = "default", "assistant"  # the worlds of a first start that names none
 _FOLDER = re.compile(r"(?<=path:)[^?]*/")
 
 
@@ -46,6 +46,7 @@ class Asked:
     environment: Mapping[str, str] | None = None
     task: str = ""
     model: str = ""
+    base: str = ""  # a name of ours, or path:PLACE
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
     sets = dict(own_sets)
     if asked.text:
         sets.setdefault("data.base", json.dumps(f"path:{expand(asked.text).absolute()}"))
-    for field, value in (("task.name", asked.task), ("task.model", asked.model)):
+    for field, value in (("task.name", asked.task), ("task.model", asked.model), ("base.name", asked.base)):
         if value:
             sets.setdefault(field, json.dumps(value))
     environment = dict(os.environ if asked.environment is None else asked.environment)
     known = _recall(home)
-    name = asked.world or (known["name"] if known else DEFAULT)
+    name = asked.world or (known["name"] if known else OF_A_BASE if asked.base else DEFAULT)
     explicit = frozenset([*(known["explicit"] if known else ()), *_explicit(asked.world, own_sets, environment)])
     if known is None:
-        begun = None if asked.world or asked.text or asked.task else _begun(home)
+        begun = None if asked.world or asked.text or asked.task or asked.base else _begun(home)
         world = (
             load_world(home / IN_FORCE, sets, environment, tree=begun) if begun else load_world(name, sets, environment)
         )
@@ -83,8 +84,14 @@ def choose(home: Path, asked: Asked, confirm: Callable[[str], bool] | None = Non
         tree = _merged(tree, known["file"], now) if known["file"] else now
     wanted = load_world(home / IN_FORCE, sets, environment, tree=tree)
     _check_same_task(home, known["world"]["task"]["name"], wanted.task.name)
+    if known["world"]["base"]["name"] or wanted.base.name:
+        from oliveira.lifecycle.bases import check_same_base
+
+        check_same_base(home, known["world"]["base"]["name"], wanted.base.name)
     consented = load_world(home / IN_FORCE, own_sets, environment, tree=known["world"])
-    if surprises := _differences(consented, wanted):
+    surprises = _differences(consented, wanted)
+    surprises.pop("base.name", None)  # of the same weights: only their place has changed
+    if surprises:
         _ask(home, asked, World.model_validate(known["world"]), surprises, confirm)
     return Chosen(wanted, name, explicit)
 
@@ -101,6 +108,10 @@ def fitted(home: Path, chosen: Chosen) -> Plan:
 
         check_task(chosen.world)
         return Plan(chosen.world)
+    if chosen.world.base.name:
+        from oliveira.lifecycle.bases import check_unchanged
+
+        check_unchanged(home, chosen.world)
     data = chosen.world.data
     lengths = own_lengths(home, data.base, data.max_chars) if data.base.startswith(PATH) else None
     return plan(chosen.world, lengths, chosen.explicit) if lengths is not None else Plan(chosen.world)
@@ -170,7 +181,7 @@ def _recall(home: Path) -> dict[str, Any] | None:
     with Ledger(home, reads=True) as ledger:
         if not ledger.is_made():
             return None
-        if not any(row.name == "train" for row in ledger.stages()):
+        if not any(row.name in ("train", "bring_in") for row in ledger.stages()):
             return None
     for path in (home / MEMORY, home / IN_FORCE):  # a home of an older version has the second alone
         if not path.exists():

@@ -9,7 +9,7 @@ from typing import Any
 from oliveira import artifact
 from oliveira.errors import CorruptError
 from oliveira.ledger import Ledger
-from oliveira.lifecycle.deploy import deploy
+from oliveira.lifecycle.deploy import deploy, packaged
 from oliveira.lifecycle.pipeline import Context
 from oliveira.process.eta import Eta
 from oliveira.training.loop import Progress
@@ -35,7 +35,7 @@ def show_training(context: Context, unit: str = "tokens") -> Any:
 def artifacts_are_whole(ledger: Ledger, outputs: dict[str, Any]) -> bool:
     """They lie beside the stages, and a disk may have damaged one since it was packaged."""
     try:
-        for digest in outputs.values():
+        for digest in set(outputs.values()):
             row = ledger.artifact(digest)
             if row is None:
                 return False
@@ -47,6 +47,6 @@ def artifacts_are_whole(ledger: Ledger, outputs: dict[str, Any]) -> bool:
 
 def serve(context: Context) -> dict[str, Any]:
     """Points `champion` at the package; the front sees it and loads it."""
-    digest = context.outputs["package"]["base"]
+    digest = packaged(context.outputs["package"])
     deploy(context.ledger, digest)
     return {"champion": digest}

@@ -43,6 +43,7 @@ from oliveira.training.loop import CHECKPOINT, Job, train
 from oliveira.training.seeds import seed_everything, threads
 from oliveira.world import World
 
+GENERAL_CHARS = 400_000  # of the general text: only its held-out part is read
 PROMPTS = ("No princípio", "A educação", "E disse", "O estudante deve", "Naquele tempo")
 
 
@@ -51,13 +52,13 @@ PROMPTS = ("No princípio", "A educação", "E disse", "O estudante deve", "Naqu
 
 def _collect(context: Context) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
-    for domain, spec in _domains(context.world).items():
+    for domain, spec in domains(context.world).items():
         (context.out / domain).mkdir()
         found = sources.collect(
             spec,
             context.out / domain,
             home=context.home,
-            max_chars=context.world.data.max_chars,
+            max_chars=GENERAL_CHARS if domain == "general" else context.world.data.max_chars,
             say=context.report.say,
         )
         outputs |= {
@@ -66,18 +67,20 @@ def _collect(context: Context) -> dict[str, Any]:
             f"{domain}_route": found["route"],
         }
         outputs |= {f"{domain}_documents": found["documents"], f"{domain}_characters": found["characters"]}
-        context.progress(len(outputs) / 10)
+        context.progress(len(outputs) / 5 / len(domains(context.world)))
     return outputs
 
 
-def _domains(world: World) -> dict[str, str]:
-    return {"base": world.data.base, "new": world.data.new}
+def domains(world: World) -> dict[str, str]:
+    """Name → source. The general text is there where a life begins with trained weights."""
+    general = {"general": world.base.general} if world.base.name else {}
+    return {"base": world.data.base, "new": world.data.new} | general
 
 
 def _preprocess(context: Context) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     tokenizer: Path | None = None
-    for number, domain in enumerate(_domains(context.world)):
+    for number, domain in enumerate(domains(context.world)):
         folder = context.out / domain
         folder.mkdir()
         report = preprocess.prepare(
@@ -123,8 +126,8 @@ def score(model: nn.Module, folder: Path, split: str, tokenizer: Tokenizer, max_
     return bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=int(max_len))  # type: ignore[arg-type]
 
 
-def _enough_text(world: World, data: Path) -> None:
-    for domain, spec in _domains(world).items():
+def enough_text(world: World, data: Path) -> None:
+    for domain, spec in domains(world).items():
         found = TokenShard.open(data / domain, "train").tokens.size
         if found < world.model.max_len + 2:
             raise UserError(
@@ -134,7 +137,7 @@ def _enough_text(world: World, data: Path) -> None:
 
 
 def _train(context: Context) -> dict[str, Any]:
-    _enough_text(context.world, context.results["preprocess"])
+    enough_text(context.world, context.results["preprocess"])
     world, data = context.world, context.results["preprocess"] / "base"
     tokenizer = Tokenizer.load(data / "tokenizer.json")
     check_held_out(tokenizer, data, world)
@@ -227,7 +230,7 @@ def _adapt(context: Context) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     context.ledger.begin_run(folder.name, "adapt", world.adapt.model_dump(), f"runs/{folder.name}", context.key)
     with threads(world.train.threads):
-        before = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
+        before = {domain: score(model, data / domain, "validation", tokenizer) for domain in domains(world)}
         train_adapter(
             model,
             world.adapt,
@@ -243,7 +246,7 @@ def _adapt(context: Context) -> dict[str, Any]:
         )
         save_adapter(context.out, model, base=sha256_file(context.results["train"] / "model.safetensors"))
         merge(model)
-        after = {domain: score(model, data / domain, "validation", tokenizer) for domain in _domains(world)}
+        after = {domain: score(model, data / domain, "validation", tokenizer) for domain in domains(world)}
     save_weights(model, context.out / "merged.safetensors")
     outputs = {
         f"{domain}_{when}": value[domain] for domain in before for when, value in (("before", before), ("after", after))
@@ -348,7 +351,7 @@ def _monitor(context: Context) -> dict[str, Any]:
     return {name: measured[name] for name in ("windows", "alarms", "rate", "upper95")}
 
 
-def _part(*names: str) -> Any:
+def part(*names: str) -> Any:
     return lambda world: {"seed": world.seed} | {name: getattr(world, name).model_dump() for name in names}
 
 
@@ -359,14 +362,14 @@ STAGES = (
         (),
         lambda w: {"base": w.data.base, "new": w.data.new, "max_chars": w.data.max_chars},
         _collect,
-        inputs=lambda w, home: {domain: sources.fingerprint(spec, home=home) for domain, spec in _domains(w).items()},
+        inputs=lambda w, home: {domain: sources.fingerprint(spec, home=home) for domain, spec in domains(w).items()},
         summary=OF_TEXT["collect"],
     ),
     Stage(
         "preprocess",
         1,
         ("collect",),
-        _part("data"),
+        part("data"),
         _preprocess,
         summary=OF_TEXT["preprocess"],
     ),
@@ -374,7 +377,7 @@ STAGES = (
         "train",
         1,
         ("preprocess",),
-        _part("model", "train"),
+        part("model", "train"),
         _train,
         summary=OF_TEXT["train"],
     ),
@@ -382,21 +385,21 @@ STAGES = (
         "adapt",
         1,
         ("preprocess", "train"),
-        _part("adapt"),
+        part("adapt"),
         _adapt,
         summary=OF_TEXT["adapt"],
     ),
-    Stage("compress", 1, ("preprocess", "train"), _part("compress"), _compress, summary=OF_TEXT["compress"]),
+    Stage("compress", 1, ("preprocess", "train"), part("compress"), _compress, summary=OF_TEXT["compress"]),
     Stage(
         "package",
         1,
         ("preprocess", "train", "adapt", "compress"),
-        _part("compress", "monitor"),
+        part("compress", "monitor"),
         _package,
         summary=OF_TEXT["package"],
         whole=artifacts_are_whole,
     ),
-    Stage("export", 1, ("preprocess", "package"), _part("export"), _export, summary=OF_TEXT["export"]),
+    Stage("export", 1, ("preprocess", "package"), part("export"), _export, summary=OF_TEXT["export"]),
     Stage(
         "serve",
         1,
@@ -409,7 +412,7 @@ STAGES = (
         "monitor",
         1,
         ("preprocess", "train", "serve"),
-        _part("monitor"),
+        part("monitor"),
         _monitor,
         summary=OF_TEXT["monitor"],
     ),

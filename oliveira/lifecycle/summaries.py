@@ -26,6 +26,15 @@ def monitored(outputs: dict[str, Any]) -> str:
     return f"{outputs['alarms']} false alarms in {outputs['windows']} windows"
 
 
+def adapted(outputs: dict[str, Any]) -> str:
+    """Of trained weights: what the text has won, what the general one has lost, and which of the two is served."""
+    scores = (
+        f"your text {figure(outputs['base_before'], '.3f')} → {figure(outputs['base_after'], '.3f')}, "
+        f"general text {figure(outputs['general_before'], '.3f')} → {figure(outputs['general_after'], '.3f')}"
+    )
+    return scores if outputs["served"] == "adapted" else f"{scores}; the base is served: {outputs['reasons']}"
+
+
 def compressed(outputs: dict[str, Any]) -> str:
     sizes = {name.removesuffix("_bytes"): value for name, value in outputs.items() if name.endswith("_bytes")}
     return ", ".join(f"{name} {figure(size / 2**20, '.2f')} MiB" for name, size in sorted(sizes.items()))
@@ -59,6 +68,13 @@ OF_TEXT: dict[str, Summary] = _BOTH | {
     ),
     "compress": compressed,
 }
+OF_BASE: dict[str, Summary] = _BOTH | {
+    "collect": lambda o: f"{OF_TEXT['collect'](o)}, {o['general_characters']} of {o['general_source']}",
+    "bring_in": lambda o: f"{o['base']}: {o['form']}, {o['parameters']} parameters, licence {o['licence']}",
+    "preprocess": lambda o: f"{o['base_tokens']} training tokens",
+    "adapt": adapted,
+    "compress": compressed,
+}
 OF_TASK: dict[str, Summary] = _BOTH | {
     "collect": lambda o: f"{o['train_examples']} examples to learn from",
     "train": trained,
@@ -68,7 +84,7 @@ OF_TASK: dict[str, Summary] = _BOTH | {
 
 def told(name: str, outputs: dict[str, Any]) -> str:
     """Of a stage of either life; "" for outputs of another version."""
-    for summaries in (OF_TASK, OF_TEXT):
+    for summaries in (OF_TASK, OF_BASE, OF_TEXT):
         try:
             return summaries[name](outputs)
         except KeyError:

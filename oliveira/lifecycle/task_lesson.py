@@ -58,6 +58,8 @@ def split_pairs(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
 class TaskLesson:
     """Implements `lessons.Lesson`."""
 
+    keeps_bits = False
+
     def __init__(self, home: Path, ledger: Ledger, world: World, opened: Artifact) -> None:
         self.world, self.opened = world, opened
         self.learned, self.held_out = split_pairs(ledger.pairs(MOST_PAIRS))

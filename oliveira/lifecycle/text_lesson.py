@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oliveira.adaptation.lora import lora_targets, merge
+from oliveira.adaptation.lora import Compute, lora_targets, merge
 from oliveira.adaptation.training import train_adapter
 from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
@@ -41,6 +41,7 @@ from oliveira.tasks.language_modelling import (
 from oliveira.training.loop import Progress
 from oliveira.world import World
 
+SMOKE = ("No princípio", "A", "1, 2, 3")
 HELD_OUT_SHARE = 0.2
 MAX_CHARS = 2_000_000
 
@@ -87,6 +88,9 @@ def live_text(folder: Path) -> LiveText:
 class TextLesson:
     """Implements `lessons.Lesson` by LoRA on the requests' text, mixed with that of the base domain."""
 
+    keeps_bits = False
+    compute: Compute = "fp32"
+
     def __init__(self, home: Path, ledger: Ledger, world: World, opened: Artifact) -> None:
         self.world, self.opened = world, opened
         self.live = live_text(home / "traffic")
@@ -132,6 +136,7 @@ class TextLesson:
             tokens_per_batch=batch * max_len,
             on_progress=on_progress,
             should_stop=should_stop,
+            compute=self.compute,
         )
         merge(model)
 
@@ -165,7 +170,7 @@ class TextLesson:
 
 def smoke(model: nn.Module, tokenizer: Tokenizer, max_len: int) -> bool:
     """A few prompts: finite logits and the same greedy text twice."""
-    for prompt in ("No princípio", "A", "1, 2, 3"):
+    for prompt in SMOKE:
         tokens = tokenizer.encode(prompt)
         if not bool(torch.isfinite(model(torch.tensor([tokens]))).all()):
             return False

@@ -18,6 +18,7 @@ from oliveira.errors import Interrupted, OliveiraError, TrainingError
 from oliveira.files import sha256_json
 from oliveira.ledger import RETRAINING, ArtifactRow, Ledger
 from oliveira.ledger.lives import work
+from oliveira.lifecycle.based_lesson import BasedLesson
 from oliveira.lifecycle.lessons import Lesson
 from oliveira.lifecycle.returning import was_put_back
 from oliveira.lifecycle.task_lesson import TaskLesson
@@ -54,7 +55,7 @@ def update(
     ledger.begin_run(folder.name, "update", world.update.model_dump() | {"trigger": trigger}, f"runs/{folder.name}")
     with threads(world.update.threads):
         champion, challenger = opened.load_model(), opened.load_model()
-        if opened.weights != "fp32":
+        if opened.weights != "fp32" and not lesson.keeps_bits:
             dequantise_model(challenger)
         try:
             lesson.train(challenger, folder, _shown(ledger), should_stop)
@@ -64,7 +65,12 @@ def update(
             lineage: dict[str, Any] = {"stage": "update", "parent": opened.digest, "world": world.name, "key": name}
             lineage |= {"traffic": lesson.origin}
             packaged = artifact.write(
-                place, model=challenger, name=opened.name, metrics=numbers, lineage=lineage, **parts
+                place,
+                model=challenger,
+                name=opened.name,
+                metrics=numbers,
+                lineage=lineage,
+                **{"files": opened.handed_on(), **parts},
             )
             ledger.add_artifact(packaged.digest, "challenger", place, packaged.lineage, packaged.metrics)
             ledger.set_challenger(packaged.digest)
@@ -88,7 +94,7 @@ def update(
 
 
 def lesson_of(home: Path, ledger: Ledger, world: World, opened: artifact.Artifact) -> Lesson:
-    make = TaskLesson if world.task.name else TextLesson
+    make = TaskLesson if world.task.name else BasedLesson if world.base.name else TextLesson
     return make(home, ledger, world, opened)
 
 

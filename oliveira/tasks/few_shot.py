@@ -109,7 +109,7 @@ def main() -> None:
         model, tokenizer, _ = read_gguf(path)
     print(f"{'':12}" + "".join(f"{shots} shots".rjust(10) for shots in SHOTS) + "guess".rjust(10))
     for name, kind in KINDS.items():
-        found = [accuracy(model, lambda text: list(tokenizer.encode(text).ids), kind, shots) for shots in SHOTS]
+        found = [accuracy(model, tokenizer.encode, kind, shots) for shots in SHOTS]
         print(
             f"{name:12}" + "".join(f"{value:10.2f}" for value in found) + f"{1 / (len(kind.pairs) - DRAWN):10.2f}",
             flush=True,

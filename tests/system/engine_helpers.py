@@ -10,6 +10,8 @@ from serving_helpers import TEXTS
 from oliveira.serving.engine.sampling import Sampling
 from oliveira.serving.engine.scheduler import CHUNK, Request
 from oliveira.serving.engine.text_engine import TextEngine
+from oliveira.serving.protocol import Answer, Done, Embed, Embedded, End, Token
+from oliveira.serving.wire import tagged
 
 
 def request(
@@ -38,15 +40,15 @@ def run(engine: TextEngine, waves: list[list[tuple[Request, int]]]) -> dict[tupl
         if not scheduler.busy and not pending:
             break
         for message in scheduler.step():
-            assert message["type"] in ("token", "done", "end"), message
-            if message["type"] == "end":
-                out[message["id"], -1] = message
+            assert isinstance(message, Token | Done | End), message
+            if isinstance(message, End):
+                out[message.id, -1] = tagged(message)
                 continue
-            choice = out.setdefault((message["id"], message["index"]), {"text": "", "entries": []})
-            choice["text"] += message["text"]
-            choice["entries"] += message["logprobs"]
-            if message["type"] == "done":
-                choice |= {"reason": message["reason"], "tokens": message["tokens"]}
+            choice = out.setdefault((message.id, message.index), {"text": "", "entries": []})
+            choice["text"] += message.text
+            choice["entries"] += message.logprobs
+            if isinstance(message, Done):
+                choice |= {"reason": message.reason, "tokens": message.tokens}
     assert not scheduler.busy and len(scheduler.pool.free) == scheduler.capacity  # none is lost
     return out
 
@@ -62,12 +64,12 @@ def prompts(engine: TextEngine) -> list[list[int]]:
 
 def embedding(engine: TextEngine, tokens: list[int]) -> list[float]:
     """Of one text, while nothing else is at work."""
-    assert engine.answer({"op": "embed", "id": "e", "tokens": tokens}) == []
-    out: list[dict[str, Any]] = []
+    assert engine.answer(Embed(id="e", tokens=tokens)) == []
+    out: list[Answer] = []
     for _ in range(1000):
         if not engine.scheduler.busy:
             break
         out += engine.turn([])
     [answer] = out
-    assert (answer["type"], answer["prompt_tokens"]) == ("result", len(tokens)), answer
-    return answer["embedding"]
+    assert isinstance(answer, Embedded) and answer.prompt_tokens == len(tokens), answer
+    return answer.embedding

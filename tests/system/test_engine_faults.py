@@ -6,7 +6,8 @@ import math
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,28 @@ from oliveira.serving.engine import text_engine
 from oliveira.serving.engine.decoders import Settings
 from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.engine.window import Window
-from oliveira.serving.protocol import pack, unpack
+from oliveira.serving.protocol import (
+    Answer,
+    Cancel,
+    Done,
+    Embed,
+    Embedded,
+    End,
+    Error,
+    Generate,
+    Predict,
+    Question,
+    Result,
+    Said,
+    Token,
+    Tokenize,
+)
+from oliveira.serving.wire import pack, tagged, unpack
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes, without cache")
 
 BAD = 0.25  # the temperature of the request that is hit
-Said = dict[str, list[dict[str, Any]]]
+Told = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +75,28 @@ def close(engine: TextEngine) -> None:
         engine.scheduler.prefixes.cache.close()
 
 
-def generate(number: str, tokens: list[int], **more: Any) -> dict[str, Any]:
+def generate(number: str, tokens: list[int], **more: Any) -> Generate:
     fields = {"n": 1, "max_tokens": 12, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "stop": ["zzz"], "seed": 7}
     fields |= {"logprobs": 2, "observe": True, "tenant": "ana", "adapter": None, "request": f"x-{number}"}
-    return {"op": "generate", "id": number, "tokens": tokens, **fields, **more}
+    return Generate(**{"id": number, "tokens": tokens, **fields, **more})
 
 
-def talk(engine: TextEngine, waves: list[list[dict[str, Any]]]) -> Said:
+def talk(engine: TextEngine, waves: Sequence[Sequence[Question]]) -> Told:
     """A wave of messages before each of the first turns. What is said of each request, without times."""
-    said: Said = defaultdict(list)
+    said: Told = defaultdict(list)
     for turn in range(2000):
         wave = waves[turn] if turn < len(waves) else []
         if not wave and not engine.scheduler.busy and turn >= len(waves):
             break
         for message in engine.turn(wave):
-            said[message["id"]].append({key: value for key, value in message.items() if "seconds" not in key})
+            said[message.id].append({key: value for key, value in tagged(message).items() if "seconds" not in key})
         assert engine.scheduler.pool.blocks.isfinite().all()
     assert not engine.scheduler.busy
     assert len(engine.scheduler.pool.free) == engine.scheduler.capacity  # no block is lost
     return dict(said)
 
 
-def ordered(said: Said) -> Said:
+def ordered(said: Told) -> Told:
     """Choice after choice: which of them is first in a step is nobody's affair."""
     last = len(said) + 100
     return {
@@ -88,11 +105,13 @@ def ordered(said: Said) -> Said:
     }
 
 
-def conversation(engine: TextEngine, **bad: Any) -> list[list[dict[str, Any]]]:
+def conversation(engine: TextEngine, **bad: Any) -> list[list[Question]]:
     """Five requests of two keys; `bad` is the third."""
     texts = prompts(engine)
-    waves = [[generate(f"good{i}", texts[i + 3], tenant="rui" if i % 2 else "ana", n=1 + i % 2)] for i in range(4)]
-    waves.insert(2, [{**generate("bad", texts[8], temperature=BAD, n=2, max_tokens=20), **bad}])
+    waves: list[list[Question]] = [
+        [generate(f"good{i}", texts[i + 3], tenant="rui" if i % 2 else "ana", n=1 + i % 2)] for i in range(4)
+    ]
+    waves.insert(2, [generate("bad", texts[8], **{"temperature": BAD, "n": 2, "max_tokens": 20, **bad})])
     return waves
 
 
@@ -155,7 +174,7 @@ REQUEST_FAULTS = {
     "blocks": raising(lambda e: e.scheduler, "_begin", of_bad),
     "slide": raising(lambda e: e.scheduler, "_slide", of_bad),
     "log-probabilities": raising(lambda e: e.scheduler, "_describe", lambda logits, token, top: top == 3),
-    "numbers": raising(lambda e: text_engine, "check_numbers", lambda message: message["temperature"] == BAD),
+    "numbers": raising(lambda e: text_engine, "check_numbers", lambda message: message.temperature == BAD),
 }
 
 
@@ -184,7 +203,7 @@ def test_an_exception_ends_its_own_request(
     again = talk(engine, [[conversation(engine, logprobs=3)[2][0]]])["bad"]
     right = talk(plain_engine, [[conversation(plain_engine, logprobs=3)[2][0]]])["bad"]
     assert [m for m in again if m["type"] != "end"] == [m for m in right if m["type"] != "end"]
-    assert engine.scheduler.stats()["attention_cache"] is True
+    assert engine.scheduler.stats().attention_cache is True
 
 
 def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., TextEngine]) -> None:
@@ -221,7 +240,7 @@ def test_what_breaks_the_cache_turns_it_off(
     plain = talk(plain_engine, conversation(plain_engine))
     engine = start()
     talk(engine, conversation(engine))  # there is something to restore
-    assert engine.scheduler.stats()["attention_cache"] is True
+    assert engine.scheduler.stats().attention_cache is True
     with pytest.MonkeyPatch.context() as patch:
         CACHE_FAULTS[fault](engine, patch)
         said = talk(engine, conversation(engine))
@@ -230,7 +249,7 @@ def test_what_breaks_the_cache_turns_it_off(
     for messages in plain.values():
         messages[-1].pop("cached_tokens")
     assert ordered(said) == ordered(plain)
-    assert engine.scheduler.stats()["attention_cache"] is False
+    assert engine.scheduler.stats().attention_cache is False
     assert [r.message for r in caplog.records if "attention cache" in r.message] == [
         "the attention cache is off: serving goes on without it"
     ]
@@ -246,13 +265,12 @@ def test_guesses_that_fail_are_done_without(start: Callable[..., TextEngine]) ->
     assert engine.scheduler.speculator is None
 
 
-MESSAGE_FAULTS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "embed": (raising(lambda e: e.scheduler.decoder, "states"), {"op": "embed", "tokens": [1, 2]}),
-    "tokenizer": (raising(lambda e: e.tokenizer, "encode"), {"op": "embed", "text": "um", "tokens": None}),
+MESSAGE_FAULTS: dict[str, tuple[Any, Question]] = {
+    "embed": (raising(lambda e: e.scheduler.decoder, "states"), Embed(tokens=[1, 2])),
+    "tokenizer": (raising(lambda e: e.tokenizer, "encode"), Embed(text="um")),
     "adapter": (raising(lambda e: e.adapters, "get"), generate("", [1], adapter="ana")),
-    "tokenize": (raising(lambda e: e.tokenizer, "encode"), {"op": "tokenize", "text": "um"}),
-    "unknown": (lambda engine, patch: None, {"op": "eval"}),
-    "a field is missing": (lambda engine, patch: None, {"op": "generate"}),
+    "tokenize": (raising(lambda e: e.tokenizer, "encode"), Tokenize(text="um")),
+    "another engine's": (lambda engine, patch: None, Predict(body={})),
     "odd": (lambda engine, patch: None, generate("", [1], stop=3)),
 }
 
@@ -264,7 +282,7 @@ def test_a_message_that_cannot_be_answered_is_an_error(start: Callable[..., Text
     plain = talk(plain_engine, conversation(plain_engine))
     engine = start(cache_megabytes=0)
     waves = conversation(engine)
-    waves[1].append({**message, "id": "odd", "request": "x-odd"})
+    waves[1].append(replace(message, id="odd", request="x-odd"))
     with pytest.MonkeyPatch.context() as patch:
         install(engine, patch)
         said = talk(engine, waves)
@@ -284,7 +302,7 @@ def test_a_message_that_cannot_be_answered_is_an_error(start: Callable[..., Text
 )  # fmt: skip
 def test_odd_numbers_are_refused(start: Callable[..., TextEngine], odd: dict[str, Any]) -> None:
     engine = start(cache_megabytes=0)
-    [error] = talk(engine, [[{**generate("odd", [1, 2]), **odd}]])["odd"]
+    [error] = talk(engine, [[replace(generate("odd", [1, 2]), **odd)]])["odd"]
     assert (error["type"], error["status"]) == ("error", 400), error
     assert talk(engine, [[generate("good", [])]])["good"][-1]["type"] == "end"  # no prompt at all is one
 
@@ -292,7 +310,7 @@ def test_odd_numbers_are_refused(start: Callable[..., TextEngine], odd: dict[str
 def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callable[..., TextEngine]) -> None:
     engine = start(cache_megabytes=0, guesses=True)
     waves = conversation(engine)
-    waves[3].append({"op": "embed", "id": "text", "tokens": list(range(200))})
+    waves[3].append(Embed(id="text", tokens=list(range(200))))
     plain = talk(engine, [[generate("after", [5, 6, 7])]])
     forgotten: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -305,7 +323,7 @@ def test_an_exception_that_is_nobodys_ends_all_and_serving_goes_on(start: Callab
     assert {stream.request.id for stream in forgotten} >= {"good0", "good1"}  # a draft has blocks for each
     assert all(messages[-1]["type"] == "error" and messages[-1]["status"] == 500 for messages in said.values())
     assert talk(engine, [[generate("after", [5, 6, 7])]]) == plain
-    talk(engine, [[{"op": "embed", "id": "text", "tokens": [1]}]])
+    talk(engine, [[Embed(id="text", tokens=[1])]])
 
 
 def test_a_number_that_cannot_be_written_ends_its_request(
@@ -315,17 +333,18 @@ def test_a_number_that_cannot_be_written_ends_its_request(
     engine = start(cache_megabytes=0)
     monkeypatch.setattr(engine_module, "BEAT_SECONDS", 0.05)
     describe = engine.scheduler._describe
-    monkeypatch.setattr(engine.scheduler, "_describe", lambda *given: {**describe(*given), "logprob": math.nan})
+    monkeypatch.setattr(engine.scheduler, "_describe", lambda *given: replace(describe(*given), logprob=math.nan))
     ours, theirs = socket.socketpair()
     ours.settimeout(30)
     loop = threading.Thread(target=engine_module.run, args=(engine, theirs), daemon=True)
     loop.start()
     with ours, theirs, ours.makefile("rb") as stream:
         ours.sendall(pack([generate("nan", [1, 2]), generate("fine", [3, 4], logprobs=None)]))
-        said: Said = defaultdict(list)
+        said: Told = defaultdict(list)
         while not (said["nan"] and said["fine"] and said["fine"][-1]["type"] == "end" and len(said["beat"]) > 2):
-            message = unpack(stream.readline())
-            said[message.get("id", message["type"])].append(message)
+            message = unpack(stream.readline(), Said)
+            name = message.id if isinstance(message, Answer) else type(message).__name__.lower()
+            said[name].append(tagged(message))
         ours.shutdown(socket.SHUT_RDWR)
         loop.join(10)
         assert not loop.is_alive()
@@ -349,7 +368,7 @@ def test_streams_go_on_while_texts_are_embedded(start: Callable[..., TextEngine]
         read.append(sum(len(run.tokens) for run in runs))
         return states(runs)
 
-    texts = [{"op": "embed", "id": f"e{i}", "tokens": [7 + i % 200] * (1 + i % 40)} for i in range(256)]
+    texts = [Embed(id=f"e{i}", tokens=[7 + i % 200] * (1 + i % 40)) for i in range(256)]
     pieces: list[int] = []  # tokens read for embeddings in each turn
     skipped = longest = 0
     done: dict[str, Any] = {}
@@ -357,8 +376,8 @@ def test_streams_go_on_while_texts_are_embedded(start: Callable[..., TextEngine]
         patch.setattr(engine.scheduler.decoder, "states", counted)
         out = engine.turn([*texts, generate("late", list(range(20, 150)), max_tokens=2)])
         while out or engine.scheduler.busy:
-            told = {m["id"] for m in out if m["type"] in ("token", "done")}
-            done |= {m["id"]: m for m in out if m["type"] in ("result", "end", "error")}
+            told = {m.id for m in out if isinstance(m, Token | Done)}
+            done |= {m.id: m for m in out if isinstance(m, Result | End | Error)}
             skipped = 0 if {"one", "two"} - done.keys() <= told else skipped + 1
             longest = max(longest, skipped)
             pieces.append(sum(read))
@@ -366,16 +385,16 @@ def test_streams_go_on_while_texts_are_embedded(start: Callable[..., TextEngine]
             out = engine.turn([])
     assert longest == 0
     assert sum(pieces) == sum(1 + i % 40 for i in range(256)) and max(pieces[:100]) <= 64
-    assert all(done[f"e{i}"]["prompt_tokens"] == 1 + i % 40 for i in range(256)) and "late" in done
+    assert all(done[f"e{i}"].prompt_tokens == 1 + i % 40 for i in range(256)) and "late" in done
     again = talk(engine, [[texts[17]]])["e17"][0]["embedding"]
-    assert again == pytest.approx(done["e17"]["embedding"], abs=1e-6)
+    assert again == pytest.approx(done["e17"].embedding, abs=1e-6)
 
 
 def test_texts_that_nobody_waits_for_are_not_read(start: Callable[..., TextEngine]) -> None:
     engine = start(cache_megabytes=0)
-    texts = [{"op": "embed", "id": f"e{i}", "tokens": [9] * 250} for i in range(50)]
+    texts = [Embed(id=f"e{i}", tokens=[9] * 250) for i in range(50)]
     engine.turn(texts)
-    engine.turn([{"op": "cancel", "id": f"e{i}"} for i in range(50)])
+    engine.turn([Cancel(id=f"e{i}") for i in range(50)])
     assert not engine.scheduler.busy
     assert set(talk(engine, [[generate("good", [1])]])) == {"good"}
 
@@ -388,27 +407,27 @@ def test_a_text_is_as_long_as_the_model_has_learnt_at_most(start: Callable[..., 
         engine,
         [
             [generate("stream", [5, 6], max_tokens=30)],
-            [{"op": "embed", "id": "long", "tokens": [5] * (MAX_LEN + 1)}],
-            [{"op": "embed", "id": "whole", "tokens": [5] * MAX_LEN}],
+            [Embed(id="long", tokens=[5] * (MAX_LEN + 1))],
+            [Embed(id="whole", tokens=[5] * MAX_LEN)],
         ],
     )
     [refused] = said["long"]
     assert (refused["status"], refused["code"]) == (400, "context_length_exceeded")
     assert str(MAX_LEN) in refused["message"]
-    assert said["whole"][0]["type"] == "result" and said["stream"][-1]["type"] == "end"
+    assert said["whole"][0]["type"] == "embedded" and said["stream"][-1]["type"] == "end"
 
 
 def test_keys_take_turns(start: Callable[..., TextEngine]) -> None:
     """One key has filled the queue: another's request is the next but one, whatever waits."""
     engine = start(cache_megabytes=0, slots=1)
     engine.turn([generate(f"many{i}", [5, i], max_tokens=3, n=2, tenant="ana", stop=[]) for i in range(20)])
-    ends = [m["id"] for m in engine.turn([generate("one", [9], max_tokens=3, tenant="rui")]) if m["type"] == "end"]
-    texts = [{"op": "embed", "id": f"e{i}", "tokens": [9] * 200, "tenant": "ana"} for i in range(20)]
-    out = engine.turn([*texts, {"op": "embed", "id": "text", "tokens": [9], "tenant": "rui"}])
+    ends = [m.id for m in engine.turn([generate("one", [9], max_tokens=3, tenant="rui")]) if isinstance(m, End)]
+    texts = [Embed(id=f"e{i}", tokens=[9] * 200, tenant="ana") for i in range(20)]
+    out = engine.turn([*texts, Embed(id="text", tokens=[9], tenant="rui")])
     results: list[str] = []
     while out or engine.scheduler.busy:
-        ends += [m["id"] for m in out if m["type"] == "end"]
-        results += [m["id"] for m in out if m["type"] == "result"]
+        ends += [m.id for m in out if isinstance(m, End)]
+        results += [m.id for m in out if isinstance(m, Embedded)]
         out = engine.turn([])
     assert ends.index("one") <= 2 and len(ends) == 21
     assert results.index("text") <= 2 and len(results) == 21
@@ -424,7 +443,7 @@ def test_the_cache_is_taken_over_from_the_engine_that_is_replaced(
     prompt = prompts(old)[5]
     talk(old, [[generate("a", prompt)]])
     new = start()
-    assert new.scheduler.stats()["attention_cache"] is None
+    assert new.scheduler.stats().attention_cache is None
     early = talk(new, [[generate("a", prompt)]])["a"]
     assert early[-1]["cached_tokens"] == 0
     close(old)

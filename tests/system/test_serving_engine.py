@@ -23,7 +23,7 @@ from oliveira.serving.engine.sampling import Sampling, distribution, draw
 from oliveira.serving.engine.scheduler import CHUNK
 from oliveira.serving.engine.text import TextStream
 from oliveira.serving.engine.text_engine import TextEngine
-from oliveira.serving.protocol import MAX_LINE, pack, unpack
+from oliveira.serving.protocol import Done, Error, Generate, Predict, Token
 
 SLOTS = 4
 
@@ -98,7 +98,7 @@ def test_cancel_frees_the_slot_at_once_and_leaves_the_others_alone(engine: TextE
             scheduler.cancel(("gone1", "gone2", "gone3")[(2, 12, 20).index(step)])
             streams = scheduler.decoding + ([scheduler.reading] if scheduler.reading else [])
             assert not any(s.request.id == f"gone{(2, 12, 20).index(step) + 1}" for s in streams)
-        text += "".join(m["text"] for m in scheduler.step() if m["id"] == "keep" and m["type"] != "end")
+        text += "".join(m.text for m in scheduler.step() if m.id == "keep" and isinstance(m, Token | Done))
     assert not scheduler.busy
     assert text == alone
 
@@ -120,38 +120,23 @@ def test_a_long_prompt_does_not_stop_the_others(engine: TextEngine) -> None:
     scheduler.step()
     scheduler.add(request("long", list(range(1, 201)), 1), 0)
     for _ in range(math.ceil(200 / CHUNK) - 1):
-        assert [m["id"] for m in scheduler.step()] == ["short"]
-    assert {m["id"] for m in scheduler.step()} == {"short", "long"}
+        assert [m.id for m in scheduler.step()] == ["short"]
+    assert {m.id for m in scheduler.step()} == {"short", "long"}
     scheduler.cancel("short")
 
 
 def test_engine_refuses_what_does_not_fit(engine: TextEngine) -> None:
-    base = {
-        "op": "generate",
-        "id": "1",
-        "n": 1,
-        "max_tokens": None,
-        "temperature": 0,
-        "top_k": 0,
-        "top_p": 1,
-        "stop": [],
-        "seed": 0,
-        "logprobs": None,
-        "observe": False,
-        "tenant": "",
-        "adapter": None,
-    }
     for bad in (
-        {"tokens": [1] * MAX_LEN},
-        {"tokens": [1] * 10, "max_tokens": MAX_LEN},
-        {"text": "x" * 1_000_000},
-        {"tokens": [9999]},
+        Generate(stop=[], tokens=[1] * MAX_LEN),
+        Generate(stop=[], tokens=[1] * 10, max_tokens=MAX_LEN),
+        Generate(stop=[], text="x" * 1_000_000),
+        Generate(stop=[], tokens=[9999]),
     ):
-        [answer] = engine.handle({**base, **bad})
-        assert (answer["type"], answer["status"]) == ("error", 400)
+        [answer] = engine.handle(bad)
+        assert isinstance(answer, Error) and answer.status == 400
     assert not engine.scheduler.busy
     with pytest.raises(OliveiraError):
-        engine.handle({"op": "eval", "id": "1"})
+        engine.handle(Predict(body={}))
 
 
 def test_smoke_refuses_nan(tmp_path: Any, tokenizer_file: Any) -> None:
@@ -185,10 +170,10 @@ def test_logprobs_are_the_models_and_cover_the_text(engine: TextEngine) -> None:
     with torch.inference_mode():
         logits = engine.model(torch.tensor([prompt + chosen[:-1]]))[0, len(prompt) - 1 :]
     expected = torch.log_softmax(logits.double(), -1)
-    assert b"".join(bytes(e["token"]) for e in got["entries"]).decode("utf-8", "replace") == got["text"]
+    assert b"".join(bytes(e.token) for e in got["entries"]).decode("utf-8", "replace") == got["text"]
     for row, (token, entry) in enumerate(zip(chosen, got["entries"], strict=True)):
-        assert entry["logprob"] == pytest.approx(float(expected[row, token]), abs=1e-4)
-        assert entry["top"][0][1] == pytest.approx(float(expected[row].max()), abs=1e-4) and len(entry["top"]) == 3
+        assert entry.logprob == pytest.approx(float(expected[row, token]), abs=1e-4)
+        assert entry.top[0].logprob == pytest.approx(float(expected[row].max()), abs=1e-4) and len(entry.top) == 3
 
 
 def test_embedding_is_the_normalised_mean_of_the_last_states(engine: TextEngine) -> None:
@@ -258,16 +243,3 @@ def test_broken_characters_become_replacement_characters() -> None:
     assert stream.push(b"\xe2\x82") == ""
     assert stream.push(b"a") == "�a"
     assert stream.push(b"\xf0\x9f") == "" and stream.finish() == "�"
-
-
-@pytest.mark.parametrize("line", [b"", b"{}", b"[1]\n", b"nonsense\n", b"\xff\n", b"1" * (MAX_LINE + 1)])
-def test_protocol_refuses_what_is_not_a_message(line: bytes) -> None:
-    with pytest.raises(OliveiraError):
-        unpack(line)
-
-
-def test_protocol_round_trip_keeps_lines_apart() -> None:
-    messages = [{"text": "a\nb\u2028\0"}, {"text": "ç"}]
-    assert [unpack(line + b"\n") for line in pack(messages).split(b"\n")[:-1]] == messages
-    with pytest.raises(ValueError):
-        pack([{"x": math.nan}])

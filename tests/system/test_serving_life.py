@@ -20,6 +20,7 @@ from serving_helpers import Home, Server, wait_for
 from oliveira.kernels.build import unavailable
 from oliveira.serving.front import stream as sse
 from oliveira.serving.front.shapes import CompletionShape
+from oliveira.serving.protocol import Done, Token
 
 LONG = {"model": "oliveira", "prompt": "a", "max_tokens": 250, "stream": True, "stop": "\0\0"}
 
@@ -273,10 +274,10 @@ class Slow:
     def __init__(self) -> None:
         self.ended, self.closed, self.due = False, 0, time.monotonic() + 0.3
 
-    async def next(self) -> tuple[int, dict[str, Any]]:
+    async def next(self) -> tuple[int, Done]:
         await asyncio.sleep(self.due - time.monotonic())
         self.ended = True
-        return 0, {"type": "done", "text": "b", "logprobs": [], "reason": "stop"}
+        return 0, Done(id="", index=0, text="b", tokens=2, logprobs=[], reason="stop")
 
     def close(self) -> None:
         self.closed += 1
@@ -291,7 +292,7 @@ def test_pings_keep_a_slow_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def play(stay: bool) -> tuple[Slow, str]:
         slow, sent = Slow(), []
-        first = (0, {"type": "token", "text": "a", "logprobs": []})
+        first = (0, Token(id="", index=0, text="a", logprobs=[]))
         shape = CompletionShape(with_usage=False)  # type: ignore[call-arg]
         answer = sse.EventStream(slow, first, shape, seconds=5, headers={})  # type: ignore[arg-type]
 

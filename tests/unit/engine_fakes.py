@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from oliveira.serving.front.errors import ApiError, EngineDied
+from oliveira.serving.protocol import Judge, Judged, Predict, PredictAll, Predicted, Prediction, Question, Ready, Stats
 
 TASK = {"task": "forecast/x", "title": "x", "eats": "series", "gives": "one", "example": {"level": 1}, "model": "mlp"}
 
@@ -32,39 +33,42 @@ class Engine:
 
     def __init__(self, task: dict[str, Any] | None) -> None:
         self.task = task
-        self.described: dict[str, Any] = {"weights": "fp32"}
-        self.stats = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        self.ready = Ready(digest=self.digest, weights="fp32")
+        self.stats = Stats()
         self.gone = asyncio.Event()
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Question] = []
         self.deaths = 0
 
     def memory_mib(self) -> int:
         return 100
 
-    def submit(self, messages: list[dict[str, Any]]) -> Job:
+    def submit(self, messages: list[Question]) -> Job:
         self.asked += messages
         if self.deaths:
             self.deaths -= 1
             return Job([EngineDied("gone")])
         return Job([self.answer(message) for message in messages])
 
-    def answer(self, message: dict[str, Any]) -> Any:
-        if "bodies" in message:
-            alone = [
-                self.answer({"op": "predict", "body": body if isinstance(body, dict) else {}})
-                for body in message["bodies"]
-            ]
-            for place, one in enumerate(alone):
-                if isinstance(one, ApiError):
-                    return ApiError(400, f"requests[{place}]: {one}", code="invalid_request")
-            return {"queue_seconds": 0.0, "answers": alone}
-        level = message["body"].get("level")
-        if message["op"] == "judge":
-            if not isinstance(message["truth"], int | float):
+    def answer(self, message: Question) -> Any:
+        if isinstance(message, Judge):
+            if not isinstance(message.truth, int | float):
                 return ApiError(400, "truth is not a number", code="invalid_request")
-            return {"queue_seconds": 0.0, "error": abs(message["truth"] - message["answer"]["level"])}
+            return Judged(id="", queue_seconds=0.0, error=abs(message.truth - message.answer["level"]))
+        bodies = message.bodies if isinstance(message, PredictAll) else None
+        assert bodies or isinstance(message, Predict)
+        answers = [self._double(body) for body in bodies or [message.body]]
+        for place, one in enumerate(answers):
+            if isinstance(one, ApiError) and bodies:
+                return ApiError(400, f"requests[{place}]: {one}", code="invalid_request")
+            if not isinstance(one, Prediction):
+                return one
+        return Predicted(id="", queue_seconds=0.0, answers=answers)
+
+    @staticmethod
+    def _double(body: Any) -> Any:
+        level = body.get("level") if isinstance(body, dict) else None
         if level == "slow":
             return 30.0
         if not isinstance(level, int | float):
             return ApiError(400, "level is not a number", code="invalid_request")
-        return {"queue_seconds": 0.0, "answer": {"level": 2 * level}, "observed": {"level": float(level)}}
+        return Prediction(answer={"level": 2 * level}, observed={"level": float(level)})

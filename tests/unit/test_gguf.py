@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
+from tokenizers import Tokenizer as Backend
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -132,17 +133,15 @@ def test_reads_what_was_written(kind: Kind, n_kv_heads: int, tied: bool, tokeniz
 
 def test_tokenizer(tokenizer: Tokenizer, tmp_path: Path) -> None:
     write(tmp_path / "tiny.gguf", llama(2, tokenizer.vocab_size), tokenizer)
-    backend = read_gguf(tmp_path / "tiny.gguf").tokenizer
-    assert [backend.decode(backend.encode(text).ids, skip_special_tokens=False) for text in TEXTS] == TEXTS
-    assert backend.encode(END_OF_TEXT).ids == [tokenizer.end_of_text]
-    assert backend.encode("o rato roeu").ids == tokenizer.encode("o rato roeu")
-    as_text = Tokenizer(backend)  # the house's wrapper: what a person writes never ends a text
-    assert as_text.decode(as_text.encode(END_OF_TEXT)) == END_OF_TEXT
+    brought = read_gguf(tmp_path / "tiny.gguf").tokenizer
+    assert [brought.decode(brought.encode(text)) for text in (*TEXTS, END_OF_TEXT)] == [*TEXTS, END_OF_TEXT]
+    assert brought.encode("o rato roeu") == tokenizer.encode("o rato roeu")
+    assert brought.stops == (tokenizer.end_of_text,)
 
 
 def test_digits_stand_alone_for_smollm(tokenizer: Tokenizer, tmp_path: Path) -> None:
     write(tmp_path / "tiny.gguf", llama(2, tokenizer.vocab_size), tokenizer, pre="smollm")
-    backend = read_gguf(tmp_path / "tiny.gguf").tokenizer
+    backend = Backend.from_str(read_gguf(tmp_path / "tiny.gguf").tokenizer.to_json())
     assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("em 2024 a")] == [
         "em", "Ġ", "2", "0", "2", "4", "Ġa",
     ]  # fmt: skip
@@ -152,9 +151,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"architecture": "mamba"}, "architecture"),
     "rope": ({"strings": {"llama.rope.scaling.type": "yarn"}}, "yarn"),
     "tensor": ({"tensors": {"rope_freqs.weight": np.ones(8, np.float32)}}, "rope_freqs"),
-    "pre-tokenizer": ({"pre": "llama-bpe"}, "llama-bpe"),
+    "pre-tokenizer": ({"pre": "tekken"}, "tekken"),
     "unread": ({"numbers": {"llama.attention.sliding_window": 8}}, "sliding_window"),
-    "begin": ({"numbers": {"tokenizer.ggml.add_bos_token": 1}}, "add_bos_token"),
+    "begin": ({"numbers": {"tokenizer.ggml.add_bos_token": 1}}, "bos_token"),
     "no-heads": ({"numbers": {"llama.attention.head_count": 0}}, "head_count"),
     "odd-heads": ({"numbers": {"llama.attention.head_count": 3}}, "head"),
     "no-context": ({"without": ["llama.context_length"]}, "context_length"),
@@ -225,12 +224,12 @@ def test_a_file_that_is_none(content: bytes, tmp_path: Path) -> None:
 
 def test_brought_in_with_its_template_and_its_licence(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    texts = {"tokenizer.chat_template": "{{ messages }}", "general.license": "apache-2.0"}
+    texts = {"tokenizer.chat_template": "{{ messages[0].content }}", "general.license": "apache-2.0"}
     write(path, llama(2, tokenizer.vocab_size), tokenizer, strings=texts)
     brought = bring_in(path)
     assert isinstance(brought.model, GPT) and brought.name == "gpt"
     assert brought.tokenizer.decode(brought.tokenizer.encode(TEXTS[0])) == TEXTS[0]
-    assert (brought.chat_template, brought.licence) == ("{{ messages }}", "apache-2.0")
+    assert (brought.chat_template, brought.licence) == ("{{ messages[0].content }}", "apache-2.0")
     assert brought.source == {"kind": "gguf", "form": "llama", "files": {"x.gguf": sha256_file(path)}}
 
 
@@ -242,3 +241,10 @@ def test_neither_template_nor_licence(tokenizer: Tokenizer, tmp_path: Path) -> N
 def test_what_is_no_gguf_file_is_not_brought_in(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.onnx"):
         bring_in(tmp_path / "x.onnx")
+
+
+def test_a_bad_template_is_not_brought_in(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = {"tokenizer.chat_template": "{% include '/etc/passwd' %}"}
+    write(tmp_path / "x.gguf", llama(2, tokenizer.vocab_size), tokenizer, strings=texts)
+    with pytest.raises(UserError, match="chat template"):
+        bring_in(tmp_path / "x.gguf")

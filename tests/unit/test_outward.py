@@ -15,18 +15,38 @@ from oliveira.adaptation.lora import add_lora, load_adapter, save_adapter
 from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.convert.gguf import read_gguf
+from oliveira.data.brought_tokenizer import BroughtTokenizer, bring
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, UserError
 from oliveira.lifecycle.outward import add_peft, write_out
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.tasks.language_modelling import generate
+from tests import tiny_tokenizers
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an old name
 GPT2 = dict(norm="layernorm", feed_forward="gelu", positions="learned", bias=True, n_kv_heads=3, tied=False)
+GEMMA = dict(
+    feed_forward="geglu", post_norms=True, n_kv_heads=1, d_ff=96, d_head=24, embedding_scale=96**0.5, tied=False
+)
 FORMS: dict[str, dict[str, Any]] = {
     "llama": dict(n_kv_heads=1, d_ff=100),
     "untied": dict(n_kv_heads=3, d_ff=96, tied=False, rope_base=500.0),
     "gpt2": dict(**GPT2, d_ff=384),  # transformers reads no other width from GGUF
+    "rope scaling": dict(n_kv_heads=3, d_ff=96, rope_scaling={"type": "linear", "factor": 2.0}),
+    "llama3": dict(
+        n_kv_heads=1,
+        d_ff=96,
+        d_head=24,
+        rope_scaling=dict(
+            type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+        ),
+    ),
+    "mistral": dict(n_kv_heads=1, d_ff=96, window=11),
+    "qwen2": dict(n_kv_heads=1, d_ff=96, qkv_bias=True, tied=False),
+    "qwen3": dict(n_kv_heads=1, d_ff=96, qk_norm=True, d_head=128),  # transformers takes 128 for granted in GGUF
+    "smollm3": dict(n_kv_heads=3, d_ff=96, no_rope_every=2, n_layers=4),
+    "gemma2": dict(**GEMMA, window=9, full_every=2, attention_cap=20.0, logit_cap=15.0, attention_scale=0.2),
+    "gemma3": dict(**GEMMA, window=9, full_every=3, n_layers=3, qk_norm=True, rope_base_local=700.0),
     "relu": dict(GPT2, feed_forward="relu", d_ff=96),
 }
 
@@ -76,7 +96,9 @@ def test_transformers_computes_the_same(form: str, tmp_path: Path, tokenizer: Pa
     made_here = made(tmp_path / "a", tokenizer, **FORMS[form])
     write_out(tmp_path, made_here, "hf", tmp_path / "hf")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
-    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    # AutoTokenizer gives every qwen2 the way of Qwen to cut a text, whatever its files say.
+    kind = transformers.PreTrainedTokenizerFast if form == "qwen2" else transformers.AutoTokenizer
+    words = kind.from_pretrained(tmp_path / "hf")
     ours = made_here.load_model()
     text = "O estudante, em 1999, lê “a\u0301”: 😀\n\n  fim"
     prompt = Tokenizer.load(tokenizer).encode(text)
@@ -89,7 +111,7 @@ def test_transformers_computes_the_same(form: str, tmp_path: Path, tokenizer: Pa
     assert greedy(theirs, start, 64) == written and len(set(written)) >= 16
 
 
-@pytest.mark.parametrize("form", ["llama", "untied", "gpt2"])
+@pytest.mark.parametrize("form", ["llama", "untied", "qwen2", "qwen3", "gpt2"])
 def test_a_gguf_file_holds_the_same_bits(form: str, tmp_path: Path, tokenizer: Path) -> None:
     transformers = pytest.importorskip("transformers")
     made_here = made(
@@ -106,9 +128,17 @@ def test_a_gguf_file_holds_the_same_bits(form: str, tmp_path: Path, tokenizer: P
         assert torch.allclose(theirs(tokens).logits, expected, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_gguf_with_another_activation_would_lie(tmp_path: Path, tokenizer: Path) -> None:
-    made_here = made(tmp_path / "a", tokenizer, **FORMS["relu"])
-    with pytest.raises(UserError, match="relu"):
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("relu", "gelu, not relu"),
+        ("llama3", "rope_scaling"),
+        *((form, "not written as GGUF") for form in ("mistral", "smollm3", "gemma2", "gemma3")),
+    ],
+)
+def test_a_gguf_that_would_lie_is_refused(form: str, said: str, tmp_path: Path, tokenizer: Path) -> None:
+    made_here = made(tmp_path / "a", tokenizer, **FORMS[form])
+    with pytest.raises(UserError, match=said):
         write_out(tmp_path, made_here, "gguf", tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
 
@@ -127,7 +157,14 @@ def test_what_few_bits_have_lost_is_written_out(weights: str, tmp_path: Path, to
 
 @pytest.mark.parametrize(
     "sizes",
-    [dict(positions="learned"), dict(bias=True, norm="layernorm"), dict(GPT2, n_kv_heads=1), dict(GPT2, bias=False)],
+    [
+        dict(positions="learned"),
+        dict(bias=True, norm="layernorm"),
+        dict(GPT2, n_kv_heads=1),
+        dict(GPT2, bias=False),
+        dict(parallel=True),
+        dict(window=5, full_every=2),
+    ],
 )
 def test_what_no_class_computes_is_refused(sizes: dict[str, Any], tmp_path: Path, tokenizer: Path) -> None:
     made_here = made(tmp_path / "a", tokenizer, **{"n_kv_heads": 3, **sizes})
@@ -151,6 +188,51 @@ def test_the_card_says_what_is_known_and_not_whose_it_was(tmp_path: Path, tokeni
     write_out(tmp_path, made_here, "hf", tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert card.startswith("---\n") and made_here.digest in card and "| a | 1.5 |" in card and "ana" not in card
+
+
+# Other people's tokenizers -----------------------------------------------------------------------------------------
+
+TEXTS = ("O rato roeu a roupa, em 1999!\n\n\tfim", " it's 12345  <|im_end|> </s> <eos>", "açaí a\u0301 日本 😀")
+
+
+def brought(folder: Path, kind: str, *, begins: bool | None = None) -> tuple[Artifact, BroughtTokenizer]:
+    tokenizer = bring(tiny_tokenizers.make(kind), named=tiny_tokenizers.NAMED[kind], ends=(), begins=begins)
+    tokenizer.save(folder / "tokenizer.json")
+    sizes = {"vocab_size": tokenizer.vocab_size, "n_kv_heads": 3}
+    return made(folder / "artifact", folder / "tokenizer.json", **sizes), tokenizer
+
+
+@pytest.mark.parametrize("begins", [None, True])
+@pytest.mark.parametrize("kind", tiny_tokenizers.KINDS)
+def test_transformers_cuts_as_a_tokenizer_that_was_brought_in(kind: str, begins: bool | None, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if begins and "bos_token" not in tiny_tokenizers.NAMED[kind]:
+        begins = None
+    made_here, ours = brought(tmp_path, kind, begins=begins)
+    write_out(tmp_path, made_here, "hf", tmp_path / "hf")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
+    for text in TEXTS:
+        if kind == "unigram" and "</s>" in text:
+            continue  # transformers finds the command among the pieces of a text; here it is text
+        assert theirs(text, split_special_tokens=True)["input_ids"] == ours.prompt(text)
+    ends = json.loads((tmp_path / "hf" / "generation_config.json").read_text())["eos_token_id"]
+    assert theirs.eos_token_id == (ends[0] if isinstance(ends, list) else ends)
+    assert {*(ends if isinstance(ends, list) else [ends])} == {*ours.stops}
+
+
+@pytest.mark.parametrize("kind", tiny_tokenizers.KINDS)
+def test_a_gguf_file_cuts_as_a_tokenizer_that_was_brought_in(kind: str, tmp_path: Path) -> None:
+    made_here, ours = brought(tmp_path, kind)
+    if kind in ("llama2", "gemma", "unigram"):
+        with pytest.raises(UserError, match="no byte-level BPE"):
+            write_out(tmp_path, made_here, "gguf", tmp_path / "m.gguf")
+        return
+    assert write_out(tmp_path, made_here, "gguf", tmp_path / "m.gguf")["cut_alike"]
+    again = read_gguf(tmp_path / "m.gguf").tokenizer
+    for text in TEXTS:
+        if kind != "qwen2" or text.isascii():  # which composes characters; a GGUF file cannot say so
+            assert again.prompt(text) == ours.prompt(text)
+    assert again.stops == ours.stops and again.begin == ours.begin
 
 
 # Adapters -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from oliveira.serving.front import answer_log
 from oliveira.serving.front.app import make_app
 from oliveira.serving.front.served import Served
 from oliveira.serving.front.service import Service
+from oliveira.serving.protocol import Judge
 from oliveira.serving.settings import ServeSection
 
 
@@ -57,7 +58,7 @@ def test_an_answer_has_its_own_fields_and_a_name(house: House) -> None:
     assert found.json() == {"level": 6, "id": number, "model": "oliveira"} and number.startswith("pred-")
     assert found.headers["x-oliveira-model"] == "d" * 12
     assert house.predict({"level": 3, "model": "d" * 12}).json()["model"] == "d" * 12
-    assert house.engine.asked[-1]["body"] == {"level": 3}, "the name of a model is no part of the task's request"
+    assert house.engine.asked[-1].body == {"level": 3}, "the name of a model is no part of the task's request"
     [row, _] = house.kept()
     assert row.key == house.key.split("-")[2]
     assert (row.id, row.request, row.answer, row.observed) == (number, {"level": 3}, {"level": 6}, {"level": 3.0})
@@ -154,7 +155,7 @@ def test_only_who_asked_or_an_operator_tells_the_truth(house: House) -> None:
     other, none = tell(("use",), number), tell(("use",), "pred-none")
     assert other.status_code == none.status_code == 404
     assert other.json()["error"]["message"].replace(number, "pred-none") == none.json()["error"]["message"]
-    assert house.service.ledger.truths() == [] and not any(asked["op"] == "judge" for asked in house.engine.asked)
+    assert house.service.ledger.truths() == [] and not any(isinstance(asked, Judge) for asked in house.engine.asked)
     assert tell(("use", "admin"), number).status_code == 200
     [row] = house.kept()
     house.service.ledger.add_answer(
@@ -255,7 +256,7 @@ def test_several_requests_have_an_answer_and_a_name_each(house: House) -> None:
     for one, truth in ((first, 5), (second, 5)):
         told = house.client.post("/v1/feedback", json={"id": one["id"], "truth": truth})
         assert told.json() == {"id": one["id"], "error": abs(one["level"] - truth)}
-    assert len(house.engine.asked) == 3 and house.engine.asked[0]["bodies"] == [{"level": 3}, {"level": 4}]
+    assert len(house.engine.asked) == 3 and house.engine.asked[0].bodies == [{"level": 3}, {"level": 4}]
     assert house.service.admission.taken == 0
 
 

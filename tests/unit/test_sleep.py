@@ -15,6 +15,7 @@ from oliveira.serving.front import fleet
 from oliveira.serving.front.client import EngineFailed
 from oliveira.serving.front.fleet import Fleet
 from oliveira.serving.front.room import Room
+from oliveira.serving.protocol import Stats
 
 DIGESTS = ("a" * 64, "b" * 64)
 
@@ -29,8 +30,8 @@ class Engine:
         self.digest, self.jobs, self.closed = digest, 0, False
         self.gone = asyncio.Event()
         self.answered = self.failed = 0
-        self.described: dict[str, Any] = {}
-        self.stats = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        self.ready = None
+        self.stats = Stats()
         self.task = None
 
     @classmethod

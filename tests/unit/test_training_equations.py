@@ -240,7 +240,7 @@ def test_the_training_stage_gives_the_loop_what_the_world_says(tmp_path: Path, m
         raise Taken
 
     monkeypatch.setattr(stages, "train", take)
-    for check in ("_enough_text", "check_held_out"):
+    for check in ("enough_text", "check_held_out"):
         monkeypatch.setattr(stages, check, lambda *args: None)
     context: Any = SimpleNamespace(
         world=world, results={"preprocess": tmp_path}, home=tmp_path, key="k" * 16, should_stop=lambda: False,

@@ -245,7 +245,7 @@ def test_the_remedies_work(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_world(tmp_path: Path) -> None:
     assert refused("defualt").startswith(
-        "world 'defualt' cannot be read. Give the path of a .toml file or one of: default, tiny"
+        "world 'defualt' cannot be read. Give the path of a .toml file or one of: assistant, default, tiny"
     )
     assert "cannot be read" in refused(tmp_path / "missing.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\x00\xfe")

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +31,8 @@ from oliveira.artifact import TASK, TOKENIZER, Artifact, open_artifact
 from oliveira.errors import CorruptError, OliveiraError
 from oliveira.processors import processors
 from oliveira.serving import logs
-from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, pack, unpack
+from oliveira.serving.protocol import BEAT_SECONDS, Answer, Beat, Failed, Question, Ready, Said, Stats
+from oliveira.serving.wire import MAX_LINE, pack, unpack
 
 STATS_SECONDS = 0.1
 AT_ONCE = 16  # messages between two steps
@@ -49,14 +50,14 @@ class Engine(Protocol):
     def smoke(self) -> None:
         """Answers a few requests of its own. Raises `CorruptError` when the model is not fit to serve."""
 
-    def ready(self) -> Message: ...
+    def ready(self) -> Ready: ...
 
-    def turn(self, messages: Iterable[Message]) -> list[Message]:
+    def turn(self, messages: Iterable[Question]) -> Sequence[Said]:
         """Acts on messages and goes on by a step. Raises nothing: what goes wrong ends requests."""
 
-    def stats(self) -> Message: ...
+    def stats(self) -> Stats: ...
 
-    def give_up(self, number: str, found: Exception) -> Message:
+    def give_up(self, number: str, found: Exception) -> Said:
         """Ends a request whose answer cannot be written."""
 
     def close(self) -> None: ...
@@ -64,12 +65,12 @@ class Engine(Protocol):
 
 def run(engine: Engine, connection: socket.socket) -> None:
     """Serves until the front closes its end."""
-    inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     stats, told, beaten = engine.stats(), -STATS_SECONDS, -BEAT_SECONDS
     while True:
         messages = _take(inbox, wait=not engine.busy)
-        out = engine.turn([message for message in messages if message is not None])
+        out = list(engine.turn([message for message in messages if message is not None]))
         if None in messages:
             return
         now = time.monotonic()
@@ -79,14 +80,14 @@ def run(engine: Engine, connection: socket.socket) -> None:
             out.append(found)
         if now - beaten >= BEAT_SECONDS:
             beaten = now
-            out.append({"type": "beat"})
+            out.append(Beat())
         if out:
             connection.sendall(_packed(engine, out))
 
 
-def _take(inbox: queue.SimpleQueue[Message | None], *, wait: bool) -> list[Message | None]:
+def _take(inbox: queue.SimpleQueue[Question | None], *, wait: bool) -> list[Question | None]:
     """A few of the messages that are there: the streams wait while they are looked at."""
-    messages: list[Message | None] = []
+    messages: list[Question | None] = []
     with contextlib.suppress(queue.Empty):
         if wait:
             messages.append(inbox.get(timeout=BEAT_SECONDS))
@@ -95,7 +96,7 @@ def _take(inbox: queue.SimpleQueue[Message | None], *, wait: bool) -> list[Messa
     return messages
 
 
-def _packed(engine: Engine, messages: list[Message]) -> bytes:
+def _packed(engine: Engine, messages: list[Said]) -> bytes:
     """A message that cannot be written ends its request."""
     try:
         return pack(messages)
@@ -105,15 +106,15 @@ def _packed(engine: Engine, messages: list[Message]) -> bytes:
             try:
                 lines.append(pack([message]))
             except Exception as found:
-                lines.append(pack([engine.give_up(str(message.get("id")), found)]))
+                lines.append(pack([engine.give_up(message.id if isinstance(message, Answer) else "", found)]))
         return b"".join(lines)
 
 
-def _read(connection: socket.socket, inbox: queue.SimpleQueue[Message | None]) -> None:
+def _read(connection: socket.socket, inbox: queue.SimpleQueue[Question | None]) -> None:
     try:
         with connection.makefile("rb") as stream:
             while line := stream.readline(MAX_LINE + 1):
-                inbox.put(unpack(line))
+                inbox.put(unpack(line, Question))
     except (OSError, OliveiraError) as found:
         log.error("the front cannot be understood", extra={"reason": str(found)})
     finally:
@@ -148,7 +149,7 @@ def main() -> int:
         engine = _make(open_artifact(given.artifact, given.digest), given)
         engine.smoke()
     except OliveiraError as error:
-        connection.sendall(pack([{"type": "failed", "reason": str(error)}]))
+        connection.sendall(pack([Failed(reason=str(error))]))
         return error.exit_code
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         connection.sendall(pack([engine.ready()]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from oliveira.kernels.decoder import POSITIONS, BlockPool, Decoder, Run
 from oliveira.serving.engine.failures import Failures, each, error, not_finite
 from oliveira.serving.engine.turns import Turns
-from oliveira.serving.protocol import Message, Refused
+from oliveira.serving.protocol import Answer, Embedded, Refused
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,9 +67,9 @@ class Embedder:
         self._free = self.pool.take(blocks_for(self.decoder.config.max_len))
         return gone
 
-    def piece(self, at_most: int) -> list[Message]:
+    def piece(self, at_most: int) -> list[Answer]:
         """Reads up to so many tokens. Returns the embeddings that are done, and what was refused."""
-        messages: list[Message] = []
+        messages: list[Answer] = []
         texts: list[Text] = []
         runs: list[Run] = []
         left = at_most
@@ -98,7 +98,7 @@ class Embedder:
         self._open.rotate(-1)  # a long text does not hold up the others that are open
         return messages
 
-    def _begin(self, messages: list[Message]) -> bool:
+    def _begin(self, messages: list[Answer]) -> bool:
         """Opens one more text, if there is one and blocks for it. A refusal is work enough for one piece."""
         if self._next is None:
             if not self.waiting:
@@ -135,11 +135,6 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // POSITIONS)
 
 
-def _result(text: Text) -> Message:
+def _result(text: Text) -> Embedded:
     mean = (text.total / len(text.tokens)).float()
-    return {
-        "type": "result",
-        "id": text.id,
-        "embedding": F.normalize(mean, dim=0).tolist(),
-        "prompt_tokens": len(text.tokens),
-    }
+    return Embedded(id=text.id, embedding=F.normalize(mean, dim=0).tolist(), prompt_tokens=len(text.tokens))

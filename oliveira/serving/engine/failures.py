@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from oliveira.kernels.decoder import Run
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Error, Refused
 
 log = logging.getLogger(__name__)
 
 
-def error(request_id: str, status: int, message: str, code: str) -> Message:
+def error(request_id: str, status: int, message: str, code: str) -> Error:
     """What ends a request."""
-    return {"type": "error", "id": request_id, "status": status, "message": message, "code": code}
+    return Error(id=request_id, status=status, message=message, code=code)
 
 
-def not_finite(request_id: str) -> Message:
+def not_finite(request_id: str) -> Error:
     return error(request_id, 500, "the model produced a number that is not finite.", "not_finite")
 
 
@@ -29,9 +29,11 @@ class Failures:
         self.digest = digest
         self.last: Exception | None = None
 
-    def message(self, request_id: str, name: str, found: Exception) -> Message:
+    def message(self, request_id: str, name: str, found: Exception) -> Error:
         """`name`: of the request in the front's log."""
         self.last = found
+        if isinstance(found, Refused):
+            return error(request_id, 400, str(found), found.code)
         log.error(
             "a request failed",
             exc_info=found,

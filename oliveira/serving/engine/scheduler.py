@@ -16,11 +16,12 @@ Shapes: logits (sum of the tokens asked for, V).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -29,13 +30,14 @@ from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, 
 from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.engine.embedding import Embedder, blocks_for
 from oliveira.serving.engine.failures import Failures, each, not_finite
+from oliveira.serving.engine.grammar import Masks, allowed, masks_of
 from oliveira.serving.engine.prefixes import Prefixes
 from oliveira.serving.engine.request import Request, Stream
 from oliveira.serving.engine.sampling import draw, log_probabilities
 from oliveira.serving.engine.speculation import Speculator
 from oliveira.serving.engine.turns import Turns
 from oliveira.serving.engine.window import BLOCKS, Window
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Alternative, Answer, Done, End, Logprob, Stats, Token
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Scheduler:
         *,
         slots: int,
         token_bytes: Callable[[int], bytes],
-        end_of_text: int,
+        stops: Collection[int],  # tokens that end an answer
         n_tokens: int,
         prefixes: Prefixes | None = None,
         speculator: Speculator | None = None,
@@ -58,7 +60,7 @@ class Scheduler:
     ) -> None:
         self.decoder, self.slots = decoder, slots
         self.failures = failures or Failures()
-        self.token_bytes, self.end_of_text = token_bytes, end_of_text
+        self.token_bytes, self.stops = token_bytes, frozenset(stops)
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
         self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
         # One more for a prompt whose last block is kept until the request's other choices have copied it.
@@ -95,7 +97,7 @@ class Scheduler:
             self._leave(stream)
             self._forget_prompt(stream.request)
 
-    def drop_all(self, found: Exception) -> list[Message]:
+    def drop_all(self, found: Exception) -> list[Answer]:
         """Ends every request: after an exception that is nobody's, nobody knows what state they are in."""
         requests = [choices[0].request for choices in self.waiting]
         requests += [stream.request for stream in self._at_work()]
@@ -115,16 +117,15 @@ class Scheduler:
         embeds = self.embedder is not None and self.embedder.busy
         return bool(self.waiting or self.following or self.reading or self.decoding or embeds)
 
-    def stats(self) -> Message:
-        return {
-            "type": "stats",
-            "running": len(self.decoding) + (self.reading is not None),
-            "waiting": sum(len(choices) for choices in self.waiting) + len(self.following),
-            "kv_usage": round(1 - len(self.pool.free) / self.capacity, 3),
-            "attention_cache": None if self.prefixes is None else not self.prefixes.broken,
-        }
+    def stats(self) -> Stats:
+        return Stats(
+            running=len(self.decoding) + (self.reading is not None),
+            waiting=sum(len(choices) for choices in self.waiting) + len(self.following),
+            kv_usage=round(1 - len(self.pool.free) / self.capacity, 3),
+            attention_cache=None if self.prefixes is None else not self.prefixes.broken,
+        )
 
-    def _fail(self, request: Request, found: Exception, messages: list[Message]) -> None:
+    def _fail(self, request: Request, found: Exception, messages: list[Answer]) -> None:
         messages.append(self.failures.message(request.id, request.name, found))
         self._spoil(request)
 
@@ -141,9 +142,9 @@ class Scheduler:
     # One step -----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self) -> list[Message]:
+    def step(self) -> list[Answer]:
         """Advances everyone. Returns what the front has to know."""
-        messages: list[Message] = []
+        messages: list[Answer] = []
         self._admit(messages)
         embeds = self.embedder is not None and self.embedder.busy and (self._embeds or self.reading is None)
         self._embeds = not embeds
@@ -154,7 +155,11 @@ class Scheduler:
                 self._fail(stream.request, error, messages)
         streams, reading = list(self.decoding), None if embeds else self.reading
         work: list[tuple[Stream, Run]] = []
-        for stream, guess in zip(streams, self._guess(streams), strict=True):
+        guesses = self._guess(streams)
+        masks = self._masks(streams, guesses, messages)
+        for stream, guess in zip(streams, guesses, strict=True):
+            if stream not in self.decoding:
+                continue  # its mask could not be made
             work.append((stream, stream.run([stream.tokens[-1], *guess], 1 + len(guess))))
         if reading is not None:
             work.append((reading, self._piece(reading)))
@@ -164,14 +169,17 @@ class Scheduler:
             try:
                 if isinstance(found, Exception):
                     raise found
-                (self._have_read if stream is reading else self._decoded)(stream, run, found, messages)
+                if stream is reading:
+                    self._have_read(stream, run, found, messages)
+                else:
+                    self._decoded(stream, run, found, masks.get(stream), messages)
             except Exception as error:
                 self._fail(stream.request, error, messages)
         if embeds and self.embedder is not None:
             messages += self.embedder.piece(CHUNK if self.decoding else MAX_TOKENS)
         return messages
 
-    def _admit(self, messages: list[Message]) -> None:
+    def _admit(self, messages: list[Answer]) -> None:
         """The next prompt, if there are a slot and blocks for all that it may become."""
         while self.reading is None and len(self.decoding) < self.slots:
             first = [self.following[0]] if self.following else self.waiting.first
@@ -219,7 +227,7 @@ class Scheduler:
             stream.table = self.window.rotate(stream.table, falls)
             stream.dropped += falls
 
-    def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Message]) -> None:
+    def _follow(self, stream: Stream, blocks: list[int], logits_V: Tensor, messages: list[Answer]) -> None:
         """A further choice of a request whose prompt has been read: whole blocks are shared, the last one is copied."""
         request = stream.request
         whole = len(request.prompt) // POSITIONS
@@ -231,7 +239,7 @@ class Scheduler:
         stream.stored = stream.position // CHUNK
         if stream.index == request.n - 1:
             self._forget_prompt(request)
-        self._choose(stream, logits_V, messages)
+        self._choose(stream, logits_V, stream.mask(), messages)
 
     def _forget_prompt(self, request: Request) -> None:
         if request.read is not None:
@@ -253,7 +261,27 @@ class Scheduler:
         if self.window is not None:
             ends = [self.window.end(stream.position) - stream.position - 1 for stream in streams]
             room = [min(pair) for pair in zip(room, ends, strict=True)]
-        return speculator.guess(streams, room)
+        guesses = speculator.guess(streams, room)
+        return [
+            guess if stream.matcher is None else guess[: stream.matcher.fitting(guess)]
+            for stream, guess in zip(streams, guesses, strict=True)
+        ]
+
+    def _masks(self, streams: list[Stream], guesses: list[list[int]], messages: list[Answer]) -> dict[Stream, Masks]:
+        """What may follow each stream that a constraint holds, and each of its guesses; in one call for all. Where that
+        fails each is asked alone, and only those that fail again have failed."""
+        held = {s: (s.matcher, guess) for s, guess in zip(streams, guesses, strict=True) if s.matcher is not None}
+        if not held:
+            return {}
+        with contextlib.suppress(Exception):
+            return dict(zip(held, masks_of(list(held.values())), strict=True))
+        found = {}
+        for stream, asked in held.items():
+            try:
+                [found[stream]] = masks_of([asked])
+            except Exception as error:
+                self._fail(stream.request, error, messages)
+        return found
 
     def _stop_guessing(self, found: Exception) -> None:
         self.speculator = None
@@ -282,7 +310,7 @@ class Scheduler:
     def _logits(self, runs: Sequence[Run]) -> Tensor:
         return self.decoder.step(runs)[:, : self.n_tokens]
 
-    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Answer]) -> None:
         """After the last piece of a prompt comes the first token."""
         request, prompt = stream.request, stream.request.prompt
         stream.position += len(run.tokens)
@@ -299,15 +327,17 @@ class Scheduler:
             self.prefixes.keep(stream)
         if request.n > 1 and len(prompt) + request.max_tokens <= self.reach:  # else the window slides over the prompt
             request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
-        self._choose(stream, logits_TV[-1], messages)
+        self._choose(stream, logits_TV[-1], stream.mask(), messages)
 
-    def _decoded(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Message]) -> None:
+    def _decoded(
+        self, stream: Stream, run: Run, logits_TV: Tensor, masks: Masks | None, messages: list[Answer]
+    ) -> None:
         """One token, and one more for every guess that is what was sampled: the text is the same as without guesses."""
         right, request = 0, stream.request
         request.guessed += len(run.tokens) - 1
-        for guess, logits_V in zip([*run.tokens[1:], None], logits_TV, strict=True):
+        for place, (guess, logits_V) in enumerate(zip([*run.tokens[1:], None], logits_TV, strict=True)):
             stream.position += 1
-            token = self._choose(stream, logits_V, messages)
+            token = self._choose(stream, logits_V, None if masks is None else masks[place], messages)
             if token is None or token != guess:
                 break
             right += 1
@@ -315,12 +345,16 @@ class Scheduler:
         if self.speculator is not None:
             self.speculator.learn(len(run.tokens) - 1, right)
 
-    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Message]) -> int | None:
-        """Samples the next token of one stream and says so. None: the stream has ended and is gone."""
+    def _choose(self, stream: Stream, logits_V: Tensor, mask_W: Masks | None, messages: list[Answer]) -> int | None:
+        """Samples the next token of one stream, of those that its mask allows, and says so. None: the stream has ended
+        and is gone."""
         request = stream.request
         if not self._finite(request, logits_V, messages):
             return None
-        token = draw(logits_V, request.sampling, stream.generator)
+        held_V = logits_V
+        if mask_W is not None:
+            held_V = logits_V.masked_fill(torch.from_numpy(~allowed(mask_W, self.n_tokens)), -math.inf)
+        token = draw(held_V, request.sampling, stream.generator)
         if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
             stream.loss_kept = stream.loss
             stream.lose(len(stream.tokens), logits_V[None], [token])
@@ -329,40 +363,35 @@ class Scheduler:
         now = time.monotonic()
         if stream.generated == 1 and math.isnan(request.first_token):
             request.first_token = now
-        ended = token == self.end_of_text
+        ended = token in self.stops
         text = ""
+        complete = False
         if not ended:
+            if stream.matcher is not None:
+                stream.matcher.advance(token)
+                complete = stream.matcher.done
             start = stream.text.length
             text = stream.text.push(self.token_bytes(token))
             if request.logprobs is not None:
                 stream.remember(start, self._describe(logits_V, token, request.logprobs))
-        reason = (
-            "stop" if ended or stream.text.stopped else "length" if stream.generated == request.max_tokens else None
-        )
+        stopped = ended or complete or stream.text.stopped
+        reason = "stop" if stopped else "length" if stream.generated == request.max_tokens else None
         if reason is None:
-            messages.append(
-                {
-                    "type": "token",
-                    "id": request.id,
-                    "index": stream.index,
-                    "text": text,
-                    "logprobs": stream.entries(final=False),
-                }
-            )
+            entries = stream.entries(final=False)
+            messages.append(Token(id=request.id, index=stream.index, text=text, logprobs=entries))
             return token
         text += stream.text.finish()
         if stream.text.stopped:  # also when the last bytes completed a stop string
             reason = "stop"
         messages.append(
-            {
-                "type": "done",
-                "id": request.id,
-                "index": stream.index,
-                "reason": reason,
-                "text": text,
-                "tokens": stream.generated,
-                "logprobs": stream.entries(final=True),
-            }
+            Done(
+                id=request.id,
+                index=stream.index,
+                reason=reason,
+                text=text,
+                tokens=stream.generated,
+                logprobs=stream.entries(final=True),
+            )
         )
         if self.prefixes is not None:
             self.prefixes.keep(stream)
@@ -370,22 +399,21 @@ class Scheduler:
         request.open -= 1
         if request.open == 0:
             messages.append(
-                {
-                    "type": "end",
-                    "id": request.id,
-                    "queue_seconds": request.started - request.arrived,
-                    "prefill_seconds": request.first_token - request.started,
-                    "decode_seconds": now - request.first_token,
-                    "loss": request.loss,
-                    "prompt": request.prompt if request.observe else None,
-                    "cached_tokens": request.cached,
-                    "guessed_tokens": request.guessed,
-                    "accepted_tokens": request.accepted,
-                }
+                End(
+                    id=request.id,
+                    queue_seconds=request.started - request.arrived,
+                    prefill_seconds=request.first_token - request.started,
+                    decode_seconds=now - request.first_token,
+                    loss=request.loss,
+                    prompt=request.prompt if request.observe else None,
+                    cached_tokens=request.cached,
+                    guessed_tokens=request.guessed,
+                    accepted_tokens=request.accepted,
+                )
             )
         return None
 
-    def _finite(self, request: Request, logits: Tensor, messages: list[Message]) -> bool:
+    def _finite(self, request: Request, logits: Tensor, messages: list[Answer]) -> bool:
         """False: the request has been ended."""
         if bool(torch.isfinite(logits).all()):
             return True
@@ -393,13 +421,10 @@ class Scheduler:
         self._spoil(request)
         return False
 
-    def _describe(self, logits_V: Tensor, token: int, top: int) -> Message:
+    def _describe(self, logits_V: Tensor, token: int, top: int) -> Logprob:
         logprob, ranked = log_probabilities(logits_V, token, min(top, self.n_tokens))
-        return {
-            "token": list(self.token_bytes(token)),
-            "logprob": logprob,
-            "top": [[list(self.token_bytes(other)), value] for other, value in ranked],
-        }
+        top_ranked = [Alternative(token=list(self.token_bytes(other)), logprob=value) for other, value in ranked]
+        return Logprob(token=list(self.token_bytes(token)), logprob=logprob, top=top_ranked)
 
     def _leave(self, stream: Stream) -> None:
         self.decoding.remove(stream)

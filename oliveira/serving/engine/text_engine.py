@@ -1,4 +1,4 @@
-"""The engine of a language model: continues, embeds and cuts texts into tokens. `engine.py` is its process."""
+"""The engine of a language model: continues, embeds and cuts texts into tokens. `__main__.py` is its process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
@@ -20,7 +22,10 @@ from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
 from oliveira.registry import decoding
+from oliveira.serving.calls import syntax_of
 from oliveira.serving.engine.adapters import Adapters
+from oliveira.serving.engine.chats import chats_of, template_of
+from oliveira.serving.engine.constraints import Constraints
 from oliveira.serving.engine.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.engine.embedding import Embedder, Text, blocks_for
 from oliveira.serving.engine.failures import Failures, error
@@ -28,7 +33,23 @@ from oliveira.serving.engine.prefixes import Prefixes
 from oliveira.serving.engine.request import Request
 from oliveira.serving.engine.sampling import Sampling
 from oliveira.serving.engine.scheduler import Scheduler
-from oliveira.serving.protocol import Message, Refused
+from oliveira.serving.protocol import (
+    Accepted,
+    Answer,
+    Cancel,
+    Detokenize,
+    Detokenized,
+    Embed,
+    Error,
+    Generate,
+    Question,
+    Refused,
+    Stats,
+    TextReady,
+    Tokenize,
+    Tokenized,
+    Tools,
+)
 
 SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
 SMOKE_TOKENS = 8
@@ -59,7 +80,7 @@ class TextEngine:
             decoder,
             slots=settings.slots,
             token_bytes=self.pieces.__getitem__,
-            end_of_text=self.tokenizer.end_of_text,
+            stops=self.tokenizer.stops,
             n_tokens=self.tokenizer.vocab_size,
             window=settings.window,
             failures=self.failures,
@@ -72,6 +93,9 @@ class TextEngine:
         except CacheBusyError as busy:
             log.warning("the attention cache is awaited: serving begins without it", extra={"reason": str(busy)})
             threading.Thread(target=self._await_cache, args=(make,), daemon=True).start()
+        template = template_of(artifact)
+        self.constraints = Constraints(self.tokenizer, syntax_of(template), threads=torch.get_num_threads())
+        self.chats = chats_of(template, self.tokenizer, self.constraints.syntax)
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
             self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
@@ -84,12 +108,12 @@ class TextEngine:
 
     @property
     def busy(self) -> bool:
-        return self.scheduler.busy
+        return self.scheduler.busy or self.constraints.busy
 
-    def stats(self) -> Message:
+    def stats(self) -> Stats:
         return self.scheduler.stats()
 
-    def give_up(self, number: str, found: Exception) -> Message:
+    def give_up(self, number: str, found: Exception) -> Answer:
         """Ends a request whose answer cannot be written."""
         self.scheduler.cancel(number)
         return self.failures.message(number, "", found)
@@ -115,7 +139,7 @@ class TextEngine:
     def smoke(self) -> None:
         """A few tokens after each smoke prompt, decoded as requests are. Raises `CorruptError` on a NaN."""
         for number, prompt in enumerate(SMOKE_PROMPTS):
-            tokens = self.tokenizer.encode(prompt)[: self.max_len - SMOKE_TOKENS]
+            tokens = self.tokenizer.prompt(prompt)[: self.max_len - SMOKE_TOKENS]
             request = Request(
                 id=f"smoke-{number}",
                 prompt=tokens or [self.tokenizer.end_of_text],
@@ -130,86 +154,80 @@ class TextEngine:
             self.scheduler.add(request, seed=0)
         while self.scheduler.busy:
             for message in self.scheduler.step():
-                if message["type"] == "error":
+                if isinstance(message, Error):
                     raise CorruptError(
                         f"artifact {self.artifact.digest[:12]} fails the smoke prompts: "
-                        f"{self.failures.last or message['message']}"
+                        f"{self.failures.last or message.message}"
                     )
 
-    def ready(self) -> Message:
-        return {
-            "type": "ready",
-            "digest": self.artifact.digest,
-            "weights": self.artifact.weights,
-            "vocab_size": self.tokenizer.vocab_size,
-            "max_len": self.max_len,
-            "decoder": self.decoder,
-            "base": self.artifact.files[WEIGHTS],
-        }
+    def ready(self) -> TextReady:
+        return TextReady(
+            digest=self.artifact.digest,
+            weights=self.artifact.weights,
+            vocab_size=self.tokenizer.vocab_size,
+            max_len=self.max_len,
+            decoder=self.decoder,
+            base=self.artifact.files[WEIGHTS],
+            calls=self.constraints.syntax.name,
+        )
 
-    def turn(self, messages: Iterable[Message]) -> list[Message]:
+    def turn(self, messages: Iterable[Question]) -> list[Answer]:
         """Acts on messages and advances everyone by a step. Raises nothing: what goes wrong ends requests."""
         if self._cache_found is not None:
             self.scheduler.prefixes, self._cache_found = self._cache_found, None
             log.info("the attention cache is there")
-        out: list[Message] = []
+        out: list[Answer] = []
         for message in messages:
             out += self.answer(message)
+        for request, seed, refused in self.constraints.ready(idle=not self.scheduler.busy):
+            if refused is None:
+                self.scheduler.add(request, seed)
+            else:
+                out.append(self.failures.message(request.id, request.name, refused))
         try:
             return out + self.scheduler.step()
         except Exception as found:
             return out + self.scheduler.drop_all(found)
 
-    def answer(self, message: Message) -> list[Message]:
+    def answer(self, message: Question) -> list[Answer]:
         """As `handle`; an exception ends the request of this message."""
         try:
             return self.handle(message)
         except Exception as found:
-            number = str(message.get("id"))
-            self.scheduler.cancel(number)
-            return [self.failures.message(number, str(message.get("request", "")), found)]
+            self.scheduler.cancel(message.id)
+            return [self.failures.message(message.id, message.request, found)]
 
-    def handle(self, message: Message) -> list[Message]:
+    def handle(self, message: Question) -> list[Answer]:
         """Acts on one message of the front; returns what there is to say at once."""
-        number = str(message["id"])
         try:
-            match message["op"]:
-                case "generate":
+            match message:
+                case Generate():
                     return [self._generate(message)]
-                case "cancel":
-                    self.scheduler.cancel(number)
+                case Cancel():
+                    self.constraints.cancel(message.id)
+                    self.scheduler.cancel(message.id)
                     return []
-                case "embed":
+                case Embed():
                     assert self.scheduler.embedder is not None
-                    self.scheduler.embedder.add(
-                        Text(
-                            id=number,
-                            name=str(message.get("request", "")),
-                            tenant=str(message.get("tenant", "")),
-                            read=lambda: self._tokens(message, self.trained_len),
-                        )
-                    )
+                    read = partial(self._tokens, message, self.trained_len)
+                    text = Text(id=message.id, name=message.request, tenant=message.tenant, read=read)
+                    self.scheduler.embedder.add(text)
                     return []
-                case "tokenize":
-                    tokens = self.tokenizer.encode(message["text"])
-                    return [{"type": "result", "id": number, "tokens": tokens, "max_len": self.max_len}]
-                case "detokenize":
-                    return [
-                        {
-                            "type": "result",
-                            "id": number,
-                            "text": self.tokenizer.decode(self._known(message["tokens"])),
-                        }
-                    ]
+                case Tokenize():
+                    tokens = self._chat(message, None) or self.tokenizer.encode(message.text)
+                    return [Tokenized(id=message.id, tokens=tokens, max_len=self.max_len)]
+                case Detokenize():
+                    return [Detokenized(id=message.id, text=self.tokenizer.decode(self._known(message.tokens)))]
         except Refused as refused:
-            return [error(number, 400, str(refused), refused.code)]
-        raise OliveiraError(f"message {message['op']!r} is unknown")
+            return [error(message.id, 400, str(refused), refused.code)]
+        raise OliveiraError(f"{type(message).__name__} is no question for a language model")
 
-    def _generate(self, message: Message) -> Message:
+    def _generate(self, message: Generate) -> Accepted:
         check_numbers(message)
-        prompt = self._tokens(message, self.max_len)
+        chat = self._chat(message, message.tools)
+        prompt = self._tokens(message, self.max_len) if chat is None else self._fitting(chat, self.max_len)
         room = self.max_len - len(prompt)
-        wanted = message["max_tokens"]
+        wanted = message.max_tokens
         if room < 1 or (wanted is not None and wanted > room):
             asked = f" and max_tokens asks for {wanted}" if wanted is not None else " and leaves no room for an answer"
             raise Refused(
@@ -218,27 +236,31 @@ class TextEngine:
                 "context_length_exceeded",
             )
         request = Request(
-            id=str(message["id"]),
-            name=str(message.get("request", "")),
-            tenant=message["tenant"],
+            id=message.id,
+            name=message.request,
+            tenant=message.tenant,
             prompt=prompt,
-            n=message["n"],
+            n=message.n,
             max_tokens=room if wanted is None else wanted,
-            sampling=Sampling(temperature=message["temperature"], top_k=message["top_k"], top_p=message["top_p"]),
-            stop=message["stop"],
-            logprobs=message["logprobs"],
-            observe=message["observe"],
+            sampling=Sampling(temperature=message.temperature, top_k=message.top_k, top_p=message.top_p),
+            stop=message.stop,
+            logprobs=message.logprobs,
+            observe=message.observe,
+            measure=chat is None,  # no held-out text has the marks of a chat
             arrived=time.monotonic(),
             **self._adapted(message),
         )
-        seed = message["seed"]
-        self.scheduler.add(request, secrets.randbits(62) if seed is None else seed)
-        return {"type": "accepted", "id": request.id, "prompt_tokens": len(prompt)}
+        seed = secrets.randbits(62) if message.seed is None else message.seed
+        if (constraint := self.constraints.of(message)) is None:
+            self.scheduler.add(request, seed)
+        else:
+            self.constraints.begin(request, seed, constraint)
+        return Accepted(id=request.id, prompt_tokens=len(prompt))
 
-    def _adapted(self, message: Message) -> dict[str, Any]:
+    def _adapted(self, message: Generate) -> dict[str, Any]:
         """The adapter, and what keeps its prefixes and those of the tenant apart from others. Raises `Refused`."""
-        home, name = self.settings.home, message["adapter"]
-        salt = self._salt(message["tenant"])
+        home, name = self.settings.home, message.adapter
+        salt = self._salt(message.tenant)
         if name is None:
             return {"salt": salt}
         if self.adapters is None:
@@ -263,19 +285,33 @@ class TextEngine:
             prefixes.give_up(found)
             return None
 
-    def _tokens(self, message: Message, longest: int) -> list[int]:
+    def _chat(self, message: Generate | Tokenize, tools: Tools | None) -> list[int] | None:
+        """By the model's template; None where it has none, or nobody chats. Raises `Refused`."""
+        if self.chats is None or message.messages is None:
+            return None
+        self._check_size(message.text or "", self.max_len)
+        return self.chats.tokens(message.messages, tools)
+
+    def _tokens(self, message: Generate | Embed, longest: int) -> list[int]:
         """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""
-        if message.get("tokens") is not None:
-            tokens = self._known(message["tokens"])
+        if message.tokens is not None:
+            tokens = self._known(message.tokens)
         else:
-            size = len(message["text"].encode())
-            if size > self.longest * longest:  # cannot fit: spare the tokenizer a megabyte
-                raise Refused(
-                    f"the context of this model is {longest} tokens; {size} bytes of text are at least "
-                    f"{size // self.longest} tokens. Shorten the text.",
-                    "context_length_exceeded",
-                )
-            tokens = self.tokenizer.encode(message["text"])
+            text = message.text or ""
+            self._check_size(text, longest)
+            tokens = self.tokenizer.prompt(text)
+        return self._fitting(tokens, longest)
+
+    def _check_size(self, text: str, longest: int) -> None:
+        size = len(text.encode())
+        if size > self.longest * longest:  # cannot fit: spare the tokenizer a megabyte
+            raise Refused(
+                f"the context of this model is {longest} tokens; {size} bytes of text are at least "
+                f"{size // self.longest} tokens. Shorten the text.",
+                "context_length_exceeded",
+            )
+
+    def _fitting(self, tokens: list[int], longest: int) -> list[int]:
         if len(tokens) > longest:
             raise Refused(
                 f"the text has {len(tokens)} tokens, the context of this model {longest}. Shorten it.",
@@ -290,13 +326,13 @@ class TextEngine:
         return tokens
 
 
-def check_numbers(message: Message) -> None:
+def check_numbers(message: Generate) -> None:
     """The front has looked at them; a number that it let through must not harm the others. Raises `Refused`."""
     for name, low, high in (
         ("n", 1, MAX_CHOICES), ("max_tokens", 1, 2**31 - 1), ("top_k", 0, 2**31 - 1), ("logprobs", 0, 64),
         ("seed", -(2**63), 2**63 - 1), ("temperature", 0, 1e6), ("top_p", 0, 1),
     ):  # fmt: skip
-        value = message[name]
+        value = getattr(message, name)
         if value is None and name in ("max_tokens", "logprobs", "seed"):
             continue
         kinds = (int, float) if name in ("temperature", "top_p") else int

@@ -13,12 +13,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from oliveira.errors import OliveiraError
 from oliveira.serving.front.errors import ApiError, EngineDied, too_far_behind
-from oliveira.serving.protocol import BEAT_SECONDS, MAX_LINE, Message, pack, unpack
+from oliveira.serving.protocol import (
+    BEAT_SECONDS,
+    Answer,
+    Beat,
+    Cancel,
+    End,
+    Error,
+    Failed,
+    Question,
+    Ready,
+    Result,
+    Said,
+    Stats,
+    TaskReady,
+    TextReady,
+)
+from oliveira.serving.wire import MAX_LINE, pack, unpack
 
 # An engine that is not ready by then has failed. Long, as waiting costs nothing while the old one serves and giving up
 # refuses a good model: on a starved machine the import of torch alone took 99 s.
@@ -43,10 +60,10 @@ class Job:
     def __init__(self, engine: EngineProcess, names: Sequence[str]) -> None:
         self.engine, self.names = engine, names
         self._open = set(names)
-        self._answers: asyncio.Queue[tuple[int, int, Message] | OliveiraError] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[int, int, Answer] | OliveiraError] = asyncio.Queue()
         self._unread, self._taken = 0, time.monotonic()  # bytes, as the engine wrote them; when `next` was last asked
 
-    async def next(self) -> tuple[int, Message]:
+    async def next(self) -> tuple[int, Answer]:
         """Raises `ApiError` when the engine refuses, `EngineDied` when it is gone."""
         self._taken = time.monotonic()
         answer = await self._answers.get()
@@ -56,12 +73,12 @@ class Job:
         self._unread -= size
         return number, message
 
-    def put(self, name: str, message: Message, size: int) -> None:
-        if message["type"] == "error":
-            self.engine.failed += message["status"] >= 500
-            self.fail(ApiError(message["status"], message["message"], code=message["code"]))
+    def put(self, name: str, message: Answer, size: int) -> None:
+        if isinstance(message, Error):
+            self.engine.failed += message.status >= 500
+            self.fail(ApiError(message.status, message.message, code=message.code))
             return
-        if message["type"] in ("end", "result"):
+        if isinstance(message, End | Result):
             self.engine.answered += 1
             self._open.discard(name)
         if self._answers.empty():  # whoever waits for the engine has not been slow
@@ -94,8 +111,8 @@ class EngineProcess:
         self.max_len = 0  # tokens of text
         self.task: dict[str, Any] | None = None  # as GET /v1/task says it; None = it continues text
         self.started = int(time.time())
-        self.described: dict[str, Any] = {}
-        self.stats: Message = {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        self.ready: Ready | None = None  # what it said of itself
+        self.stats = Stats()
         self.silence = 30.0  # seconds without a sign of life, after which it hangs
         self.hung = False
         self.answered = self.failed = 0  # messages brought to their end, and those that failed by its own fault
@@ -129,19 +146,18 @@ class EngineProcess:
         try:
             async with asyncio.timeout(START_SECONDS):
                 line = await reader.readline()
-            message = unpack(line) if line else {"type": "failed", "reason": "the engine process ended while loading"}
-            if message["type"] != "ready":
-                raise EngineFailed(str(message["reason"]))
+            message = unpack(line, Said) if line else Failed(reason="the engine process ended while loading")
+            if not isinstance(message, Ready):
+                raise EngineFailed(message.reason if isinstance(message, Failed) else "the engine is not ready")
         except TimeoutError:
             await engine.close()
             raise EngineFailed(f"the engine was not ready within {START_SECONDS:g} seconds") from None
         except BaseException:
             await engine.close()
             raise
-        engine.described = message
-        engine.digest, engine.max_len = str(message["digest"]), int(message.get("max_len", 0))
-        task = message.get("task")
-        engine.task = task if isinstance(task, dict) else None
+        engine.ready, engine.digest = message, message.digest
+        engine.max_len = message.max_len if isinstance(message, TextReady) else 0
+        engine.task = message.task if isinstance(message, TaskReady) else None
         engine._listener = asyncio.create_task(engine._listen())
         engine._watcher = asyncio.create_task(engine._watch())
         return engine
@@ -158,17 +174,17 @@ class EngineProcess:
             return 0
         return pages * resource.getpagesize() >> 20
 
-    def submit(self, messages: Sequence[Message]) -> Job:
+    def submit(self, messages: Sequence[Question]) -> Job:
         """Sends the messages as one job. Raises `EngineDied` if the process is gone."""
         if self.gone.is_set():
             raise EngineDied("the engine is gone")
         names = [f"{next(self._numbers)}" for _ in messages]
         job = Job(self, names)
         self._jobs.update(dict.fromkeys(names, job))
-        self._writer.write(pack({**message, "id": name} for name, message in zip(names, messages, strict=True)))
+        self._writer.write(pack(replace(message, id=name) for name, message in zip(names, messages, strict=True)))
         return job
 
-    async def ask(self, message: Message) -> Message:
+    async def ask(self, message: Question) -> Answer:
         """One question, one answer."""
         job = self.submit([message])
         try:
@@ -178,7 +194,7 @@ class EngineProcess:
 
     def forget(self, job: Job, unfinished: set[str]) -> None:
         if unfinished and not self.gone.is_set():
-            self._writer.write(pack({"op": "cancel", "id": name} for name in unfinished))
+            self._writer.write(pack(Cancel(id=name) for name in unfinished))
         for name in job.names:
             self._jobs.pop(name, None)
 
@@ -190,14 +206,15 @@ class EngineProcess:
     async def _listen(self) -> None:
         try:
             while line := await self._reader.readline():
-                message = unpack(line)
+                message = unpack(line, Said)
                 self._heard = True
-                if message["type"] == "stats":
+                if isinstance(message, Answer):
+                    if (job := self._jobs.get(message.id)) is not None:
+                        job.put(message.id, message, len(line))
+                elif isinstance(message, Stats):
                     self.stats = message
-                elif message["type"] == "beat":
-                    pass
-                elif (job := self._jobs.get(message["id"])) is not None:
-                    job.put(message["id"], message, len(line))
+                elif not isinstance(message, Beat):
+                    raise OliveiraError(f"{type(message).__name__} comes once, at the start")
         except (OSError, ValueError, OliveiraError) as error:
             log.error("engine connection broken", extra={"digest": self.digest[:12], "error": str(error)})
         self.gone.set()

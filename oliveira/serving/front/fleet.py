@@ -22,6 +22,7 @@ from oliveira.monitoring.metrics import Metrics
 from oliveira.serving.front.client import START_SECONDS, EngineFailed, EngineProcess
 from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.room import PROCESS_MIB, TOO_LARGE, Room
+from oliveira.serving.protocol import Stats, TextReady
 
 POLL_SECONDS = 0.05
 WAIT_FOR_ENGINE = 20.0  # what a request waits for an engine that is being started
@@ -141,13 +142,19 @@ class Fleet:
 
     def state(self) -> dict[str, Any]:
         engine = self.alive
-        described = engine.described if engine else {}
-        stats = engine.stats if engine else {"running": 0, "waiting": 0, "kv_usage": 0.0, "attention_cache": None}
+        ready = engine.ready if engine else None
+        text = ready if isinstance(ready, TextReady) else None
+        stats = engine.stats if engine else Stats()
         return {
             "digest": engine.digest if engine else None,
-            **{key: described.get(key) for key in ("weights", "vocab_size", "max_len")},
+            "weights": ready.weights if ready else None,
+            "vocab_size": text.vocab_size if text else None,
+            "max_len": text.max_len if text else None,
             "task": engine.task["task"] if engine and engine.task else None,
-            **{key: stats[key] for key in ("running", "waiting", "kv_usage", "attention_cache")},
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "kv_usage": stats.kv_usage,
+            "attention_cache": stats.attention_cache,
             "ending": [old.digest for old in self.old],
             "failure": self.failure,
             "asleep": self.asleep,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from oliveira.serving.calls import SYNTAXES, Syntax
 from oliveira.serving.front.client import EngineProcess, Job
 from oliveira.serving.front.errors import EngineDied, engine_stopped
 from oliveira.serving.front.limits import Permit
 from oliveira.serving.front.service import Service
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Accepted, Done, End, Generate, Logprob, TextReady, Token
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Choice:
     text: str = ""
     reason: str = ""
     tokens: int = 0
-    logprobs: list[Message] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
 
 
 class Generation:
@@ -36,7 +37,7 @@ class Generation:
     def __init__(
         self,
         service: Service,
-        messages: Sequence[Message],
+        messages: Sequence[Generate],
         *,
         request_id: str,
         observe: bool,
@@ -44,12 +45,12 @@ class Generation:
         adapter: str | None,
     ) -> None:
         self.service, self.request_id, self._tenant = service, request_id, tenant
-        self.n = int(messages[0]["n"])
+        self.n = messages[0].n
         self._observe = observe and service.traffic is not None
-        common = {
-            "op": "generate", "request": request_id, "observe": self._observe, "tenant": tenant, "adapter": adapter,
-        }  # fmt: skip
-        self._messages = [{**message, **common} for message in messages]
+        self._messages = [
+            replace(message, request=request_id, observe=self._observe, tenant=tenant, adapter=adapter)
+            for message in messages
+        ]
         self.arrived = self._last = time.monotonic()
         self.prompt_tokens = self.cached_tokens = self.tokens = 0
         self._permit: Permit | None = service.admission.take(self.choices, tenant)
@@ -60,6 +61,13 @@ class Generation:
     def digest(self) -> str:
         assert self._job is not None
         return self._job.engine.digest
+
+    @property
+    def calls(self) -> Syntax:
+        """How the model writes calls of functions."""
+        ready = self._job.engine.ready if self._job is not None else None
+        assert isinstance(ready, TextReady)
+        return SYNTAXES[ready.calls]
 
     @property
     def choices(self) -> int:
@@ -77,7 +85,7 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
-    async def begin(self, check: Callable[[EngineProcess], None]) -> tuple[int, Message]:
+    async def begin(self, check: Callable[[EngineProcess], None]) -> tuple[int, Token | Done | End]:
         """The first part of the answer. `check` may refuse the engine (unknown model) with an `ApiError`."""
         return await self._retried(check, self.next)
 
@@ -88,11 +96,11 @@ class Generation:
             choices = [Choice() for _ in range(self.choices)]
             while not self.ended:
                 number, message = await self.next()
-                if number >= 0:
-                    choices[number].text += message["text"]
-                    choices[number].logprobs += message["logprobs"]
-                if message["type"] == "done":
-                    choices[number].reason, choices[number].tokens = message["reason"], message["tokens"]
+                if not isinstance(message, End):
+                    choices[number].text += message.text
+                    choices[number].logprobs += message.logprobs
+                if isinstance(message, Done):
+                    choices[number].reason, choices[number].tokens = message.reason, message.tokens
             return choices
 
         return await self._retried(check, work)
@@ -115,7 +123,7 @@ class Generation:
         self._job = engine.submit(self._messages)
         self._to_end, self.prompt_tokens, self.cached_tokens, self.tokens = len(self._messages), 0, 0, 0
 
-    async def next(self) -> tuple[int, Message]:
+    async def next(self) -> tuple[int, Token | Done | End]:
         """(choice, message) for `token` and `done`; (-1, `end`) when the last choice of a prompt has ended.
 
         Raises `ApiError` or `EngineDied`.
@@ -123,18 +131,18 @@ class Generation:
         assert self._job is not None
         while True:
             prompt, message = await self._job.next()
-            match message["type"]:
-                case "accepted":
-                    self.prompt_tokens += message["prompt_tokens"]
-                case "token" | "done":
+            match message:
+                case Accepted():
+                    self.prompt_tokens += message.prompt_tokens
+                case Token() | Done():
                     self._measure(message)
-                    return prompt * self.n + message["index"], message
-                case "end":
+                    return prompt * self.n + message.index, message
+                case End():
                     self._to_end -= 1
                     self._finish(prompt, message)
                     return -1, message
 
-    def _measure(self, message: Message) -> None:
+    def _measure(self, message: Token | Done) -> None:
         metrics, now = self.service.metrics, time.monotonic()
         if self.tokens == 0:
             metrics.time_to_first_token_seconds.observe(now - self.arrived)
@@ -142,19 +150,19 @@ class Generation:
             metrics.inter_token_latency_seconds.observe(now - self._last)
         self._last = now
         self.tokens += 1
-        if message["type"] == "done":
-            metrics.request_success_total.labels(finished_reason=message["reason"]).inc()
+        if isinstance(message, Done):
+            metrics.request_success_total.labels(finished_reason=message.reason).inc()
 
-    def _finish(self, prompt: int, message: Message) -> None:
+    def _finish(self, prompt: int, message: End) -> None:
         metrics = self.service.metrics
-        metrics.request_queue_time_seconds.observe(message["queue_seconds"])
-        metrics.request_prefill_time_seconds.observe(message["prefill_seconds"])
-        metrics.request_decode_time_seconds.observe(message["decode_seconds"])
-        metrics.spec_decode_num_draft_tokens_total.inc(message["guessed_tokens"])
-        metrics.spec_decode_num_accepted_tokens_total.inc(message["accepted_tokens"])
-        self.cached_tokens += message["cached_tokens"]
-        text = self._messages[prompt]["text"]  # None when the client sent tokens
-        if self._observe and text and len(message["prompt"]) > 1:
+        metrics.request_queue_time_seconds.observe(message.queue_seconds)
+        metrics.request_prefill_time_seconds.observe(message.prefill_seconds)
+        metrics.request_decode_time_seconds.observe(message.decode_seconds)
+        metrics.spec_decode_num_draft_tokens_total.inc(message.guessed_tokens)
+        metrics.spec_decode_num_accepted_tokens_total.inc(message.accepted_tokens)
+        self.cached_tokens += message.cached_tokens
+        text = self._messages[prompt].text  # None when the client sent tokens
+        if self._observe and text and len(message.prompt or []) > 1:
             self.service.remember(
                 {
                     "id": self.request_id,
@@ -162,8 +170,8 @@ class Generation:
                     "key": self._tenant,
                     "digest": self.digest,
                     "text": text,
-                    "tokens": message["prompt"],
-                    "loss": message["loss"],
+                    "tokens": message.prompt,
+                    "loss": message.loss,
                 }
             )
         if self.ended:

@@ -1,7 +1,7 @@
 """The routes of the OpenAI API: chat, completions, embeddings, models; and the tokenizer.
 
-A base model continues text, so the chat route joins the contents of the messages by newlines and continues
-that: there is no template to get wrong and none that a request could inject.
+A model with a chat template reads messages by it, written by the engine, which knows its special tokens: their names in
+a message are text. A model without one continues text: the contents of the messages, joined by newlines.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import array
 import base64
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from oliveira.data.text import nfc
+from oliveira.serving import protocol
 from oliveira.serving.adapter_names import adapter_names
+from oliveira.serving.calls import PLAIN, shown
+from oliveira.serving.front.call_shape import CallShape
 from oliveira.serving.front.client import EngineProcess
 from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.generation import Generation
 from oliveira.serving.front.questions import ask_all, check_model, check_text, model_header, while_connected
 from oliveira.serving.front.schemas import (
+    ChatMessage,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -33,7 +38,9 @@ from oliveira.serving.front.served import SHORT, Served
 from oliveira.serving.front.service import Service
 from oliveira.serving.front.shapes import ChatShape, CompletionShape, Shape
 from oliveira.serving.front.stream import EventStream
-from oliveira.serving.protocol import Message
+from oliveira.serving.front.structured import functions_of
+
+R = TypeVar("R", bound=protocol.Result)
 
 
 def make_openai_router(service: Served) -> APIRouter:
@@ -68,17 +75,17 @@ class OpenAIRoutes:
             )
         return text
 
-    def messages_for(self, prompts: list[Any], param: str, common: dict[str, Any]) -> list[Message]:
+    def text_or_tokens(self, prompts: list[Any], param: str) -> list[dict[str, Any]]:
         return [
-            {**common, "text": self.text_within_limits(prompt, param), "tokens": None}
-            if isinstance(prompt, str)
-            else {**common, "text": None, "tokens": prompt}
+            {"text": self.text_within_limits(prompt, param)} if isinstance(prompt, str) else {"tokens": prompt}
             for prompt in prompts
         ]
 
-    async def answer(self, request: Request, body: Generate, messages: list[Message], shape: type[Shape]) -> Response:
+    async def answer(
+        self, request: Request, body: Generate, messages: list[protocol.Generate], shape: type[Shape]
+    ) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
-        observe = request.headers.get("x-oliveira-no-traffic") != "1"
+        observe = request.headers.get("x-oliveira-no-traffic") != "1" and all(m.tools is None for m in messages)
         life = self.service.of(body.model)
         adapter = body.model if body.model in adapter_names(life.home) else None
         generation = Generation(
@@ -118,8 +125,8 @@ class OpenAIRoutes:
                 generation.close()
 
     async def ask(
-        self, request: Request, model: str | None, messages: list[Message]
-    ) -> tuple[EngineProcess, list[Message]]:
+        self, request: Request, model: str | None, messages: Sequence[protocol.Question], kind: type[R]
+    ) -> tuple[EngineProcess, list[R]]:
         life = self.service.told(model)
 
         def check(engine: EngineProcess) -> None:
@@ -127,10 +134,10 @@ class OpenAIRoutes:
             if model is not None:
                 check_model(model, life, engine)
 
-        return await while_connected(request, self.limits.deadline, ask_all(life, messages, check))
+        return await while_connected(request, self.limits.deadline, ask_all(life, messages, kind, check))
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
-        """Continues the messages' contents, joined by newlines."""
+        """Answers the messages as the model's chat template writes them, or continues their joined contents."""
         self.service.check_open()
         if len(body.messages) > self.limits.max_messages:
             raise ApiError(
@@ -139,39 +146,47 @@ class OpenAIRoutes:
                 code="too_many_messages",
                 param="messages",
             )
-        text = "\n".join(self.text_within_limits(message.text(), "messages") for message in body.messages)
+        tools = body.asked_tools()
+        texts = [self.text_within_limits(message.plain(), "messages") for message in body.messages]
+        if tools is not None:
+            texts.insert(0, self.text_within_limits(shown(functions_of(tools), PLAIN), "tools"))
+        text = "\n".join(texts)
         common = {
             **body.sampling(),
             "max_tokens": body.max_completion_tokens or body.max_tokens,
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         }
-        return await self.answer(request, body, [{**common, "text": text, "tokens": None}], ChatShape)
+        message = protocol.Generate(**common, text=text, tools=tools, messages=chat_of(body.messages))
+        return await self.answer(request, body, [message], ChatShape if tools is None else CallShape)
 
     async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""
         self.service.check_open()
         common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs}
-        return await self.answer(request, body, self.messages_for(body.prompts(), "prompt", common), CompletionShape)
+        messages = [protocol.Generate(**common, **one) for one in self.text_or_tokens(body.prompts(), "prompt")]
+        return await self.answer(request, body, messages, CompletionShape)
 
     async def embeddings(self, request: Request, body: EmbeddingRequest) -> Response:
         """The mean of the last layer's states of each text, of length 1."""
         self.service.check_open()
         key = request.state.key.id
-        common = {"op": "embed", "request": request.state.id, "tenant": key}
-        messages = self.messages_for(body.inputs(), "input", common)
+        messages = [
+            protocol.Embed(request=request.state.id, tenant=key, **one)
+            for one in self.text_or_tokens(body.inputs(), "input")
+        ]
         # As much text as one message may have counts as one answer.
-        size = sum(len(m["text"].encode()) if m["text"] else 4 * len(m["tokens"]) for m in messages)
+        size = sum(len(m.text.encode()) if m.text else 4 * len(m.tokens or []) for m in messages)
         permit = self.service.admission.take(-(-size // self.limits.max_message), key)
         try:
-            engine, answers = await self.ask(request, body.model, messages)
+            engine, answers = await self.ask(request, body.model, messages, protocol.Embedded)
         finally:
             permit.release()
-        used = sum(found["prompt_tokens"] for found in answers)
+        used = sum(found.prompt_tokens for found in answers)
         data = [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": encode(found["embedding"], body.encoding_format),
+                "embedding": encode(found.embedding, body.encoding_format),
             }
             for index, found in enumerate(answers)
         ]
@@ -180,17 +195,21 @@ class OpenAIRoutes:
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
     async def tokenize(self, request: Request, body: TokenizeRequest) -> Response:
-        """The tokens of a text, and how many of them fit into the context."""
-        message = {"op": "tokenize", "text": self.text_within_limits(body.text, "text")}
-        engine, [found] = await self.ask(request, body.model, [message])
-        body_out = {"tokens": found["tokens"], "count": len(found["tokens"]), "max_len": found["max_len"]}
+        """The tokens of a text or a chat, and how many of them fit into the context."""
+        if body.messages is None:
+            message = protocol.Tokenize(text=self.text_within_limits(body.text or "", "text"))
+        else:
+            texts = [self.text_within_limits(message.plain(), "messages") for message in body.messages]
+            message = protocol.Tokenize(text="\n".join(texts), messages=chat_of(body.messages))
+        engine, [found] = await self.ask(request, body.model, [message], protocol.Tokenized)
+        body_out = {"tokens": found.tokens, "count": len(found.tokens), "max_len": found.max_len}
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
     async def detokenize(self, request: Request, body: DetokenizeRequest) -> Response:
         """The text of a list of tokens."""
-        message = {"op": "detokenize", "tokens": body.tokens}
-        engine, [found] = await self.ask(request, body.model, [message])
-        return JSONResponse({"text": found["text"]}, headers=model_header(engine.digest))
+        message = protocol.Detokenize(tokens=body.tokens)
+        engine, [found] = await self.ask(request, body.model, [message], protocol.Detokenized)
+        return JSONResponse({"text": found.text}, headers=model_header(engine.digest))
 
     async def models(
         self,
@@ -211,9 +230,14 @@ class OpenAIRoutes:
         return JSONResponse(describe(model, engine))
 
 
+def chat_of(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """As chat templates read messages."""
+    return [message.for_template() for message in messages]
+
+
 def fitting(life: Service, engine: EngineProcess) -> list[str]:
     """Adapters that were trained on what this engine serves."""
-    return adapter_names(life.home, engine.described.get("base", ""))
+    return adapter_names(life.home, engine.ready.base if engine.ready else "")
 
 
 def _entries(life: Service) -> list[dict[str, Any]]:

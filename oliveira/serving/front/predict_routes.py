@@ -7,7 +7,7 @@ and the next one asked again, once. An answer is kept for drift, and for the tru
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
@@ -20,25 +20,28 @@ from oliveira.serving.front.questions import ask_all, check_model, check_task, m
 from oliveira.serving.front.schemas import FeedbackRequest
 from oliveira.serving.front.served import Served
 from oliveira.serving.front.service import Service
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Judge, Judged, Predict, PredictAll, Predicted, Question, Result
 
 MOST_NAMED = 128  # characters of a model's name
 MOST_REQUESTS = 64  # in one body
+
+R = TypeVar("R", bound=Result)
 
 
 def make_predict_router(service: Served) -> APIRouter:
     router = APIRouter()
     deadline = service.settings.deadline
 
-    async def ask(request: Request, model: str, life: Service, message: Message) -> tuple[EngineProcess, Message]:
+    async def ask(
+        request: Request, model: str, life: Service, message: Question, kind: type[R]
+    ) -> tuple[EngineProcess, R]:
         """One question to the engine."""
 
         def check(engine: EngineProcess) -> None:
             check_task(engine)
             check_model(model, life, engine)
 
-        message = {**message, "request": request.state.id, "tenant": request.state.key.id}
-        engine, [answer] = await while_connected(request, deadline, ask_all(life, [message], check))
+        engine, [answer] = await while_connected(request, deadline, ask_all(life, [message], kind, check))
         return engine, answer
 
     @router.post("/v1/predict")
@@ -53,10 +56,11 @@ def make_predict_router(service: Served) -> APIRouter:
         life = service.of(model)
         metrics, begun = life.metrics, time.monotonic()
         bodies = several(asked)
-        one_or_more = {"bodies": bodies} if bodies else {"body": asked}
+        by: dict[str, str] = {"request": request.state.id, "tenant": request.state.key.id}
+        message = PredictAll(bodies=bodies, **by) if bodies else Predict(body=asked, **by)
         permit = service.admission.take(len(bodies or [asked]), request.state.key.id)
         try:
-            engine, found = await ask(request, model, life, {"op": "predict"} | one_or_more)
+            engine, found = await ask(request, model, life, message, Predicted)
         except BaseException:
             metrics.request_success_total.labels(finished_reason="abort").inc()
             raise
@@ -64,15 +68,15 @@ def make_predict_router(service: Served) -> APIRouter:
             permit.release()
         seconds = time.monotonic() - begun
         metrics.request_success_total.labels(finished_reason="stop").inc()
-        metrics.request_queue_time_seconds.observe(found["queue_seconds"])
+        metrics.request_queue_time_seconds.observe(found.queue_seconds)
         metrics.time_to_first_token_seconds.observe(seconds)  # the whole answer is its first part
         metrics.e2e_request_latency_seconds.observe(seconds)
         answers = []
-        for place, (one, given) in enumerate(zip(bodies or [asked], found.get("answers", [found]), strict=True)):
+        for place, (one, given) in enumerate(zip(bodies or [asked], found.answers, strict=True)):
             number = f"pred-{request.state.id}" + (f"-{place}" if bodies else "")
-            answers.append({**given["answer"], "id": number})
+            answers.append({**given.answer, "id": number})
             if life.answers is not None and request.headers.get("x-oliveira-no-traffic") != "1":
-                kept = {name: given[name] for name in ("answer", "observed")}
+                kept = {"answer": given.answer, "observed": given.observed}
                 kept |= {"key": request.state.key.id, "request": one}
                 life.answers.append({"number": number, "time": time.time(), "digest": engine.digest, **kept})
         whole = {"answers": answers} if bodies else answers[0]
@@ -85,15 +89,16 @@ def make_predict_router(service: Served) -> APIRouter:
         if len(service.lives) == 1:
             check_task(await service.main.fleet.engine())
         life, row = await _kept(service, body.id, request.state.key)
-        message = {"op": "judge", "body": row.request, "answer": row.answer, "truth": body.truth}
+        by: dict[str, str] = {"request": request.state.id, "tenant": request.state.key.id}
+        message = Judge(body=row.request, answer=row.answer, truth=body.truth, **by)
         permit = service.admission.take(1, request.state.key.id)
         try:
-            engine, found = await ask(request, life.name, life, message)
+            engine, found = await ask(request, life.name, life, message, Judged)
         finally:
             permit.release()
-        if not await life.write(lambda ledger: ledger.add_truth(body.id, body.truth, found["error"])):
+        if not await life.write(lambda ledger: ledger.add_truth(body.id, body.truth, found.error)):
             raise unknown(body.id)
-        return JSONResponse({"id": body.id, "error": found["error"]}, headers=model_header(engine.digest))
+        return JSONResponse({"id": body.id, "error": found.error}, headers=model_header(engine.digest))
 
     @router.get("/v1/task")
     async def task(model: Annotated[str | None, Query(max_length=MOST_NAMED)] = None) -> JSONResponse:

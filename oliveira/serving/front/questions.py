@@ -13,15 +13,17 @@ from oliveira.serving.front.errors import ApiError, EngineDied, engine_stopped, 
 from oliveira.serving.front.served import SHORT
 from oliveira.serving.front.service import Service
 from oliveira.serving.front.stream import until_gone
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Question, Result
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Result)
 
 
 async def ask_all(
-    service: Service, messages: Sequence[Message], check: Callable[[EngineProcess], None]
-) -> tuple[EngineProcess, list[Message]]:
-    """Every message to one engine; asked again of the next one if it dies. `check` may refuse an engine."""
+    service: Service, messages: Sequence[Question], kind: type[R], check: Callable[[EngineProcess], None]
+) -> tuple[EngineProcess, list[R]]:
+    """Every message to one engine, each answered by a `kind`; asked again of the next one if it dies. `check`
+    may refuse an engine."""
     for again in (True, False):
         engine = await service.fleet.engine()
         check(engine)
@@ -31,11 +33,16 @@ async def ask_all(
                 answers = dict([await job.next() for _ in messages])
             finally:
                 job.close()
-            return engine, [answers[index] for index in range(len(messages))]
+            return engine, [_of(kind, answers[index]) for index in range(len(messages))]
         except EngineDied:
             if not again:
                 raise engine_stopped() from None
     raise AssertionError
+
+
+def _of(kind: type[R], answer: Any) -> R:
+    assert isinstance(answer, kind), f"the engine answers with {type(answer).__name__}"
+    return answer
 
 
 async def while_connected(request: Request, seconds: float, work: Coroutine[Any, Any, T]) -> T:

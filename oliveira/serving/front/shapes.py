@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from oliveira.serving.front.generation import Choice, Generation
-from oliveira.serving.protocol import Message
+from oliveira.serving.protocol import Done, End, Logprob, Token
 
 
 class Shape(ABC):
@@ -35,15 +35,15 @@ class Shape(ABC):
         """Chunks before the first token."""
         return []
 
-    def chunks(self, number: int, message: Message) -> list[dict[str, Any]]:
+    def chunks(self, number: int, message: Token | Done | End) -> list[dict[str, Any]]:
         """What one message of the engine means to the client: nothing, some text, the end of a choice."""
-        if number < 0:
+        if isinstance(message, End):
             return []
         out = []
-        if message["text"] or message["logprobs"]:
-            out.append(self._chunk([self._delta(number, message["text"], message["logprobs"])]))
-        if message["type"] == "done":
-            out.append(self._chunk([self._end(number, message["reason"])]))
+        if message.text or message.logprobs:
+            out.append(self._chunk([self._delta(number, message.text, message.logprobs)]))
+        if isinstance(message, Done):
+            out.append(self._chunk([self._end(number, message.reason)]))
         return out
 
     def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Shape(ABC):
     def _choice(self, number: int, choice: Choice) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _delta(self, number: int, text: str, entries: list[Message]) -> dict[str, Any]: ...
+    def _delta(self, number: int, text: str, entries: list[Logprob]) -> dict[str, Any]: ...
 
     @abstractmethod
     def _end(self, number: int, reason: str) -> dict[str, Any]: ...
@@ -79,7 +79,7 @@ class ChatShape(Shape):
             "finish_reason": choice.reason,
         }
 
-    def _delta(self, number: int, text: str, entries: list[Message]) -> dict[str, Any]:
+    def _delta(self, number: int, text: str, entries: list[Logprob]) -> dict[str, Any]:
         return {**self._part(number, {"content": text}), "logprobs": self._logprobs(entries)}
 
     def _end(self, number: int, reason: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class ChatShape(Shape):
         return {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
 
     @staticmethod
-    def _logprobs(entries: list[Message]) -> dict[str, Any] | None:
+    def _logprobs(entries: list[Logprob]) -> dict[str, Any] | None:
         return {"content": [_entry(entry) for entry in entries], "refusal": None} if entries else None
 
 
@@ -105,29 +105,29 @@ class CompletionShape(Shape):
             "finish_reason": choice.reason,
         }
 
-    def _delta(self, number: int, text: str, entries: list[Message]) -> dict[str, Any]:
+    def _delta(self, number: int, text: str, entries: list[Logprob]) -> dict[str, Any]:
         return {"index": number, "text": text, "logprobs": self._logprobs(entries), "finish_reason": None}
 
     def _end(self, number: int, reason: str) -> dict[str, Any]:
         return {"index": number, "text": "", "logprobs": None, "finish_reason": reason}
 
     @staticmethod
-    def _logprobs(entries: list[Message]) -> dict[str, Any] | None:
+    def _logprobs(entries: list[Logprob]) -> dict[str, Any] | None:
         if not entries:
             return None
         return {
-            "tokens": [_text(entry["token"]) for entry in entries],
-            "token_logprobs": [entry["logprob"] for entry in entries],
-            "top_logprobs": [{_text(piece): value for piece, value in entry["top"]} for entry in entries],
-            "text_offset": [entry["offset"] for entry in entries],
+            "tokens": [_text(entry.token) for entry in entries],
+            "token_logprobs": [entry.logprob for entry in entries],
+            "top_logprobs": [{_text(other.token): other.logprob for other in entry.top} for entry in entries],
+            "text_offset": [entry.offset for entry in entries],
         }
 
 
-def _entry(entry: Message) -> dict[str, Any]:
+def _entry(entry: Logprob) -> dict[str, Any]:
     """A token's log-probability as the chat route writes it."""
     return {
-        **_token(entry["token"], entry["logprob"]),
-        "top_logprobs": [_token(*other) for other in entry["top"]],
+        **_token(entry.token, entry.logprob),
+        "top_logprobs": [_token(other.token, other.logprob) for other in entry.top],
     }
 
 
