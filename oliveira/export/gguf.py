@@ -44,13 +44,14 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
     model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     theirs = under_their_names(model)
     _check(theirs, model.config)
-    tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
+    tokenizer = Tokenizer.load(artifact.path / TOKENIZER)
+    tokens = json.loads(tokenizer.to_json())
     template = (artifact.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in artifact.files else None
     with explain_disk(file), scratch_folder(file) as scratch:
         made = scratch / "model.gguf"
         writer = GGUFWriter(made, ARCHITECTURES[theirs.kind])
         _sizes(writer, model.config, artifact)
-        pre = _tokenizer(writer, tokens, Tokenizer.load(artifact.path / TOKENIZER))
+        pre = _tokenizer(writer, tokens, tokenizer)
         if template is not None:
             writer.add_chat_template(template)
         for name, tensor in _tensors(theirs, model.config):

@@ -50,8 +50,8 @@ def write_hf(artifact: Artifact, folder: Path, card: str) -> dict[str, Any]:
             },
         }.items():
             (made / name).write_bytes(readable_json(said))
-        tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
-        if tokens["normalizer"] is None:  # our tokenizer's class does it
+        tokens = json.loads(tokenizer.to_json())
+        if type(tokenizer) is Tokenizer and tokens["normalizer"] is None:  # our class does it
             tokens["normalizer"] = {"type": "NFC"}
         (made / "tokenizer.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
         if TEMPLATE in artifact.files:
