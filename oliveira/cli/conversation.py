@@ -1,6 +1,7 @@
 """A conversation with a server of this house over HTTP: streamed answers, and as many turns as fit into its context.
 
-The served model continues text, so each turn is the whole conversation again; the server finds what it has read before.
+Each turn is the whole conversation again, by the chat template of the model or continued; what the server has read
+before, it finds again.
 """
 
 from __future__ import annotations
@@ -153,9 +154,9 @@ class Conversation:
             self.forgotten += gone
 
     def _tokens(self) -> int | None:
-        """Of all turns as the chat route joins them; None: too many bytes to be counted."""
+        """Of all turns as the chat route reads them; None: too many bytes to be counted."""
         try:
-            found = self.server.post("/tokenize", {"text": "\n".join(turn["content"] for turn in self.turns)})
+            found = self.server.post("/tokenize", {"messages": self.turns})
         except Refusal as refusal:
             if refusal.code not in ("message_too_long", "body_too_large") or len(self.turns) == 1:
                 raise

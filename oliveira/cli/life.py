@@ -275,6 +275,11 @@ def status(
         seconds = row.get("seconds")
         table.add_row(translate(name), translate(row["state"]), "" if seconds is None else f"{seconds:.1f}", result)
     console.print(table)
+    if answers := found["stages"].get("adapt", {}).get("answers"):
+        shown = Table("prompt", "before", "after")
+        for row in json.loads(answers):
+            shown.add_row(*(row[name].strip().replace("\n", " ") for name in ("prompt", "before", "after")))
+        console.print(shown)
     for name, text in overview_lines(found):
         console.print(_line(name, text), markup=False, soft_wrap=True)
 

@@ -17,10 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from oliveira.data.routes import (
     DATA_VARIABLE,
@@ -35,6 +32,9 @@ from oliveira.data.routes import (
 )
 from oliveira.errors import CorruptError, UserError
 from oliveira.files import explain_disk, sha256_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,8 @@ def on_disk(weights: Weights, name: str, cache: Path, say: Say) -> Iterator[Path
 
 def read_tensors(file: Traversable) -> dict[str, Tensor]:
     """A safetensors file. Raises `CorruptError` when it is cut or another one."""
+    from safetensors.torch import load  # `oliveira up` asks for names and digests alone
+
     try:
         return load(file.read_bytes())
     except Exception as error:  # SafetensorError, and what a header of nonsense makes torch raise

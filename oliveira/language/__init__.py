@@ -58,16 +58,22 @@ def choose(arguments: list[str]) -> list[str]:
     return rest + arguments[end:]
 
 
+class Told(str):
+    """A text that is in the language with its numbers as people write them: nobody turns their commas once more."""
+
+    __slots__ = ()
+
+
 def translate(text: str, language: str = "") -> str:
     """The text in `language` ("" = the one that is spoken): looked up whole, then as a sentence about something."""
-    return text if (language or current()) == ENGLISH else _translated(text)
+    return text if (language or current()) == ENGLISH else Told(_translated(text))
 
 
 def local(text: str, language: str = "") -> str:
     """A text that is in the language already, with its numbers as people write them there; once, not twice."""
-    if (language or current()) == ENGLISH:
+    if (language or current()) == ENGLISH or isinstance(text, Told):
         return text
-    return _IN_TEXT.sub(lambda n: n[0] if _TYPED.search(text, 0, n.start()) else n[0].translate(_SWAPPED), text)
+    return Told(_IN_TEXT.sub(lambda n: n[0] if _TYPED.search(text, 0, n.start()) else n[0].translate(_SWAPPED), text))
 
 
 def figure(value: float, form: str) -> str:
@@ -81,22 +87,27 @@ def _translated(text: str) -> str:
     for table in (WORDS, TERMS, HELP):
         if text in table:
             return table[text]
-    for pattern, typed, portuguese in _patterns():
+    for pattern, befores, portuguese in _patterns():
         if match := pattern.fullmatch(text):
-            parts = zip(match.groups(), typed, strict=True)
-            put = [part if as_it_is and _WHOLE.fullmatch(part) else _translated(part) for part, as_it_is in parts]
+            parts = zip(match.groups(), befores, strict=True)
+            put = [part if _as_typed(part, before) else _translated(part) for part, before in parts]
             return portuguese.format(*put, raw=match.groups())
     return text
 
 
+def _as_typed(part: str, before: str) -> bool:
+    """A number behind an option, and whatever stands in quotes: a name of the user's own is no word of ours."""
+    return before.endswith(("'", '"', "`")) or bool(_TYPED.search(before) and _WHOLE.fullmatch(part))
+
+
 @cache
-def _patterns() -> list[tuple[re.Pattern[str], list[bool], str]]:
-    """The longest first: the more a sentence says itself, the surer it is the one. Which of its parts are typed."""
+def _patterns() -> list[tuple[re.Pattern[str], list[str], str]]:
+    """The longest first: the more a sentence says itself, the surer it is the one. What stands before its parts."""
     ordered = sorted((FOREIGN | LINES | SENTENCES).items(), key=lambda pair: -len(pair[0]))
     return [
         (
             re.compile(re.escape(english).replace(r"\{\}", "(.*?)"), re.DOTALL),
-            [bool(_TYPED.search(before)) for before in english.split("{}")[:-1]],
+            english.split("{}")[:-1],
             said,
         )
         for english, said in ordered

@@ -10,6 +10,9 @@ BASE_HELP = {
 
 BASE_WORDS = {
     "bring_in": "trazer",
+    "prompt": "começo",
+    "before": "antes",
+    "after": "depois",
     "trained from nothing": "treinado do nada",
     "one from nothing": "um do nada",
 }

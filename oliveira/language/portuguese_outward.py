@@ -35,5 +35,8 @@ OUTWARD_SENTENCES = {
     "llama.cpp cuts words as {} does: some texts become other tokens than here": (
         "o llama.cpp corta palavras como {}: alguns textos viram outros tokens que aqui"
     ),
+    "artifact {} serves a task: peft's folders are of models of text.": (
+        "o artefato {} serve uma tarefa: as pastas do peft são de modelos de texto."
+    ),
     "adapter {}: rank {}, on {}": "adaptador {}: posto {}, em {}",
 }

@@ -11,6 +11,7 @@ from oliveira.language.portuguese_folders import FOLDER_SENTENCES
 from oliveira.language.portuguese_home import HOME_SENTENCES
 from oliveira.language.portuguese_lives import LIFE_SENTENCES
 from oliveira.language.portuguese_outward import OUTWARD_SENTENCES
+from oliveira.language.portuguese_refusals import REFUSALS
 from oliveira.language.portuguese_tables import TABLE_SENTENCES
 from oliveira.language.portuguese_tasks import TASK_SENTENCES
 from oliveira.language.portuguese_texts import TEXT_SENTENCES
@@ -324,4 +325,5 @@ SENTENCES = {
     **HOME_SENTENCES,
     **LIFE_SENTENCES,
     **OUTWARD_SENTENCES,
+    **REFUSALS,
 }

@@ -51,7 +51,7 @@ FOLDER = "artifact"  # of `bring_in`: the weights in our form, fp32
 SERVED = "served.safetensors"  # the same in the format that is served; and, of `adapt`, what was learnt
 ADAPTER = "adapter"
 SAMPLES = "samples.json"
-PIECES = 80  # held-out pieces that the monitor's reference is made of
+PIECES = 60  # held-out pieces that the monitor's reference is made of
 SHOWN, WRITTEN = 3, 32  # answers before and after, and their tokens
 
 
@@ -204,7 +204,7 @@ def _beginnings(data: Path) -> list[str]:
 
 def _answers(reading: Reading, prompts: list[str]) -> list[str]:
     tokenizer = reading.tokenizer
-    return [tokenizer.decode(reading.write(tokenizer.encode(prompt), WRITTEN)) for prompt in prompts]
+    return [tokenizer.decode(reading.write(tokenizer.prompt(prompt), WRITTEN)) for prompt in prompts]
 
 
 def _adapt(context: Context) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def overview(ledger: Ledger) -> dict[str, Any]:
         "address": ledger.setting(ADDRESS) if running else None,
         "paused": bool(ledger.setting(PAUSED, False)),
         "stages": stages,
-        "progress": _progress(ledger) if any(row["state"] == "running" for row in stages.values()) else None,
+        "progress": _progress(ledger, stages),
         "aliases": ledger.aliases(),
         "put_back": _put_back(ledger),
         "challenger": _challenger(ledger),
@@ -85,12 +85,17 @@ def _adapters(ledger: Ledger) -> list[str]:
     return adapter_names(ledger.home, base) if base else []
 
 
+LEARN = {"train", "adapt"}  # stages that say how far they are
+
+
 def _stage(row: StageRow, running: bool) -> dict[str, Any]:
     state = "stopped" if row.state == "running" and not running else row.state  # killed in the middle of it
     return {"state": state, "seconds": row.seconds, "message": row.message, "outputs": row.outputs, **row.outputs}
 
 
-def _progress(ledger: Ledger) -> dict[str, float]:
+def _progress(ledger: Ledger, stages: dict[str, Any]) -> dict[str, float] | None:
+    if all(stages[name]["state"] != "running" for name in LEARN & stages.keys()):
+        return None
     wanted = ("train_step", "train_steps", "train_loss", "train_eta_seconds")
     return {name: value for name, labels, value, _ in ledger.gauges() if name in wanted and not labels}
 

@@ -36,6 +36,9 @@ from oliveira.training.loop import CHECKPOINT, Progress
 from oliveira.training.seeds import threads
 from oliveira.training.settings import TrainSection
 
+WINDOW = 512  # tokens; weights from elsewhere reach further than an adapter has to
+LOGITS = 2**26  # numbers that are held at once while it is measured
+
 
 def make_adapter(
     home: Path,
@@ -57,7 +60,7 @@ def make_adapter(
 
     Returns bits per byte of held-out documents before and after, sizes, and whether it is `active`: a worse one is only
     with `keep` (asked again with it, nothing is trained twice). `max_len`: tokens of a training window, 0 = the
-    model's. `replace`: a name that is taken is given to the new one. `say` hears which texts cannot be
+    model's, at most WINDOW. `replace`: a name that is taken is given to the new one. `say` hears which texts cannot be
     read. Interrupted, the same call goes on. Raises `UserError` for a name, a text or a model that will not do.
     """
     check_writable(home)
@@ -65,7 +68,7 @@ def make_adapter(
     model: GPT = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     if artifact.weights == "int8":  # LoRA wraps layers of fp32 or 4 bits; these weights as fp32 are the same numbers
         dequantise_model(model)
-    window = max_len or model.config.max_len
+    window = max_len or min(model.config.max_len, WINDOW)
     if not 2 <= window <= model.config.max_len:
         raise UserError(f"--max-len {max_len} is not between 2 and the model's {model.config.max_len} tokens.")
     tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
@@ -143,7 +146,9 @@ def _saying_what_is_saved(folder: Path) -> Iterator[None]:
 def _measure(model: GPT, tokenizer: Tokenizer, documents: list[Document]) -> float:
     n_bytes = sum(len(document.text.encode()) for document in documents)
     tokens = token_row((document.text for document in documents), tokenizer)
-    bits = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=model.config.max_len)
+    window = min(model.config.max_len, WINDOW)
+    rows = max(1, min(16, LOGITS // (window * model.config.vocab_size)))
+    bits = bits_per_byte(model, tokens, n_bytes, end_of_text=tokenizer.end_of_text, max_len=window, batch_size=rows)
     if not np.isfinite(bits):
         raise CorruptError("the model's loss is not finite. Train with a lower adapt.lr.")
     return bits

@@ -51,13 +51,16 @@ class Reading:
 
     def samples(self, texts: Iterable[str]) -> list[Sample]:
         """What the monitor compares: the mean loss of each text, as the engine measures it on a prompt."""
-        read = (self.tokenizer.encode(text)[: self.longest] for text in texts)
+        read = (self.tokenizer.prompt(text)[: self.longest] for text in texts)
         return [Sample(tokens, float(self.losses(tokens).mean())) for tokens in read if len(tokens) >= 2]
 
     def bits_per_byte(self, tokens: np.ndarray, n_bytes: int) -> float:
+        begin = list(self.tokenizer.begin)
         padded = [self.tokenizer.end_of_text, *(int(token) for token in tokens)]
-        starts = range(0, len(padded) - 1, self.longest)
-        nats = sum(float(self.losses(padded[s : s + self.longest + 1]).sum()) for s in starts)
+        size, nats = self.longest - len(begin), 0.0
+        for start in range(0, len(padded) - 1, size):
+            window = [*begin, *padded[start : start + size + 1]]
+            nats += float(self.losses(window)[len(begin) :].sum())
         return nats / math.log(2) / n_bytes
 
     @torch.inference_mode()
@@ -83,7 +86,7 @@ class Reading:
     def steady(self, texts: Iterable[str]) -> bool:
         """Finite numbers after each of a few prompts, and the same text twice."""
         for text in texts:
-            tokens = self.tokenizer.encode(text)
+            tokens = self.tokenizer.prompt(text)
             if not math.isfinite(float(self.losses([self.tokenizer.end_of_text, *tokens]).sum())):
                 return False
             if self.write(tokens, 8) != self.write(tokens, 8):

@@ -44,6 +44,7 @@ SYNTAXES = {
         Syntax("json", "", "", "arguments"),
     )
 }
+PLAIN = SYNTAXES["json"]
 BETWEEN = "\n"  # two calls
 
 
@@ -53,7 +54,7 @@ def syntax_of(template: str | None) -> Syntax:
         return SYNTAXES["hermes"]
     if template and "python_tag" in template:
         return SYNTAXES["llama3"]
-    return SYNTAXES["json"]
+    return PLAIN
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Function:
         return {**self.parameters, "type": "object"}
 
     def shown(self) -> dict[str, Any]:
-        return {"name": self.name, "description": self.description, "parameters": self.schema}
+        about = {"description": self.description} if self.description else {}
+        return {"name": self.name, **about, "parameters": self.schema}
 
 
 def shown(functions: Sequence[Function], syntax: Syntax) -> str:
@@ -88,7 +90,7 @@ def grammar(
     must: bool,
     parallel: bool,
     json_options: dict[str, Any],
-    content: dict[str, Any] | None = None,
+    content: str | None = None,
 ) -> str:
     """In llguidance's Lark. `must`: there is a call; else text, free or JSON of the schema `content`, may be all.
 
@@ -111,7 +113,7 @@ def grammar(
     elif content is not None:
         start = [
             f"start: content | {_quoted(syntax.begin)} body {more}",
-            f"content: %json {_inline(content, json_options)}",
+            f"content: %json {_inline(json.loads(content), json_options)}",
         ]
     else:  # what may be text until the mark stands there
         mark = syntax.begin.rstrip()

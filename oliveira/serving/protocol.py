@@ -33,12 +33,30 @@ class Question:
     request: str = ""  # the front's name of the request, for the log
 
 
+@part
+class Constraint:
+    """What an answer may look like."""
+
+    kind: str  # json_schema, regex or lark
+    text: str  # the schema as JSON, the expression, the grammar
+
+
+@part
+class Tools:
+    """Functions that an answer may call, in the form of `serving/calls.py`."""
+
+    functions: list[Any]  # of each: name, description, parameters
+    must: bool  # the answer calls; else it may be text
+    parallel: bool  # it may call more than one
+
+
 @message("op", "generate")
 class Generate(Question):
     """Continue a text, or tokens."""
 
     text: str | None = None
     tokens: list[int] | None = None
+    messages: list[Any] | None = None  # a chat: read instead of its `text` where the model has a template for it
     n: int = 1
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -50,6 +68,8 @@ class Generate(Question):
     observe: bool = False  # measure the loss of the prompt
     adapter: str | None = None
     tenant: str = ""  # prefixes are found again for the same tenant only
+    constraint: Constraint | None = None  # of the answer; with tools: of one that calls none
+    tools: Tools | None = None
 
 
 @message("op", "embed")
@@ -64,6 +84,7 @@ class Embed(Question):
 @message("op", "tokenize")
 class Tokenize(Question):
     text: str
+    messages: list[Any] | None = None  # as of `Generate`
 
 
 @message("op", "detokenize")
@@ -122,6 +143,7 @@ class TextReady(Ready):
     vocab_size: int
     max_len: int
     decoder: str
+    calls: str = "json"  # the form of calls of functions (`serving/calls.py`)
 
 
 @message("type", "task_ready")

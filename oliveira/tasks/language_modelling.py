@@ -96,8 +96,11 @@ def total_nats(model: nn.Module, tokens: np.ndarray, *, end_of_text: int, max_le
     return total
 
 
-def bits_per_byte(model: nn.Module, tokens: np.ndarray, n_bytes: int, *, end_of_text: int, max_len: int) -> float:
-    return total_nats(model, tokens, end_of_text=end_of_text, max_len=max_len) / math.log(2) / n_bytes
+def bits_per_byte(
+    model: nn.Module, tokens: np.ndarray, n_bytes: int, *, end_of_text: int, max_len: int, batch_size: int = 16
+) -> float:
+    nats = total_nats(model, tokens, end_of_text=end_of_text, max_len=max_len, batch_size=batch_size)
+    return nats / math.log(2) / n_bytes
 
 
 @torch.no_grad()

@@ -158,11 +158,9 @@ def test_errors_raise_the_right_classes(client: openai.OpenAI, server: Server) -
     with pytest.raises(openai.BadRequestError) as hot:
         ask(temperature=3)
     assert hot.value.param == "temperature"
-    with pytest.raises(openai.BadRequestError, match="tools"):
+    with pytest.raises(openai.BadRequestError, match="functions"):
         client.chat.completions.create(
-            model="oliveira",
-            messages=[{"role": "user", "content": "a"}],
-            tools=[{"type": "function", "function": {"name": "f"}}],
+            model="oliveira", messages=[{"role": "user", "content": "a"}], functions=[{"name": "f", "parameters": {}}]
         )
     with pytest.raises(openai.PermissionDeniedError):
         client.post("../admin/rollback", cast_to=object)

@@ -14,7 +14,8 @@ from test_grammar import TEXTS, walk
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.serving.calls import SYNTAXES, Arguments, Call, Content, Event, Function, Reader, grammar, syntax_of
-from oliveira.serving.engine.grammar import JSON_OPTIONS, Constraint, Grammars
+from oliveira.serving.engine.grammar import JSON_OPTIONS, Grammars
+from oliveira.serving.protocol import Constraint
 
 FUNCTIONS = (
     Function(
@@ -105,7 +106,7 @@ def test_a_call_that_must_be_is_one(syntax: str, parallel: bool, grammars: Gramm
     seen: set[str] = set()
     most = ended = 0
     for seed in range(12):
-        tokens, end = walk(grammars, tokenizer, Constraint("lark", text), seed, bias)
+        tokens, end = walk(grammars, tokenizer, Constraint(kind="lark", text=text), seed, bias)
         if end:
             names = _check(read(syntax, b"".join(map(tokenizer.token_bytes, tokens)).decode()))
             seen, most, ended = seen | set(names), max(most, len(names)), ended + 1
@@ -117,11 +118,11 @@ def test_a_call_that_may_be_is_held_from_its_mark_on(syntax: str, grammars: Gram
     """Text is free; once a call begins it cannot go wrong."""
     form = SYNTAXES[syntax]
     text = grammar(FUNCTIONS, form, must=False, parallel=True, json_options=JSON_OPTIONS)
-    compiled = grammars.compile(Constraint("lark", text))
+    compiled = grammars.compile(Constraint(kind="lark", text=text))
 
     def fits(answer: str) -> bool:
         tokens = tokenizer.encode(answer)
-        matcher = compiled.deep_copy()
+        matcher = compiled.start.deep_copy()
         return (
             matcher.validate_tokens(tokens) == len(tokens) and matcher.consume_tokens(tokens) and matcher.is_accepting()
         )
@@ -134,7 +135,7 @@ def test_a_call_that_may_be_is_held_from_its_mark_on(syntax: str, grammars: Gram
     if form.begin:
         assert fits("Vou ver.\n" + weather) and not fits("Vou ver.\n" + form.write("other", "{}"))
     alone = grammar(FUNCTIONS, form, must=False, parallel=False, json_options=JSON_OPTIONS)
-    compiled = grammars.compile(Constraint("lark", alone))
+    compiled = grammars.compile(Constraint(kind="lark", text=alone))
     assert fits(weather) and not fits(weather + "\n" + weather)
 
 
@@ -144,13 +145,15 @@ def test_an_answer_in_json_or_a_call(grammars: Grammars, tokenizer: Tokenizer) -
         "properties": {"a": {"type": "integer"}},
         "additionalProperties": False,
     }
-    text = grammar(FUNCTIONS, SYNTAXES["hermes"], must=False, parallel=True, json_options=JSON_OPTIONS, content=content)
-    compiled = grammars.compile(Constraint("lark", text))
+    text = grammar(
+        FUNCTIONS, SYNTAXES["hermes"], must=False, parallel=True, json_options=JSON_OPTIONS, content=json.dumps(content)
+    )
+    compiled = grammars.compile(Constraint(kind="lark", text=text))
     for answer, fits in (('{"a": 1}', True), ("Olá", False), (SYNTAXES["hermes"].write("now", "{}"), True)):
         tokens = tokenizer.encode(answer)
-        assert (compiled.deep_copy().validate_tokens(tokens) == len(tokens)) == fits
+        assert (compiled.start.deep_copy().validate_tokens(tokens) == len(tokens)) == fits
     with pytest.raises(UserError, match="cannot be told from a call"):
-        grammar(FUNCTIONS, SYNTAXES["json"], must=False, parallel=True, json_options=JSON_OPTIONS, content=content)
+        grammar(FUNCTIONS, SYNTAXES["json"], must=False, parallel=True, json_options=JSON_OPTIONS, content="{}")
 
 
 def test_the_template_says_how_calls_are_written() -> None:

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
-            self.say(200, {"count": len(body["text"].split()), "max_len": CONTEXT})
+            self.say(200, {"count": sum(len(m["content"].split()) for m in body["messages"]), "max_len": CONTEXT})
             return
         self.asked.append(body)
         words = [len(m["content"].split()) for m in body["messages"]]

@@ -17,7 +17,7 @@ from oliveira.data import sources
 from oliveira.data.documents import Document, DocumentFile, write_documents
 from oliveira.data.preprocess import prepare
 from oliveira.data.settings import DataSection
-from oliveira.data.shards import TokenShard
+from oliveira.data.shards import TokenShard, write_shard
 from oliveira.data.split import SPLITS
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, DiskError, UserError
@@ -239,3 +239,14 @@ def test_real_text_from_collect_to_shards(tmp_path: Path, monkeypatch: pytest.Mo
     assert 0.02 < report["splits"]["validation"]["characters"] / 434_380 < 0.1
     assert max(report["leakage"]["shared_13_word_runs"].values()) < 0.1
     assert 2 < report["splits"]["validation"]["bytes_per_token"] < 4
+
+
+def test_a_vocabulary_of_more_than_two_bytes_keeps_its_tokens(tmp_path: Path) -> None:
+    class Wide:
+        vocab_size, end_of_text = 150_000, 149_999
+
+        def encode_many(self, texts: list[str]) -> list[list[int]]:
+            return [[ord(character) + 100_000 for character in text] for text in texts]
+
+    write_shard(tmp_path, "train", ["ab", "c"], Wide())  # type: ignore[arg-type]
+    assert TokenShard.open(tmp_path, "train").tokens.tolist() == [100_097, 100_098, 149_999, 100_099, 149_999]

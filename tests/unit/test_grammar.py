@@ -13,8 +13,8 @@ import pytest
 import random_schemas
 
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.serving.engine.grammar import Constraint, GrammarError, Grammars, Matcher, allowed
-from oliveira.serving.protocol import Refused
+from oliveira.serving.engine.grammar import GrammarError, Grammars, Matcher, allowed
+from oliveira.serving.protocol import Constraint, Refused
 
 TEXTS = ['{"nome": "Ana", "idade": 31, "ok": [true, false, null]}', "No princípio criou Deus os céus e a terra. 0.5e-3"]
 LONGEST = 400  # tokens of a walk
@@ -58,7 +58,7 @@ def walk(
 
 
 def json_constraint(schema: Any) -> Constraint:
-    return Constraint("json_schema", json.dumps(schema))
+    return Constraint(kind="json_schema", text=json.dumps(schema))
 
 
 def finite(number: str) -> float:
@@ -121,10 +121,10 @@ def test_a_schema_that_is_not_covered_is_refused_by_name(schema: Any, named: str
 
 def test_other_constraints_are_refused_by_name(grammars: Grammars) -> None:
     for constraint, said in (
-        (Constraint("regex", "(a"), "this regular expression is not covered"),
-        (Constraint("regex", "a(?!b)"), "look-around"),
-        (Constraint("lark", "start: nothing"), "this grammar is not covered"),
-        (Constraint("json_schema", "{"), "this JSON schema is not covered"),
+        (Constraint(kind="regex", text="(a"), "this regular expression is not covered"),
+        (Constraint(kind="regex", text="a(?!b)"), "look-around"),
+        (Constraint(kind="lark", text="start: nothing"), "this grammar is not covered"),
+        (Constraint(kind="json_schema", text="{"), "this JSON schema is not covered"),
     ):
         with pytest.raises(Refused, match=said):
             grammars.compile(constraint)
@@ -155,8 +155,8 @@ def test_a_bomb_is_refused_before_it_costs(bomb: Any, grammars: Grammars) -> Non
 
 def test_a_constraint_that_becomes_too_costly_ends_its_stream_alone(grammars: Grammars, tokenizer: Tokenizer) -> None:
     """The lexer's states double with each token."""
-    costly = Matcher(grammars.compile(Constraint("regex", "(.*a.{40}|.*b.{41}|.*c.{42})")))
-    other = Matcher(grammars.compile(Constraint("regex", "[abc]*")))
+    costly = Matcher(grammars.compile(Constraint(kind="regex", text="(.*a.{40}|.*b.{41}|.*c.{42})")))
+    other = Matcher(grammars.compile(Constraint(kind="regex", text="[abc]*")))
     chance = np.random.default_rng(0)
 
     def step() -> None:
@@ -188,7 +188,7 @@ def test_masks_after_guesses_are_those_after_tokens(grammars: Grammars, tokenize
 
 
 def test_guesses_that_do_not_fit_are_cut(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    matcher = Matcher(grammars.compile(Constraint("regex", "abc?")))
+    matcher = Matcher(grammars.compile(Constraint(kind="regex", text="abc?")))
     [a], [b], [c] = (tokenizer.encode(letter) for letter in "abc")
     assert [matcher.fitting(guess) for guess in ([], [a, b, c], [a, c, b], [b])] == [0, 3, 1, 0]
     [first, second] = grammars.masks([(matcher, [a, b]), (matcher, [])])
@@ -200,7 +200,7 @@ def test_a_constraint_is_compiled_once(grammars: Grammars) -> None:
     same = grammars.compile(json_constraint({"type": "null"}))
     assert grammars.compile(json_constraint({"type": "null"})) is same
     with pytest.raises(Refused):
-        grammars.compile(Constraint("regex", "x" * (200 << 10)))
+        grammars.compile(Constraint(kind="regex", text="x" * (200 << 10)))
 
 
 def test_blanks_come_to_an_end(grammars: Grammars, tokenizer: Tokenizer) -> None:

@@ -18,7 +18,7 @@ from oliveira.cli.table import Table
 from oliveira.data.series import HOURLY
 from oliveira.errors import UserError
 from oliveira.formulas.registry import Verdict
-from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, local, of_environment, translate
+from oliveira.language import ENGLISH, PORTUGUESE, VARIABLE, choose, figure, local, of_environment, translate
 from oliveira.language.portuguese import HELP, WORDS
 from oliveira.language.portuguese_lines import FOREIGN, LINES, TERMS
 from oliveira.language.portuguese_sentences import SENTENCES
@@ -28,7 +28,15 @@ from oliveira.world import load_world, parse_override
 
 ROOM = Path(cli.__file__).parent
 PROGRAM = ROOM.parent
+WHOLE = ("ledger", "lifecycle", "training", "runs", "process")  # rooms all of whose refusals a person may read
 OWN = (
+    "files.py",
+    "registry.py",
+    "serving/address.py",
+    "data/images.py",
+    "data/preprocess.py",
+    "data/sources.py",
+    "data/weights.py",
     "runs/predict.py",
     "runs/records.py",
     "cli/conversation.py",
@@ -125,6 +133,7 @@ def templates(file: Path) -> Iterator[tuple[str, bool]]:
 
 def test_every_refusal_of_the_command_line_is_told_in_portuguese() -> None:
     files = [*ROOM.glob("*.py"), *(PROGRAM / name for name in OWN)]
+    files += [file for room in WHOLE for file in (PROGRAM / room).rglob("*.py") if file not in files]
     said = {text for file in files for text, error in templates(file) if error}
     assert [text for text in said if text.strip("{}: ") and text not in SENTENCES] == [], "add to portuguese.SENTENCES"
 
@@ -339,6 +348,19 @@ def test_the_cells_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     table.add_row("[b]", "2024-01-31")
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells == [["run 1.5", "[b]"], ["0,711 ± 0,02", "2024-01-31"]]
+
+
+def test_figures_are_turned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in a cell: as the program counts it, or told already."""
+    monkeypatch.setenv("OLIVEIRA_LANG", PORTUGUESE)
+    table = Table("distinct", "size", "said")
+    table.add_row("1,200", figure(1200, ","), translate("942 rows"))
+    assert [str(cell) for column in table.columns for cell in column.cells] == ["1.200", "1.200", "942 linhas"]
+
+
+@pytest.mark.parametrize("line", ["text: 'text'", "source: 'text'"])
+def test_a_name_of_the_users_own_is_no_word_of_ours(line: str) -> None:
+    assert translate(line, PORTUGUESE).split("'")[1] == line.split("'")[1] != translate(line.split("'")[1], PORTUGUESE)
 
 
 def test_names_beside_figures_are_told_in_portuguese() -> None:

@@ -11,9 +11,11 @@ import pytest
 from oliveira import cli
 from oliveira.files import write_json_atomic
 from oliveira.ledger import LIFE, Ledger
+from oliveira.lifecycle.overview import overview
 from oliveira.lifecycle.stages import STAGES
 from oliveira.lifecycle.summaries import OF_TASK, OF_TEXT, told
 from oliveira.lifecycle.task_stages import task_stages
+from oliveira.process.holder import holder
 from oliveira.world import World
 
 TRAINED = {"baseline": "last value", "baseline_test": 0.6612, "metric": "MAE", "model": "gru", "unit": "kW"}
@@ -67,3 +69,17 @@ def test_after_a_promotion_there_is_one_champion(
     out = capsys.readouterr().out
     assert not ended.value.code and train in out and out.count(first[:12]) == 1 and out.count(second[:12]) == 2
     assert ("requests are kept" if language == "en" else "pedidos são guardados") in out
+
+
+def test_progress_is_of_the_stage_that_learns(tmp_path: Path) -> None:
+    """A gauge outlives its stage: what `train` said last is no news while `monitor` runs."""
+    with Ledger(tmp_path) as ledger:
+        ledger.set_gauges({("train_step", ()): 36.0, ("train_steps", ()): 40.0})
+        ledger.begin_stage("t", "train", {}, {}, "pid 1")
+        ledger.set_setting(LIFE, {"train": "t"})
+        with holder(tmp_path, "up"):
+            assert overview(ledger)["progress"] == {"train_step": 36.0, "train_steps": 40.0}
+            ledger.finish_stage("t", "d" * 64, {}, 1.0)
+            ledger.begin_stage("m", "monitor", {}, {}, "pid 1")
+            ledger.set_setting(LIFE, {"train": "t", "monitor": "m"})
+            assert overview(ledger)["progress"] is None

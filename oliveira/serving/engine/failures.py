@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from oliveira.kernels.decoder import Run
-from oliveira.serving.protocol import Error
+from oliveira.serving.protocol import Error, Refused
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class Failures:
     def message(self, request_id: str, name: str, found: Exception) -> Error:
         """`name`: of the request in the front's log."""
         self.last = found
+        if isinstance(found, Refused):
+            return error(request_id, 400, str(found), found.code)
         log.error(
             "a request failed",
             exc_info=found,

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -24,10 +24,8 @@ from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmas
 from numpy.typing import NDArray
 
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.errors import OliveiraError
-from oliveira.serving.protocol import Refused
+from oliveira.serving.protocol import Constraint, Refused
 
-Kind = Literal["json_schema", "regex", "lark"]
 Masks = NDArray[np.int32]
 
 KEPT = 64  # compiled constraints
@@ -60,20 +58,14 @@ _LIMITS = LLParserLimits(
 )
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """`text` is the schema as JSON, the regular expression, or the grammar in llguidance's variant of Lark."""
-
-    kind: Kind
-    text: str
-
-    @property
-    def digest(self) -> bytes:
-        return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).digest()
+_NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
 
 
-class GrammarError(OliveiraError):
+class GrammarError(Refused):
     """A stream's constraint cannot go on: it became too costly, or no token of the vocabulary fits."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. Make the constraint simpler.", "constraint_too_costly")
 
 
 class Grammars:
@@ -83,16 +75,17 @@ class Grammars:
         self._tokenizer = LLTokenizer(TokenizerWrapper(_Words(tokenizer)), eos_token=list(_ends(tokenizer)))
         self._words = (tokenizer.vocab_size + 31) // 32
         self._executor = LLExecutor(threads)
-        self._kept: OrderedDict[bytes, LLMatcher] = OrderedDict()
+        self._kept: OrderedDict[bytes, Compiled] = OrderedDict()
 
-    def compile(self, constraint: Constraint) -> LLMatcher:
-        """What each stream's `Matcher` begins from. Raises `Refused`, naming what is not covered."""
-        digest = constraint.digest
-        if (known := self._kept.get(digest)) is None:
-            known = self._compile(constraint)
-            self._kept[digest] = known
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+    def compile(self, constraint: Constraint) -> Compiled:
+        """What the streams of a request begin from. Raises `Refused`, naming what is not covered."""
+        digest = hashlib.sha256(f"{constraint.kind}\n{constraint.text}".encode()).digest()
+        known = self._kept.pop(digest, None)
+        if known is None:
+            known = Compiled(self, self._compile(constraint))
+        self._kept[digest] = known  # the last one to be forgotten
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
         return known
 
     def _compile(self, constraint: Constraint) -> LLMatcher:
@@ -129,11 +122,17 @@ class Grammars:
         return out
 
 
+@dataclass(frozen=True)
+class Compiled:
+    grammars: Grammars
+    start: LLMatcher
+
+
 class Matcher:
     """How far one stream has come in its constraint."""
 
-    def __init__(self, compiled: LLMatcher) -> None:
-        self.inner = compiled.deep_copy()
+    def __init__(self, compiled: Compiled) -> None:
+        self.grammars, self.inner = compiled.grammars, compiled.start.deep_copy()
 
     def fitting(self, guess: Sequence[int]) -> int:
         """How many of the guessed tokens, from the first on, may stand here."""
@@ -155,6 +154,11 @@ class Matcher:
         return bool(self.inner.is_accepting())
 
 
+def masks_of(asked: Sequence[tuple[Matcher, Sequence[int]]]) -> list[Masks]:
+    """As `Grammars.masks`, of streams of one engine."""
+    return asked[0][0].grammars.masks(asked)
+
+
 def allowed(mask_W: Masks, n_tokens: int) -> NDArray[np.bool_]:
     """The mask of one token as (V,) booleans. Raises `GrammarError` where nothing is allowed."""
     bits = np.unpackbits(mask_W.view(np.uint8), count=n_tokens, bitorder="little").view(np.bool_)
@@ -164,6 +168,7 @@ def allowed(mask_W: Masks, n_tokens: int) -> NDArray[np.bool_]:
 
 
 def _grammar(constraint: Constraint) -> str:
+    assert constraint.kind in _NAMES
     match constraint.kind:
         case "json_schema":
             schema = json.loads(constraint.text)
@@ -172,8 +177,7 @@ def _grammar(constraint: Constraint) -> str:
             return LLMatcher.grammar_from_json_schema(json.dumps(_strict(schema)), overrides=cast(Any, JSON_OPTIONS))
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.text)
-        case "lark":
-            return LLMatcher.grammar_from_lark(constraint.text)
+    return LLMatcher.grammar_from_lark(constraint.text)
 
 
 def _check(schema: Any) -> None:
@@ -226,8 +230,9 @@ def _common(multiples: set[Decimal]) -> int:
 
 
 def _refused(constraint: Constraint, reason: str) -> Refused:
-    name = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[constraint.kind]
-    return Refused(f"this {name} is not covered: {_first_line(reason)}. Change it.", "constraint_unsupported")
+    return Refused(
+        f"this {_NAMES[constraint.kind]} is not covered: {_first_line(reason)}. Change it.", "constraint_unsupported"
+    )
 
 
 def _first_line(text: str) -> str:

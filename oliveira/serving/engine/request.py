@@ -17,6 +17,7 @@ from torch import Tensor
 from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.decoder import Run
 from oliveira.memory.attention_cache import CHUNK
+from oliveira.serving.engine.grammar import Compiled, Masks, Matcher, masks_of
 from oliveira.serving.engine.sampling import Sampling, mix
 from oliveira.serving.engine.text import TextStream
 from oliveira.serving.protocol import Logprob
@@ -33,9 +34,11 @@ class Request:
     sampling: Sampling
     stop: list[str]
     logprobs: int | None  # how many alternatives to report, None = no log-probabilities
-    observe: bool  # measure the loss of the prompt
+    observe: bool  # tell the prompt, and its loss
     arrived: float
     adapter: Adapter | None = None
+    measure: bool = True  # the loss is measured where the prompt is told
+    grammar: Compiled | None = None  # what holds the answers; None = nothing
     salt: bytes | None = b""  # prefixes are found again among requests of the same salt only; None: not at all
     tenant: str = ""  # tenants take turns
     name: str = ""  # of the request in the front's log
@@ -59,6 +62,7 @@ class Stream:
         self.request, self.index = request, index
         self.generator = torch.Generator().manual_seed(mix(seed, index))
         self.text = TextStream(request.stop)
+        self.matcher = Matcher(request.grammar) if request.grammar is not None else None
         self.tokens = list(request.prompt)  # and what was sampled
         self.table: list[int] = []
         self.position = 0  # tokens whose keys and values are in the blocks
@@ -76,7 +80,7 @@ class Stream:
     @property
     def observed(self) -> bool:
         """Only the first choice measures the loss of the prompt: the others read the same one."""
-        return self.request.observe and self.index == 0 and len(self.request.prompt) > 1
+        return self.request.observe and self.request.measure and self.index == 0 and len(self.request.prompt) > 1
 
     @property
     def salt(self) -> bytes | None:
@@ -86,6 +90,13 @@ class Stream:
     def slot(self) -> int:
         """Where the next token stands in the blocks."""
         return self.position - self.dropped * CHUNK
+
+    def mask(self) -> Masks | None:
+        """Of the next token; None: all are allowed."""
+        if self.matcher is None:
+            return None
+        [[mask]] = masks_of([(self.matcher, [])])
+        return mask
 
     def run(self, tokens: list[int], wanted: int) -> Run:
         return Run(tokens, self.position, self.table, wanted, self.request.adapter, self.slot)

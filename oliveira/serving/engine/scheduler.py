@@ -16,11 +16,12 @@ Shapes: logits (sum of the tokens asked for, V).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, 
 from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.engine.embedding import Embedder, blocks_for
 from oliveira.serving.engine.failures import Failures, each, not_finite
+from oliveira.serving.engine.grammar import Masks, allowed, masks_of
 from oliveira.serving.engine.prefixes import Prefixes
 from oliveira.serving.engine.request import Request, Stream
 from oliveira.serving.engine.sampling import draw, log_probabilities
@@ -49,7 +51,7 @@ class Scheduler:
         *,
         slots: int,
         token_bytes: Callable[[int], bytes],
-        end_of_text: int,
+        stops: Collection[int],  # tokens that end an answer
         n_tokens: int,
         prefixes: Prefixes | None = None,
         speculator: Speculator | None = None,
@@ -58,7 +60,7 @@ class Scheduler:
     ) -> None:
         self.decoder, self.slots = decoder, slots
         self.failures = failures or Failures()
-        self.token_bytes, self.end_of_text = token_bytes, end_of_text
+        self.token_bytes, self.stops = token_bytes, frozenset(stops)
         self.n_tokens = n_tokens  # what the tokenizer knows: the model's vocabulary may be larger
         self.reach = window.size if window else decoder.context  # tokens that a stream keeps at most
         # One more for a prompt whose last block is kept until the request's other choices have copied it.
@@ -153,7 +155,11 @@ class Scheduler:
                 self._fail(stream.request, error, messages)
         streams, reading = list(self.decoding), None if embeds else self.reading
         work: list[tuple[Stream, Run]] = []
-        for stream, guess in zip(streams, self._guess(streams), strict=True):
+        guesses = self._guess(streams)
+        masks = self._masks(streams, guesses, messages)
+        for stream, guess in zip(streams, guesses, strict=True):
+            if stream not in self.decoding:
+                continue  # its mask could not be made
             work.append((stream, stream.run([stream.tokens[-1], *guess], 1 + len(guess))))
         if reading is not None:
             work.append((reading, self._piece(reading)))
@@ -163,7 +169,10 @@ class Scheduler:
             try:
                 if isinstance(found, Exception):
                     raise found
-                (self._have_read if stream is reading else self._decoded)(stream, run, found, messages)
+                if stream is reading:
+                    self._have_read(stream, run, found, messages)
+                else:
+                    self._decoded(stream, run, found, masks.get(stream), messages)
             except Exception as error:
                 self._fail(stream.request, error, messages)
         if embeds and self.embedder is not None:
@@ -230,7 +239,7 @@ class Scheduler:
         stream.stored = stream.position // CHUNK
         if stream.index == request.n - 1:
             self._forget_prompt(request)
-        self._choose(stream, logits_V, messages)
+        self._choose(stream, logits_V, stream.mask(), messages)
 
     def _forget_prompt(self, request: Request) -> None:
         if request.read is not None:
@@ -252,7 +261,27 @@ class Scheduler:
         if self.window is not None:
             ends = [self.window.end(stream.position) - stream.position - 1 for stream in streams]
             room = [min(pair) for pair in zip(room, ends, strict=True)]
-        return speculator.guess(streams, room)
+        guesses = speculator.guess(streams, room)
+        return [
+            guess if stream.matcher is None else guess[: stream.matcher.fitting(guess)]
+            for stream, guess in zip(streams, guesses, strict=True)
+        ]
+
+    def _masks(self, streams: list[Stream], guesses: list[list[int]], messages: list[Answer]) -> dict[Stream, Masks]:
+        """What may follow each stream that a constraint holds, and each of its guesses; in one call for all. Where that
+        fails each is asked alone, and only those that fail again have failed."""
+        held = {s: (s.matcher, guess) for s, guess in zip(streams, guesses, strict=True) if s.matcher is not None}
+        if not held:
+            return {}
+        with contextlib.suppress(Exception):
+            return dict(zip(held, masks_of(list(held.values())), strict=True))
+        found = {}
+        for stream, asked in held.items():
+            try:
+                [found[stream]] = masks_of([asked])
+            except Exception as error:
+                self._fail(stream.request, error, messages)
+        return found
 
     def _stop_guessing(self, found: Exception) -> None:
         self.speculator = None
@@ -298,15 +327,17 @@ class Scheduler:
             self.prefixes.keep(stream)
         if request.n > 1 and len(prompt) + request.max_tokens <= self.reach:  # else the window slides over the prompt
             request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
-        self._choose(stream, logits_TV[-1], messages)
+        self._choose(stream, logits_TV[-1], stream.mask(), messages)
 
-    def _decoded(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Answer]) -> None:
+    def _decoded(
+        self, stream: Stream, run: Run, logits_TV: Tensor, masks: Masks | None, messages: list[Answer]
+    ) -> None:
         """One token, and one more for every guess that is what was sampled: the text is the same as without guesses."""
         right, request = 0, stream.request
         request.guessed += len(run.tokens) - 1
-        for guess, logits_V in zip([*run.tokens[1:], None], logits_TV, strict=True):
+        for place, (guess, logits_V) in enumerate(zip([*run.tokens[1:], None], logits_TV, strict=True)):
             stream.position += 1
-            token = self._choose(stream, logits_V, messages)
+            token = self._choose(stream, logits_V, None if masks is None else masks[place], messages)
             if token is None or token != guess:
                 break
             right += 1
@@ -314,12 +345,16 @@ class Scheduler:
         if self.speculator is not None:
             self.speculator.learn(len(run.tokens) - 1, right)
 
-    def _choose(self, stream: Stream, logits_V: Tensor, messages: list[Answer]) -> int | None:
-        """Samples the next token of one stream and says so. None: the stream has ended and is gone."""
+    def _choose(self, stream: Stream, logits_V: Tensor, mask_W: Masks | None, messages: list[Answer]) -> int | None:
+        """Samples the next token of one stream, of those that its mask allows, and says so. None: the stream has ended
+        and is gone."""
         request = stream.request
         if not self._finite(request, logits_V, messages):
             return None
-        token = draw(logits_V, request.sampling, stream.generator)
+        held_V = logits_V
+        if mask_W is not None:
+            held_V = logits_V.masked_fill(torch.from_numpy(~allowed(mask_W, self.n_tokens)), -math.inf)
+        token = draw(held_V, request.sampling, stream.generator)
         if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
             stream.loss_kept = stream.loss
             stream.lose(len(stream.tokens), logits_V[None], [token])
@@ -328,16 +363,19 @@ class Scheduler:
         now = time.monotonic()
         if stream.generated == 1 and math.isnan(request.first_token):
             request.first_token = now
-        ended = token == self.end_of_text
+        ended = token in self.stops
         text = ""
+        complete = False
         if not ended:
+            if stream.matcher is not None:
+                stream.matcher.advance(token)
+                complete = stream.matcher.done
             start = stream.text.length
             text = stream.text.push(self.token_bytes(token))
             if request.logprobs is not None:
                 stream.remember(start, self._describe(logits_V, token, request.logprobs))
-        reason = (
-            "stop" if ended or stream.text.stopped else "length" if stream.generated == request.max_tokens else None
-        )
+        stopped = ended or complete or stream.text.stopped
+        reason = "stop" if stopped else "length" if stream.generated == request.max_tokens else None
         if reason is None:
             entries = stream.entries(final=False)
             messages.append(Token(id=request.id, index=stream.index, text=text, logprobs=entries))

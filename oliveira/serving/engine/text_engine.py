@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from oliveira.artifact import WEIGHTS, Artifact
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, OliveiraError
@@ -20,7 +22,10 @@ from oliveira.kernels.twin import TorchDecoder
 from oliveira.memory.attention_cache import CacheBusyError, tenant_salt
 from oliveira.models.gpt import GPT
 from oliveira.registry import decoding
+from oliveira.serving.calls import syntax_of
 from oliveira.serving.engine.adapters import Adapters
+from oliveira.serving.engine.chats import chats_of, template_of
+from oliveira.serving.engine.constraints import Constraints
 from oliveira.serving.engine.decoders import Settings, make_decoder, make_prefixes, make_speculator
 from oliveira.serving.engine.embedding import Embedder, Text, blocks_for
 from oliveira.serving.engine.failures import Failures, error
@@ -43,6 +48,7 @@ from oliveira.serving.protocol import (
     TextReady,
     Tokenize,
     Tokenized,
+    Tools,
 )
 
 SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
@@ -74,7 +80,7 @@ class TextEngine:
             decoder,
             slots=settings.slots,
             token_bytes=self.pieces.__getitem__,
-            end_of_text=self.tokenizer.end_of_text,
+            stops=self.tokenizer.stops,
             n_tokens=self.tokenizer.vocab_size,
             window=settings.window,
             failures=self.failures,
@@ -87,6 +93,9 @@ class TextEngine:
         except CacheBusyError as busy:
             log.warning("the attention cache is awaited: serving begins without it", extra={"reason": str(busy)})
             threading.Thread(target=self._await_cache, args=(make,), daemon=True).start()
+        template = template_of(artifact)
+        self.constraints = Constraints(self.tokenizer, syntax_of(template), threads=torch.get_num_threads())
+        self.chats = chats_of(template, self.tokenizer, self.constraints.syntax)
         self.adapters: Adapters | None = None
         if settings.home is not None and decoder.adapts:
             self.adapters = Adapters(settings.home, model.config, artifact.files[WEIGHTS])
@@ -99,7 +108,7 @@ class TextEngine:
 
     @property
     def busy(self) -> bool:
-        return self.scheduler.busy
+        return self.scheduler.busy or self.constraints.busy
 
     def stats(self) -> Stats:
         return self.scheduler.stats()
@@ -130,7 +139,7 @@ class TextEngine:
     def smoke(self) -> None:
         """A few tokens after each smoke prompt, decoded as requests are. Raises `CorruptError` on a NaN."""
         for number, prompt in enumerate(SMOKE_PROMPTS):
-            tokens = self.tokenizer.encode(prompt)[: self.max_len - SMOKE_TOKENS]
+            tokens = self.tokenizer.prompt(prompt)[: self.max_len - SMOKE_TOKENS]
             request = Request(
                 id=f"smoke-{number}",
                 prompt=tokens or [self.tokenizer.end_of_text],
@@ -159,6 +168,7 @@ class TextEngine:
             max_len=self.max_len,
             decoder=self.decoder,
             base=self.artifact.files[WEIGHTS],
+            calls=self.constraints.syntax.name,
         )
 
     def turn(self, messages: Iterable[Question]) -> list[Answer]:
@@ -169,6 +179,11 @@ class TextEngine:
         out: list[Answer] = []
         for message in messages:
             out += self.answer(message)
+        for request, seed, refused in self.constraints.ready(idle=not self.scheduler.busy):
+            if refused is None:
+                self.scheduler.add(request, seed)
+            else:
+                out.append(self.failures.message(request.id, request.name, refused))
         try:
             return out + self.scheduler.step()
         except Exception as found:
@@ -189,6 +204,7 @@ class TextEngine:
                 case Generate():
                     return [self._generate(message)]
                 case Cancel():
+                    self.constraints.cancel(message.id)
                     self.scheduler.cancel(message.id)
                     return []
                 case Embed():
@@ -198,7 +214,7 @@ class TextEngine:
                     self.scheduler.embedder.add(text)
                     return []
                 case Tokenize():
-                    tokens = self.tokenizer.encode(message.text)
+                    tokens = self._chat(message, None) or self.tokenizer.encode(message.text)
                     return [Tokenized(id=message.id, tokens=tokens, max_len=self.max_len)]
                 case Detokenize():
                     return [Detokenized(id=message.id, text=self.tokenizer.decode(self._known(message.tokens)))]
@@ -208,7 +224,8 @@ class TextEngine:
 
     def _generate(self, message: Generate) -> Accepted:
         check_numbers(message)
-        prompt = self._tokens(message, self.max_len)
+        chat = self._chat(message, message.tools)
+        prompt = self._tokens(message, self.max_len) if chat is None else self._fitting(chat, self.max_len)
         room = self.max_len - len(prompt)
         wanted = message.max_tokens
         if room < 1 or (wanted is not None and wanted > room):
@@ -229,10 +246,15 @@ class TextEngine:
             stop=message.stop,
             logprobs=message.logprobs,
             observe=message.observe,
+            measure=chat is None,  # no held-out text has the marks of a chat
             arrived=time.monotonic(),
             **self._adapted(message),
         )
-        self.scheduler.add(request, secrets.randbits(62) if message.seed is None else message.seed)
+        seed = secrets.randbits(62) if message.seed is None else message.seed
+        if (constraint := self.constraints.of(message)) is None:
+            self.scheduler.add(request, seed)
+        else:
+            self.constraints.begin(request, seed, constraint)
         return Accepted(id=request.id, prompt_tokens=len(prompt))
 
     def _adapted(self, message: Generate) -> dict[str, Any]:
@@ -263,20 +285,33 @@ class TextEngine:
             prefixes.give_up(found)
             return None
 
+    def _chat(self, message: Generate | Tokenize, tools: Tools | None) -> list[int] | None:
+        """By the model's template; None where it has none, or nobody chats. Raises `Refused`."""
+        if self.chats is None or message.messages is None:
+            return None
+        self._check_size(message.text or "", self.max_len)
+        return self.chats.tokens(message.messages, tools)
+
     def _tokens(self, message: Generate | Embed, longest: int) -> list[int]:
         """The prompt in tokens; an empty one is the end of an earlier text. Raises `Refused` if too long."""
         if message.tokens is not None:
             tokens = self._known(message.tokens)
         else:
             text = message.text or ""
-            size = len(text.encode())
-            if size > self.longest * longest:  # cannot fit: spare the tokenizer a megabyte
-                raise Refused(
-                    f"the context of this model is {longest} tokens; {size} bytes of text are at least "
-                    f"{size // self.longest} tokens. Shorten the text.",
-                    "context_length_exceeded",
-                )
-            tokens = self.tokenizer.encode(text)
+            self._check_size(text, longest)
+            tokens = self.tokenizer.prompt(text)
+        return self._fitting(tokens, longest)
+
+    def _check_size(self, text: str, longest: int) -> None:
+        size = len(text.encode())
+        if size > self.longest * longest:  # cannot fit: spare the tokenizer a megabyte
+            raise Refused(
+                f"the context of this model is {longest} tokens; {size} bytes of text are at least "
+                f"{size // self.longest} tokens. Shorten the text.",
+                "context_length_exceeded",
+            )
+
+    def _fitting(self, tokens: list[int], longest: int) -> list[int]:
         if len(tokens) > longest:
             raise Refused(
                 f"the text has {len(tokens)} tokens, the context of this model {longest}. Shorten it.",

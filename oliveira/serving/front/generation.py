@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from oliveira.serving.calls import SYNTAXES, Syntax
 from oliveira.serving.front.client import EngineProcess, Job
 from oliveira.serving.front.errors import EngineDied, engine_stopped
 from oliveira.serving.front.limits import Permit
 from oliveira.serving.front.service import Service
-from oliveira.serving.protocol import Accepted, Done, End, Generate, Logprob, Token
+from oliveira.serving.protocol import Accepted, Done, End, Generate, Logprob, TextReady, Token
 
 T = TypeVar("T")
 
@@ -60,6 +61,13 @@ class Generation:
     def digest(self) -> str:
         assert self._job is not None
         return self._job.engine.digest
+
+    @property
+    def calls(self) -> Syntax:
+        """How the model writes calls of functions."""
+        ready = self._job.engine.ready if self._job is not None else None
+        assert isinstance(ready, TextReady)
+        return SYNTAXES[ready.calls]
 
     @property
     def choices(self) -> int:

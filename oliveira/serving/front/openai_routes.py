@@ -1,7 +1,7 @@
 """The routes of the OpenAI API: chat, completions, embeddings, models; and the tokenizer.
 
-A base model continues text, so the chat route joins the contents of the messages by newlines and continues
-that: there is no template to get wrong and none that a request could inject.
+A model with a chat template reads messages by it, written by the engine, which knows its special tokens: their names in
+a message are text. A model without one continues text: the contents of the messages, joined by newlines.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from fastapi.responses import JSONResponse, Response
 from oliveira.data.text import nfc
 from oliveira.serving import protocol
 from oliveira.serving.adapter_names import adapter_names
+from oliveira.serving.calls import PLAIN, shown
+from oliveira.serving.front.call_shape import CallShape
 from oliveira.serving.front.client import EngineProcess
 from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.generation import Generation
 from oliveira.serving.front.questions import ask_all, check_model, check_text, model_header, while_connected
 from oliveira.serving.front.schemas import (
+    ChatMessage,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -35,6 +38,7 @@ from oliveira.serving.front.served import SHORT, Served
 from oliveira.serving.front.service import Service
 from oliveira.serving.front.shapes import ChatShape, CompletionShape, Shape
 from oliveira.serving.front.stream import EventStream
+from oliveira.serving.front.structured import functions_of
 
 R = TypeVar("R", bound=protocol.Result)
 
@@ -81,7 +85,7 @@ class OpenAIRoutes:
         self, request: Request, body: Generate, messages: list[protocol.Generate], shape: type[Shape]
     ) -> Response:
         """Runs the generation and answers in one piece or as a stream."""
-        observe = request.headers.get("x-oliveira-no-traffic") != "1"
+        observe = request.headers.get("x-oliveira-no-traffic") != "1" and all(m.tools is None for m in messages)
         life = self.service.of(body.model)
         adapter = body.model if body.model in adapter_names(life.home) else None
         generation = Generation(
@@ -133,7 +137,7 @@ class OpenAIRoutes:
         return await while_connected(request, self.limits.deadline, ask_all(life, messages, kind, check))
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
-        """Continues the messages' contents, joined by newlines."""
+        """Answers the messages as the model's chat template writes them, or continues their joined contents."""
         self.service.check_open()
         if len(body.messages) > self.limits.max_messages:
             raise ApiError(
@@ -142,13 +146,18 @@ class OpenAIRoutes:
                 code="too_many_messages",
                 param="messages",
             )
-        text = "\n".join(self.text_within_limits(message.text(), "messages") for message in body.messages)
+        tools = body.asked_tools()
+        texts = [self.text_within_limits(message.plain(), "messages") for message in body.messages]
+        if tools is not None:
+            texts.insert(0, self.text_within_limits(shown(functions_of(tools), PLAIN), "tools"))
+        text = "\n".join(texts)
         common = {
             **body.sampling(),
             "max_tokens": body.max_completion_tokens or body.max_tokens,
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         }
-        return await self.answer(request, body, [protocol.Generate(**common, text=text)], ChatShape)
+        message = protocol.Generate(**common, text=text, tools=tools, messages=chat_of(body.messages))
+        return await self.answer(request, body, [message], ChatShape if tools is None else CallShape)
 
     async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""
@@ -186,8 +195,12 @@ class OpenAIRoutes:
         return JSONResponse(body_out, headers=model_header(engine.digest))
 
     async def tokenize(self, request: Request, body: TokenizeRequest) -> Response:
-        """The tokens of a text, and how many of them fit into the context."""
-        message = protocol.Tokenize(text=self.text_within_limits(body.text, "text"))
+        """The tokens of a text or a chat, and how many of them fit into the context."""
+        if body.messages is None:
+            message = protocol.Tokenize(text=self.text_within_limits(body.text or "", "text"))
+        else:
+            texts = [self.text_within_limits(message.plain(), "messages") for message in body.messages]
+            message = protocol.Tokenize(text="\n".join(texts), messages=chat_of(body.messages))
         engine, [found] = await self.ask(request, body.model, [message], protocol.Tokenized)
         body_out = {"tokens": found.tokens, "count": len(found.tokens), "max_len": found.max_len}
         return JSONResponse(body_out, headers=model_header(engine.digest))
@@ -215,6 +228,11 @@ class OpenAIRoutes:
         if model not in known:
             check_model(model, life, engine, known)
         return JSONResponse(describe(model, engine))
+
+
+def chat_of(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """As chat templates read messages."""
+    return [message.for_template() for message in messages]
 
 
 def fitting(life: Service, engine: EngineProcess) -> list[str]:

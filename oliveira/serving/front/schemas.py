@@ -1,11 +1,12 @@
 """What clients may send: OpenAI's fields as far as this server acts on them.
 
 A field that is not known here is refused unless its value asks for nothing (null, false, 0, empty): a client
-that sends `"tools": []` works, one that sends tools is told that nobody would use them.
+that sends `"functions": []` works, one that sends functions is told that nobody would use them.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -20,7 +21,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from oliveira.data.text import nfc
+from oliveira.serving.calls import PLAIN
 from oliveira.serving.front.limits import MAX_CHOICES
+from oliveira.serving.front.structured import (
+    ResponseFormat,
+    StructuredOutputs,
+    ToolCalls,
+    ToolChoice,
+    ToolList,
+    tools_of,
+)
+from oliveira.serving.protocol import Constraint, Tools
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -39,10 +50,8 @@ _LABELS = {
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
-    "parallel_tool_calls",
 }
 _NEUTRAL: dict[str, Any] = {
-    "response_format": {"type": "text"},
     "tool_choice": "none",
     "modalities": ["text"],
     "best_of": 1,
@@ -85,6 +94,20 @@ class Generate(Body):
     top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="0 = all tokens")
     stop: StopString | Stops | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = Field(None, description="as vLLM knows it")
+
+    def constraint(self) -> Constraint | None:
+        """What holds the answer."""
+        given = self.structured_outputs or self.response_format
+        return None if given is None else given.constraint()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Generate:
+        asked = self.response_format is not None and self.response_format.type != "text"
+        if asked and self.structured_outputs is not None:
+            raise ValueError("response_format and structured_outputs are both given. Give one.")
+        return self
 
     def sampling(self) -> dict[str, Any]:
         """The part of an engine's message that says how to sample."""
@@ -96,6 +119,7 @@ class Generate(Body):
             "top_k": self.top_k or 0,
             "stop": [nfc(stop) for stop in stops],
             "seed": self.seed,
+            "constraint": self.constraint(),
         }
 
 
@@ -104,25 +128,78 @@ class TextPart(BaseModel):
     text: str
 
 
+def _read(arguments: str) -> Any:
+    """Arguments of a call as their object, which templates write; what is none stays what it is."""
+    try:
+        found = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
 class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(max_length=256, fail_fast=True)] | None = None
     name: str | None = Field(None, max_length=64)
+    tool_calls: ToolCalls | None = None
+    tool_call_id: str | None = Field(None, max_length=128)
 
     def text(self) -> str:
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
 
+    def plain(self) -> str:
+        """The text, and after it the calls as a model without a form of its own writes them."""
+        calls = [PLAIN.write(call.function.name, call.function.arguments or "{}") for call in self.tool_calls or []]
+        return "\n".join([*([self.text()] if self.text() or not calls else []), *calls])
+
+    def for_template(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": nfc(self.text()),
+        }
+        if self.name is not None:
+            told["name"] = self.name
+        if self.tool_call_id is not None:
+            told["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            functions = [(call.id, call.function.name, call.function.arguments) for call in self.tool_calls]
+            told["tool_calls"] = [
+                {"id": number, "type": "function", "function": {"name": name, "arguments": _read(arguments)}}
+                for number, name, arguments in functions
+            ]
+        return told
+
+    @model_validator(mode="after")
+    def _calls_where_they_belong(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls belong to messages of the assistant. Leave them out here.")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("a message of role tool needs tool_call_id: which call it answers.")
+        return self
+
 
 class ChatRequest(Generate):
     """The messages' contents, joined by newlines, are the text that the model continues."""
 
+    tools: ToolList | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    def asked_tools(self) -> Tools | None:
+        """What may be called; None: nothing."""
+        return tools_of(self.tools, self.tool_choice, parallel=self.parallel_tool_calls is not False)
+
+    @model_validator(mode="after")
+    def _tools_fit(self) -> ChatRequest:
+        self.asked_tools()
+        return self
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
@@ -164,8 +241,17 @@ class EmbeddingRequest(Body):
 
 
 class TokenizeRequest(BaseModel):
-    text: str
+    """One of the two."""
+
+    text: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096, fail_fast=True)] | None = None
     model: str | None = Field(None, max_length=128)
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("tokenize needs text or messages. Give one of them.")
+        return self
 
 
 class DetokenizeRequest(BaseModel):
