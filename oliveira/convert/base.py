@@ -60,6 +60,13 @@ class Reference:
         if hasattr(module, "config"):
             self.twin = lambda: type(module)(copy.deepcopy(module.config))
 
+    @classmethod
+    def of_files(cls, kind: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Reference:
+        """Of weights and a config.json as `kind` would have them: what that leaves out is as its reader knows it."""
+        made = cls(None)
+        made.kind, made.weights, made.config = kind, dict(weights), Options.of_file(config)
+        return made
+
     def take(self, name: str) -> Tensor:
         if name not in self.weights:
             raise UserError(f"this {self.kind} has no {name}. Give a whole one, as its library builds it.")

@@ -16,11 +16,11 @@ from oliveira.errors import UserError
 
 CONTROL, UNKNOWN, USER, UNUSED, BYTE = 3, 2, 4, 5, 6  # token types of llama.cpp
 _NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_LLAMA3 = (
+LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 class Settings(Protocol):
@@ -87,7 +87,7 @@ def _gpt2(fields: Settings, tokens: list[str]) -> dict[str, Any]:
     if pre == "smollm":
         first = [{"type": "Digits", "individual_digits": True}]
     elif pre in ("llama-bpe", "qwen2"):
-        pattern = {"Regex": _LLAMA3 if pre == "llama-bpe" else _QWEN2}
+        pattern = {"Regex": LLAMA3 if pre == "llama-bpe" else QWEN2}
         first = [{"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}]
     return {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*first, words]},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oliveira.convert.base import ROUNDED, Converted, Pair, Reference, first_steps, need, read, tokens
-from oliveira.convert.gpt import plain_rope
+from oliveira.convert.decoders import plain_rope
 from oliveira.models.moe import MoE, MoEConfig
 
 _NAMES = {

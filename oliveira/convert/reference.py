@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class Options:
         self._read.add(name)
         found = self._values.get(name, default) if self._config is None else getattr(self._config, name, default)
         return default if found is None else found
+
+    def given(self, name: str, default: Any) -> Any:
+        """As `get`, but an option that is given as None is None."""
+        self._read.add(name)
+        if self._config is not None:
+            return getattr(self._config, name, default)
+        return self._values.get(name, default)
 
     def ignore(self, *names: str) -> None:
         """Options that change no number of this model in evaluation."""
@@ -130,8 +138,13 @@ def _settings(part: nn.Module, other: nn.Module) -> Iterator[tuple[str, Any, Any
         if name.startswith("_") or name in _TRAINING or "drop" in name:
             continue
         comparable = callable(wanted) or (isinstance(value, _SIMPLE) and isinstance(wanted, _SIMPLE))
-        if comparable and not isinstance(wanted, nn.Module) and value != wanted:
+        if comparable and not isinstance(wanted, nn.Module) and _plain(value) != _plain(wanted):
             yield name, value, wanted
+
+
+def _plain(value: Any) -> Any:
+    """Two functions with the same arguments bound are equal by their parts."""
+    return (value.func, value.args, value.keywords) if isinstance(value, partial) else value
 
 
 def _named(value: Any) -> str:

@@ -10,18 +10,17 @@ them the nearest is named, and that some texts are cut otherwise is told: `cut_a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
 from torch import Tensor
 
-from oliveira.artifact import TOKENIZER, Artifact
-from oliveira.data.tokenizer import Tokenizer
+from oliveira.artifact import TEMPLATE, TOKENIZER, Artifact
+from oliveira.convert.gguf_tokenizer import CONTROL, LLAMA3, QWEN2, USER
 from oliveira.errors import UserError
-from oliveira.export.hf import TEMPLATE
 from oliveira.export.theirs import Theirs, under_their_names
+from oliveira.export.words import Words, words
 from oliveira.files import explain_disk, fsync_path, scratch_folder
 from oliveira.models.gpt import GPTConfig
 from oliveira.registry import decoding
@@ -32,7 +31,7 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-_NORMAL, _CONTROL = 1, 3  # types of tokens
+_NORMAL = 1  # type of a token
 
 
 def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
@@ -44,13 +43,13 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
     model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     theirs = under_their_names(model)
     _check(theirs, model.config)
-    tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
+    told = words(artifact.path / TOKENIZER)
     template = (artifact.path / TEMPLATE).read_text(encoding="utf-8") if TEMPLATE in artifact.files else None
     with explain_disk(file), scratch_folder(file) as scratch:
         made = scratch / "model.gguf"
         writer = GGUFWriter(made, ARCHITECTURES[theirs.kind])
         _sizes(writer, model.config, artifact)
-        pre = _tokenizer(writer, tokens, Tokenizer.load(artifact.path / TOKENIZER))
+        pre = _tokenizer(writer, told)
         if template is not None:
             writer.add_chat_template(template)
         for name, tensor in _tensors(theirs, model.config):
@@ -63,7 +62,7 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
         made.replace(file)
         fsync_path(file.parent)
     about = {"file": str(file), "architecture": ARCHITECTURES[theirs.kind], "bytes": file.stat().st_size}
-    return {**about, "from": artifact.weights, "cuts_words_as": pre, "cut_alike": _PRE.get(_way(tokens)) == pre}
+    return {**about, "from": artifact.weights, "cuts_words_as": pre, "cut_alike": _way(told) == pre}
 
 
 def _check(theirs: Theirs, config: GPTConfig) -> None:
@@ -123,36 +122,45 @@ def _tensors(theirs: Theirs, config: GPTConfig) -> list[tuple[str, Tensor]]:
 
 # Ways to cut a text into words, by the name that llama.cpp has for them.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_DIGITS = {"type": "Digits", "individual_digits": True}
-_PRE = {
-    json.dumps(_BYTES): "gpt-2",
-    json.dumps({"type": "Sequence", "pretokenizers": [_DIGITS, _BYTES]}): "smollm",
+_UNCUT = {**_BYTES, "use_regex": False}
+_WAYS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [_BYTES],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
+    **{
+        name: [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}, _UNCUT]
+        for name, pattern in (("llama-bpe", LLAMA3), ("qwen2", QWEN2))
+    },
 }
 
 
-def _way(tokens: dict[str, Any]) -> str:
-    return json.dumps(tokens.get("pre_tokenizer"))
+def _way(told: Words) -> str | None:
+    """By which name llama.cpp cuts as this tokenizer does."""
+    pre = told.values.get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", [pre])
+    return next((name for name, way in _WAYS.items() if way == steps), None)
 
 
-def _tokenizer(writer: GGUFWriter, tokens: dict[str, Any], tokenizer: Tokenizer) -> str:
+def _tokenizer(writer: GGUFWriter, told: Words) -> str:
     """Raises `UserError` for a tokenizer that is no byte-level BPE. Returns the name of the way to cut."""
-    model = tokens["model"]
+    model = told.values["model"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
-        raise UserError(f"a tokenizer of the kind {model['type']} is not written as GGUF. Export with --to hf.")
+        raise UserError("a tokenizer that is no byte-level BPE is not written as GGUF. Export with --to hf.")
+    added = {token["id"]: token for token in told.values["added_tokens"]}
     vocabulary = {index: token for token, index in model["vocab"].items()}
-    special = {token["id"]: token["content"] for token in tokens["added_tokens"]}
-    vocabulary |= special
-    missing = [index for index in range(tokenizer.vocab_size) if index not in vocabulary]
-    if missing:
+    vocabulary |= {index: token["content"] for index, token in added.items()}
+    if missing := [index for index in range(told.vocab_size) if index not in vocabulary]:
         raise UserError(f"token {missing[0]} of this tokenizer has no text. GGUF needs one for every token.")
-    pre = _PRE.get(_way(tokens), "gpt-2")
+    pre = _way(told) or "gpt-2"
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list([vocabulary[index] for index in range(tokenizer.vocab_size)])
-    writer.add_token_types([_CONTROL if index in special else _NORMAL for index in range(tokenizer.vocab_size)])
+    writer.add_token_list([vocabulary[index] for index in range(told.vocab_size)])
+    kinds = {index: CONTROL if token["special"] else USER for index, token in added.items()}
+    writer.add_token_types([kinds.get(index, _NORMAL) for index in range(told.vocab_size)])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    writer.add_eos_token_id(tokenizer.end_of_text)
-    writer.add_bos_token_id(tokenizer.end_of_text)
-    writer.add_add_bos_token(False)
+    writer.add_eos_token_id(told.eos)
+    if len(told.stops) > 1:
+        writer.add_eot_token_id(told.stops[1])
+    writer.add_bos_token_id(told.begin[0] if told.begin else told.eos)
+    writer.add_add_bos_token(bool(told.begin))
     writer.add_add_eos_token(False)
     return pre

@@ -4,8 +4,8 @@
     chat_template.jinja     where the model has one
     README.md               the card, from what the ledger knows of it
 
-4 and 8 bits are written out as float32, with what they have lost. What was written is read back by `oliveira.convert`
-and must give the same logits, bit for bit; tests let transformers itself read it.
+4 and 8 bits are written out as float32, with what they have lost. transformers' AutoTokenizer cuts every text for a
+`qwen2` as Qwen does, whatever tokenizer.json says: load another tokenizer of such a model with PreTrainedTokenizerFast.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from oliveira.artifact import TOKENIZER, Artifact
-from oliveira.data.tokenizer import END_OF_TEXT, Tokenizer
+from oliveira.artifact import TEMPLATE, TOKENIZER, Artifact
 from oliveira.errors import UserError
 from oliveira.export.theirs import under_their_names
+from oliveira.export.words import words
 from oliveira.files import atomic_directory, readable_json
 from oliveira.registry import decoding
-
-TEMPLATE = "chat_template.jinja"
 
 
 def write_hf(artifact: Artifact, folder: Path, card: str) -> dict[str, Any]:
@@ -34,8 +32,10 @@ def write_hf(artifact: Artifact, folder: Path, card: str) -> dict[str, Any]:
         raise UserError(f"artifact {artifact.digest[:12]} holds no model of text. --to hf and gguf are for those.")
     model = decoding(artifact.load_model(), f"artifact {artifact.digest[:12]}: ")
     theirs = under_their_names(model)
-    tokenizer = Tokenizer.load(artifact.path / TOKENIZER)
-    ends = {"eos_token_id": tokenizer.end_of_text, "bos_token_id": tokenizer.end_of_text}
+    told = words(artifact.path / TOKENIZER)
+    ends: dict[str, Any] = {"eos_token_id": told.eos if len(told.stops) == 1 else list(told.stops)}
+    if told.begin:
+        ends["bos_token_id"] = told.begin[0]
     with atomic_directory(folder) as made:
         save_file(theirs.tensors, made / "model.safetensors", metadata={"format": "pt"})
         for name, said in {
@@ -43,17 +43,13 @@ def write_hf(artifact: Artifact, folder: Path, card: str) -> dict[str, Any]:
             "generation_config.json": ends,
             "tokenizer_config.json": {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": END_OF_TEXT,
-                "bos_token": END_OF_TEXT,
+                **told.names,
                 "model_max_length": model.config.max_len,
                 "clean_up_tokenization_spaces": False,
             },
         }.items():
             (made / name).write_bytes(readable_json(said))
-        tokens = json.loads((artifact.path / TOKENIZER).read_bytes())
-        if tokens["normalizer"] is None:  # our tokenizer's class does it
-            tokens["normalizer"] = {"type": "NFC"}
-        (made / "tokenizer.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+        (made / "tokenizer.json").write_text(json.dumps(told.values, ensure_ascii=False), encoding="utf-8")
         if TEMPLATE in artifact.files:
             (made / TEMPLATE).write_bytes((artifact.path / TEMPLATE).read_bytes())
         (made / "README.md").write_text(card, encoding="utf-8")

@@ -12,7 +12,7 @@ from oliveira import __version__
 from oliveira.artifact import Artifact
 from oliveira.ledger import Ledger
 
-_KEYS = ("licence", "source", "documents", "characters", "tokens", "duplicates", "examples")
+_KEYS = ("licence", "source", "documents", "characters", "tokens", "duplicates", "examples", "base", "form")
 
 
 def card(artifact: Artifact, ledger: Ledger | None) -> str:
@@ -20,11 +20,12 @@ def card(artifact: Artifact, ledger: Ledger | None) -> str:
     stages = {row.name: row for row in ledger.life() if row.state == "done"} if ledger is not None else {}
     data = {
         f"{stage} {name}".replace("_", " "): _public(value)
-        for stage in ("collect", "preprocess")
+        for stage in ("bring_in", "collect", "preprocess")
         for name, value in (stages[stage].outputs if stage in stages else {}).items()
         if name.endswith(_KEYS)
     }
-    licences = sorted({str(value) for name, value in data.items() if name.endswith("licence")})
+    own = [str(artifact.lineage["licence"])] if "licence" in artifact.lineage else []
+    licences = sorted({*own, *(str(value) for name, value in data.items() if name.endswith("licence"))})
     head = {
         "library_name": "transformers",
         "license": "other",

@@ -373,9 +373,8 @@ def test_a_subclass_of_sequential() -> None:
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "scale_attn_by_inverse_layer_idx": ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_layer": 2}),
-    "activation_function": ("gpt2", {"activation_function": "gelu"}),
+    "activation_function": ("gpt2", {"activation_function": "silu"}),
     "scale_attn_weights": ("gpt2", {"scale_attn_weights": False}),
-    "head_dim": ("llama", {"head_dim": 4}),
     "rope_type": ("llama", {"rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 2.0}}),
     "partial_rotary_factor": ("llama", {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}}),
     "sliding_window": ("mixtral", {"sliding_window": 8}),

@@ -10,8 +10,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
 )
 
 from oliveira.convert import from_reference
@@ -133,17 +133,12 @@ def test_greedy_text_with_a_cache(name: str) -> None:
 
 
 REFUSED = {
-    "gelu-erf": (GPT2LMHeadModel, GPT2Config, {**GPT2, "activation_function": "gelu"}, "activation_function"),
+    "swish": (GPT2LMHeadModel, GPT2Config, {**GPT2, "activation_function": "silu"}, "activation_function"),
     "layer-scale": (
         GPT2LMHeadModel, GPT2Config, {**GPT2, "scale_attn_by_inverse_layer_idx": True}, "inverse_layer",
     ),
     "mlp-bias": (LlamaForCausalLM, LlamaConfig, {**LLAMA, "mlp_bias": True}, "mlp_bias"),
-    "wide-head": (LlamaForCausalLM, LlamaConfig, {**LLAMA, "head_dim": 8}, "head_dim"),
-    "scaled-rope": (
-        LlamaForCausalLM, LlamaConfig,
-        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "rope_type",
-    ),
-    "mistral": (MistralForCausalLM, MistralConfig, LLAMA, "MistralForCausalLM"),
+    "mixtral": (MixtralForCausalLM, MixtralConfig, LLAMA, "MixtralForCausalLM"),
 }  # fmt: skip
 
 

@@ -15,11 +15,13 @@ from oliveira.adaptation.lora import add_lora, load_adapter, save_adapter
 from oliveira.artifact import Artifact
 from oliveira.compression.model import quantise_model
 from oliveira.convert.gguf import read_gguf
+from oliveira.data.brought_tokenizer import BroughtTokenizer, bring
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError, UserError
 from oliveira.lifecycle.outward import add_peft, write_out
 from oliveira.models.gpt import GPT, GPTConfig
 from oliveira.tasks.language_modelling import generate
+from tests import tiny_tokenizers
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an old name
 GPT2 = dict(norm="layernorm", feed_forward="gelu", positions="learned", bias=True, n_kv_heads=3, tied=False)
@@ -186,6 +188,51 @@ def test_the_card_says_what_is_known_and_not_whose_it_was(tmp_path: Path, tokeni
     write_out(tmp_path, made_here, "hf", tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert card.startswith("---\n") and made_here.digest in card and "| a | 1.5 |" in card and "ana" not in card
+
+
+# Other people's tokenizers -----------------------------------------------------------------------------------------
+
+TEXTS = ("O rato roeu a roupa, em 1999!\n\n\tfim", " it's 12345  <|im_end|> </s> <eos>", "açaí a\u0301 日本 😀")
+
+
+def brought(folder: Path, kind: str, *, begins: bool | None = None) -> tuple[Artifact, BroughtTokenizer]:
+    tokenizer = bring(tiny_tokenizers.make(kind), named=tiny_tokenizers.NAMED[kind], ends=(), begins=begins)
+    tokenizer.save(folder / "tokenizer.json")
+    sizes = {"vocab_size": tokenizer.vocab_size, "n_kv_heads": 3}
+    return made(folder / "artifact", folder / "tokenizer.json", **sizes), tokenizer
+
+
+@pytest.mark.parametrize("begins", [None, True])
+@pytest.mark.parametrize("kind", tiny_tokenizers.KINDS)
+def test_transformers_cuts_as_a_tokenizer_that_was_brought_in(kind: str, begins: bool | None, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if begins and "bos_token" not in tiny_tokenizers.NAMED[kind]:
+        begins = None
+    made_here, ours = brought(tmp_path, kind, begins=begins)
+    write_out(tmp_path, made_here, "hf", tmp_path / "hf")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
+    for text in TEXTS:
+        if kind == "unigram" and "</s>" in text:
+            continue  # transformers finds the command among the pieces of a text; here it is text
+        assert theirs(text, split_special_tokens=True)["input_ids"] == ours.prompt(text)
+    ends = json.loads((tmp_path / "hf" / "generation_config.json").read_text())["eos_token_id"]
+    assert theirs.eos_token_id == (ends[0] if isinstance(ends, list) else ends)
+    assert {*(ends if isinstance(ends, list) else [ends])} == {*ours.stops}
+
+
+@pytest.mark.parametrize("kind", tiny_tokenizers.KINDS)
+def test_a_gguf_file_cuts_as_a_tokenizer_that_was_brought_in(kind: str, tmp_path: Path) -> None:
+    made_here, ours = brought(tmp_path, kind)
+    if kind in ("llama2", "gemma", "unigram"):
+        with pytest.raises(UserError, match="no byte-level BPE"):
+            write_out(tmp_path, made_here, "gguf", tmp_path / "m.gguf")
+        return
+    assert write_out(tmp_path, made_here, "gguf", tmp_path / "m.gguf")["cut_alike"]
+    again = read_gguf(tmp_path / "m.gguf").tokenizer
+    for text in TEXTS:
+        if kind != "qwen2" or text.isascii():  # which composes characters; a GGUF file cannot say so
+            assert again.prompt(text) == ours.prompt(text)
+    assert again.stops == ours.stops and again.begin == ours.begin
 
 
 # Adapters -----------------------------------------------------------------------------------------------------------
