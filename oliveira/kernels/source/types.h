@@ -93,6 +93,22 @@ static inline int causal_stride(int length) { return (length + LANES - 1) / LANE
 constexpr int QUERIES = 64; // at a time
 static inline size_t causal_memory(const Causal &t) { return size_t(2 * t.d_head + 2 * QUERIES) * causal_stride(t.length); }
 
+// The next token of a stream (source/sample.h): what is asked, and what came of it.
+struct Draw {
+    const float *logits;
+    const uint32_t *mask;       // null = all; bit i of word j allows token 32 j + i
+    const int32_t *bias_tokens; // n_bias of them
+    const float *bias;
+    const int32_t *seen;   // n_seen tokens of prompt and answer, each once
+    const int32_t *counts; // how often each stands in the answer
+    double *top_logprobs;  // n_top of them, the most likely first
+    int32_t *top_tokens;
+    double temperature, greedy_below, top_p, min_p, uniform, logprob;
+    float repetition, frequency, presence;
+    int32_t top_k, n_bias, n_seen, n_top; // n_top -1: no log-probabilities
+    int32_t token, finite;                // token -1: none is allowed, or a logit is NaN or +inf
+};
+
 struct Query {
     const float *q; // (d_head), already multiplied by the scale of the scores
     int row, first; // the result goes to row `row`, features `first` … of the packed output
@@ -149,6 +165,9 @@ struct Isa {
     // silu(gate) up of n numbers, a multiple of 16, and what it gives back.
     void (*gated)(const float *gate, const float *up, int64_t n, float *out);
     void (*gated_back)(const float *out, const float *gate, const float *up, int64_t n, float *d_gate, float *d_up);
+    // One stream's next token of n, in `sample_memory(n)` floats.
+    void (*sample)(Draw &draw, int n, float *memory);
+    size_t (*sample_memory)(int n);
 };
 
 extern "C" {
