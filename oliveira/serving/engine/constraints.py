@@ -82,14 +82,16 @@ class Constraints:
         if not self._waiting:
             return []
         wait([one.compiled for one in self._waiting], LOOK_SECONDS if idle else 0, FIRST_COMPLETED)
-        now, out, left = time.monotonic(), [], []
+        now = time.monotonic()
+        out: list[tuple[Request, int, Exception | None]] = []
+        left = []
         for one in self._waiting:
             if one.compiled.done():
                 found = one.compiled.exception()
                 if found is None:
                     one.request.grammar = one.compiled.result()
-                elif not isinstance(found, Exception):
-                    raise found
+                elif not isinstance(found, Exception):  # a panic of the library
+                    found = RuntimeError(repr(found))
                 out.append((one.request, one.seed, found))
             elif now > one.until:
                 one.compiled.cancel()
