@@ -136,6 +136,8 @@ def test_the_end_is_where_the_constraint_says(engine: TextEngine) -> None:
 
 def test_what_cannot_be_held_is_refused_and_the_others_go_on(engine: TextEngine) -> None:
     alone = run(engine, [question("1")])
+    multiples = {"allOf": [{"type": "integer", "multipleOf": n} for n in (997, 991, 983)]}  # a state for each remainder
+    bomb = {**FUNCTION, "name": "b", "parameters": {"properties": {"n": multiples}}}
     found = run(
         engine,
         [
@@ -146,11 +148,14 @@ def test_what_cannot_be_held_is_refused_and_the_others_go_on(engine: TextEngine)
             ),
             question("4", tools=Tools(functions=[FUNCTION], must=False, parallel=True), constraint=PHONE),
             question("5", tools=Tools(functions=[FUNCTION], must=False, parallel=True), constraint=JSON),
+            question("6", tools=Tools(functions=[FUNCTION, bomb], must=True, parallel=True)),
+            question("7", constraint=Constraint(kind="lark", text=f"start: %json {json.dumps(bomb['parameters'])}")),
         ],
     )
     assert found["1.0"] == alone["1.0"]
     assert found["2"][0] == "400 constraint_unsupported" and "not" in found["2"][1]
     assert found["4"][0] == "400 invalid_value" and found["5"][0] == "400 invalid_value"
+    assert found["6"][0] == found["7"][0] == "400 constraint_unsupported" and "multipleOf" in found["6"][1]
     assert found["3.0"][1] == "length" or found["3"][0] == "400 constraint_too_costly"
 
 
@@ -199,11 +204,14 @@ def test_a_request_that_is_cancelled_while_it_is_compiled_never_joins(engine: Te
     assert not engine.busy
 
 
-def test_calls_are_what_must_be_called(engine: TextEngine) -> None:
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_calls_are_what_must_be_called(syntax: str, engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.constraints, "syntax", SYNTAXES[syntax])
+    assert engine.ready().calls == syntax
     tools = Tools(functions=[FUNCTION, {**FUNCTION, "name": "outra"}], must=True, parallel=False)
     for number in "123":
         text, reason = run(engine, [question(number, tools=tools)])[f"{number}.0"]
-        call, arguments = Reader(SYNTAXES["json"]).push(text)
+        call, arguments = Reader(SYNTAXES[syntax]).push(text)
         assert isinstance(call, Call) and call.name in ("soma", "outra") and reason == "stop"
         assert isinstance(arguments, Arguments) and json.loads(arguments.text)["x"] in (1, 22)
     free = run(engine, [question("1", tools=replace(tools, must=False)), question("2")])
