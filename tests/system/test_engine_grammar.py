@@ -18,8 +18,10 @@ from oliveira.kernels.build import unavailable
 from oliveira.serving.calls import SYNTAXES, Arguments, Call, Reader
 from oliveira.serving.engine import grammar
 from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.speculation import LookUp, Speculator
 from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.protocol import Answer, Cancel, Constraint, Done, End, Error, Generate, Token, Tools
+from tests import random_schemas
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes, without guesses")
 
@@ -35,6 +37,7 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"filho": {"anyOf": [{"type": "boolean"}, {"const": "ñ"}]}},
 }
+SEEDS = range(48)
 JSON = Constraint(kind="json_schema", text=json.dumps(SCHEMA))
 PHONE = Constraint(kind="regex", text=r"\(\d{2}\) \d{4}-\d{4}")
 FUNCTION = {"name": "soma", "description": "", "parameters": {"properties": {"x": {"enum": [1, 22]}}, "required": ["x"],
@@ -99,6 +102,30 @@ def test_sixteen_streams_alone_in_a_batch_and_with_guesses(engine: TextEngine, m
     assert guessing.scheduler.speculator is not None
     guessing.scheduler.speculator.cost = 0.0  # guess whenever something can be found
     assert run(guessing, asked) == together
+
+
+def test_random_schemas_with_guesses(tmp_path: Path, tokenizer_file: Path) -> None:
+    """Sixteen streams, temperature 1: an answer fits its schema unless it is cut."""
+    home = Home(tmp_path, tokenizer_file)
+    engine = TextEngine(home.make(seed=4, max_len=512), Settings(slots=16))
+    home.ledger.close()
+    engine.scheduler.speculator = Speculator(LookUp(), 0.0)
+    schemas = {str(seed): random_schemas.schema(seed) for seed in SEEDS}
+    found = run(
+        engine,
+        [
+            question(seed, constraint=Constraint(kind="json_schema", text=json.dumps(schema)), max_tokens=300)
+            for seed, schema in schemas.items()
+        ],
+    )
+    ended = 0
+    for seed, schema in schemas.items():
+        text, reason = found.get(f"{seed}.0", ("", "refused"))
+        if reason == "stop":
+            value = json.loads(text, parse_float=lambda number: max(min(float(number), 1e308), -1e308))
+            jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(value)
+            ended += 1
+    assert ended >= 0.3 * len(schemas), ended
 
 
 def test_guesses_are_cut_to_what_fits_and_are_taken(made: Artifact) -> None:
