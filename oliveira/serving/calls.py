@@ -90,7 +90,7 @@ def grammar(
     must: bool,
     parallel: bool,
     json_options: dict[str, Any],
-    content: str | None = None,
+    content: dict[str, Any] | None = None,
 ) -> str:
     """In llguidance's Lark. `must`: there is a call; else text, free or JSON of the schema `content`, may be all.
 
@@ -113,7 +113,7 @@ def grammar(
     elif content is not None:
         start = [
             f"start: content | {_quoted(syntax.begin)} body {more}",
-            f"content: %json {_inline(json.loads(content), json_options)}",
+            f"content: %json {_inline(content, json_options)}",
         ]
     else:  # what may be text until the mark stands there
         mark = syntax.begin.rstrip()

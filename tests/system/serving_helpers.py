@@ -62,7 +62,14 @@ class Home:
         self.revoked = self.ledger.add_key("gone", ("use", "admin"))
         self.ledger.revoke_key(self.revoked.split("-")[2])
 
-    def make(self, seed: int = 0, *, change: Callable[[GPT], None] | None = None, weights: str = "fp32") -> Artifact:
+    def make(
+        self,
+        seed: int = 0,
+        *,
+        change: Callable[[GPT], None] | None = None,
+        weights: str = "fp32",
+        max_len: int = MAX_LEN,
+    ) -> Artifact:
         """A random model, written and entered into the ledger. `change` may spoil it before it is written."""
         torch.manual_seed(seed)
         size = Tokenizer.load(self.tokenizer).vocab_size
@@ -73,7 +80,7 @@ class Home:
             n_heads=2,
             n_kv_heads=1,
             d_ff=64,
-            max_len=MAX_LEN,
+            max_len=max_len,
             tied=False,
         )
         model = GPT(config)

@@ -18,8 +18,10 @@ from oliveira.kernels.build import unavailable
 from oliveira.serving.calls import SYNTAXES, Arguments, Call, Reader
 from oliveira.serving.engine import grammar
 from oliveira.serving.engine.decoders import Settings
+from oliveira.serving.engine.speculation import LookUp, Speculator
 from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.protocol import Answer, Cancel, Constraint, Done, End, Error, Generate, Token, Tools
+from tests import random_schemas
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: torch decodes, without guesses")
 
@@ -35,6 +37,7 @@ SCHEMA = {
     "additionalProperties": False,
     "$defs": {"filho": {"anyOf": [{"type": "boolean"}, {"const": "ñ"}]}},
 }
+SEEDS = range(48)
 JSON = Constraint(kind="json_schema", text=json.dumps(SCHEMA))
 PHONE = Constraint(kind="regex", text=r"\(\d{2}\) \d{4}-\d{4}")
 FUNCTION = {"name": "soma", "description": "", "parameters": {"properties": {"x": {"enum": [1, 22]}}, "required": ["x"],
@@ -101,6 +104,30 @@ def test_sixteen_streams_alone_in_a_batch_and_with_guesses(engine: TextEngine, m
     assert run(guessing, asked) == together
 
 
+def test_random_schemas_with_guesses(tmp_path: Path, tokenizer_file: Path) -> None:
+    """Sixteen streams, temperature 1: an answer fits its schema unless it is cut."""
+    home = Home(tmp_path, tokenizer_file)
+    engine = TextEngine(home.make(seed=4, max_len=512), Settings(slots=16))
+    home.ledger.close()
+    engine.scheduler.speculator = Speculator(LookUp(), 0.0)
+    schemas = {str(seed): random_schemas.schema(seed) for seed in SEEDS}
+    found = run(
+        engine,
+        [
+            question(seed, constraint=Constraint(kind="json_schema", text=json.dumps(schema)), max_tokens=300)
+            for seed, schema in schemas.items()
+        ],
+    )
+    ended = 0
+    for seed, schema in schemas.items():
+        text, reason = found.get(f"{seed}.0", ("", "refused"))
+        if reason == "stop":
+            value = json.loads(text, parse_float=lambda number: max(min(float(number), 1e308), -1e308))
+            jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(value)
+            ended += 1
+    assert ended >= 0.3 * len(schemas), ended
+
+
 def test_guesses_are_cut_to_what_fits_and_are_taken(made: Artifact) -> None:
     """A text that repeats itself: what is guessed is right, and is checked against the constraint as well."""
     repeated = Constraint(kind="regex", text="(ab cd ef gh ){30}")
@@ -136,6 +163,8 @@ def test_the_end_is_where_the_constraint_says(engine: TextEngine) -> None:
 
 def test_what_cannot_be_held_is_refused_and_the_others_go_on(engine: TextEngine) -> None:
     alone = run(engine, [question("1")])
+    multiples = {"allOf": [{"type": "integer", "multipleOf": n} for n in (997, 991, 983)]}  # a state for each remainder
+    bomb = {**FUNCTION, "name": "b", "parameters": {"properties": {"n": multiples}}}
     found = run(
         engine,
         [
@@ -146,11 +175,14 @@ def test_what_cannot_be_held_is_refused_and_the_others_go_on(engine: TextEngine)
             ),
             question("4", tools=Tools(functions=[FUNCTION], must=False, parallel=True), constraint=PHONE),
             question("5", tools=Tools(functions=[FUNCTION], must=False, parallel=True), constraint=JSON),
+            question("6", tools=Tools(functions=[FUNCTION, bomb], must=True, parallel=True)),
+            question("7", constraint=Constraint(kind="lark", text=f"start: %json {json.dumps(bomb['parameters'])}")),
         ],
     )
     assert found["1.0"] == alone["1.0"]
     assert found["2"][0] == "400 constraint_unsupported" and "not" in found["2"][1]
     assert found["4"][0] == "400 invalid_value" and found["5"][0] == "400 invalid_value"
+    assert found["6"][0] == found["7"][0] == "400 constraint_unsupported" and "multipleOf" in found["6"][1]
     assert found["3.0"][1] == "length" or found["3"][0] == "400 constraint_too_costly"
 
 
@@ -199,11 +231,14 @@ def test_a_request_that_is_cancelled_while_it_is_compiled_never_joins(engine: Te
     assert not engine.busy
 
 
-def test_calls_are_what_must_be_called(engine: TextEngine) -> None:
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_calls_are_what_must_be_called(syntax: str, engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.constraints, "syntax", SYNTAXES[syntax])
+    assert engine.ready().calls == syntax
     tools = Tools(functions=[FUNCTION, {**FUNCTION, "name": "outra"}], must=True, parallel=False)
     for number in "123":
         text, reason = run(engine, [question(number, tools=tools)])[f"{number}.0"]
-        call, arguments = Reader(SYNTAXES["json"]).push(text)
+        call, arguments = Reader(SYNTAXES[syntax]).push(text)
         assert isinstance(call, Call) and call.name in ("soma", "outra") and reason == "stop"
         assert isinstance(arguments, Arguments) and json.loads(arguments.text)["x"] in (1, 22)
     free = run(engine, [question("1", tools=replace(tools, must=False)), question("2")])

@@ -145,15 +145,13 @@ def test_an_answer_in_json_or_a_call(grammars: Grammars, tokenizer: Tokenizer) -
         "properties": {"a": {"type": "integer"}},
         "additionalProperties": False,
     }
-    text = grammar(
-        FUNCTIONS, SYNTAXES["hermes"], must=False, parallel=True, json_options=JSON_OPTIONS, content=json.dumps(content)
-    )
+    text = grammar(FUNCTIONS, SYNTAXES["hermes"], must=False, parallel=True, json_options=JSON_OPTIONS, content=content)
     compiled = grammars.compile(Constraint(kind="lark", text=text))
     for answer, fits in (('{"a": 1}', True), ("Olá", False), (SYNTAXES["hermes"].write("now", "{}"), True)):
         tokens = tokenizer.encode(answer)
         assert (compiled.start.deep_copy().validate_tokens(tokens) == len(tokens)) == fits
     with pytest.raises(UserError, match="cannot be told from a call"):
-        grammar(FUNCTIONS, SYNTAXES["json"], must=False, parallel=True, json_options=JSON_OPTIONS, content="{}")
+        grammar(FUNCTIONS, SYNTAXES["json"], must=False, parallel=True, json_options=JSON_OPTIONS, content={})
 
 
 def test_the_template_says_how_calls_are_written() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import jsonschema_rs
 import numpy as np
 import pytest
-import random_schemas
 
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.serving.engine.grammar import GrammarError, Grammars, Matcher, allowed
 from oliveira.serving.protocol import Constraint, Refused
+from tests import random_schemas
 
 TEXTS = ['{"nome": "Ana", "idade": 31, "ok": [true, false, null]}', "No princípio criou Deus os céus e a terra. 0.5e-3"]
 LONGEST = 400  # tokens of a walk

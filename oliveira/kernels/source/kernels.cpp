@@ -19,6 +19,6 @@
 #define TEXT(name) #name
 #define NAMED(name) TEXT(name)
 
-static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, low_rank, rope, expand, causal, causal_back, gated, gated_back, sample, sample_memory};
+static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, norm_here, keep, attend, cap, decode, low_rank, rope, expand, causal, causal_back, gated, gated_back, sample, sample_memory};
 
 extern "C" const Isa *MAKE(NAME)() { return &isa; }

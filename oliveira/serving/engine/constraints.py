@@ -3,15 +3,16 @@ holds its answer is there."""
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import UserError
 from oliveira.serving.calls import Function, Syntax, grammar
-from oliveira.serving.engine.grammar import JSON_OPTIONS, Compiled, Grammars
+from oliveira.serving.engine.grammar import JSON_OPTIONS, Compiled, Grammars, checked
 from oliveira.serving.engine.request import Request
 from oliveira.serving.protocol import Constraint, Generate, Refused
 
@@ -43,6 +44,8 @@ class Constraints:
     def of(self, message: Generate) -> Constraint | None:
         """What holds the answer. Raises `Refused`."""
         tools, constraint = message.tools, message.constraint
+        if constraint is not None and constraint.kind == "lark" and "%json" in constraint.text:
+            raise Refused("a grammar with %json in it: give the schema as json instead.", "constraint_unsupported")
         if tools is None:
             return constraint
         content = None
@@ -51,16 +54,21 @@ class Constraints:
                 raise Refused("tools beside a regular expression or a grammar: give one of them.", "invalid_value")
             content = constraint
         try:
+            functions = [Function(**function) for function in tools.functions]
+            schemas = [function.schema for function in functions]
+            checked({"anyOf": schemas})  # all together
             text = grammar(
-                [Function(**function) for function in tools.functions],
+                [replace(function, parameters=checked(function.schema)) for function in functions],
                 self.syntax,
                 must=tools.must,
                 parallel=tools.parallel,
                 json_options=JSON_OPTIONS,
-                content=content.text if content else None,
+                content=checked(json.loads(content.text)) if content else None,
             )
         except UserError as error:
             raise Refused(str(error), "invalid_value") from None
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"the schemas of these tools are not covered: {error}.", "constraint_unsupported") from None
         return Constraint(kind="lark", text=text)
 
     def begin(self, request: Request, seed: int, constraint: Constraint) -> None:
@@ -82,14 +90,16 @@ class Constraints:
         if not self._waiting:
             return []
         wait([one.compiled for one in self._waiting], LOOK_SECONDS if idle else 0, FIRST_COMPLETED)
-        now, out, left = time.monotonic(), [], []
+        now = time.monotonic()
+        out: list[tuple[Request, int, Exception | None]] = []
+        left = []
         for one in self._waiting:
             if one.compiled.done():
                 found = one.compiled.exception()
                 if found is None:
                     one.request.grammar = one.compiled.result()
-                elif not isinstance(found, Exception):
-                    raise found
+                elif not isinstance(found, Exception):  # a panic of the library
+                    found = RuntimeError(repr(found))
                 out.append((one.request, one.seed, found))
             elif now > one.until:
                 one.compiled.cancel()

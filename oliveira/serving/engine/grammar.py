@@ -171,13 +171,18 @@ def _grammar(constraint: Constraint) -> str:
     assert constraint.kind in _NAMES
     match constraint.kind:
         case "json_schema":
-            schema = json.loads(constraint.text)
-            _check(schema)
-            schema = schema if isinstance(schema, dict) else {"anyOf": [{}] if schema is True else []}
-            return LLMatcher.grammar_from_json_schema(json.dumps(_strict(schema)), overrides=cast(Any, JSON_OPTIONS))
+            schema = checked(json.loads(constraint.text))
+            return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=cast(Any, JSON_OPTIONS))
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.text)
     return LLMatcher.grammar_from_lark(constraint.text)
+
+
+def checked(schema: Any) -> dict[str, Any]:
+    """The schema as the library is to hold it, also within a grammar. Raises `ValueError`."""
+    _check(schema)
+    strict: dict[str, Any] = _strict(schema if isinstance(schema, dict) else {"anyOf": [{}] if schema is True else []})
+    return strict
 
 
 def _check(schema: Any) -> None:
