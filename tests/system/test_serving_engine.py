@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from oliveira.serving.engine.sampling import Sampler, Sampling, choose, distribu
 from oliveira.serving.engine.scheduler import CHUNK
 from oliveira.serving.engine.text import TextStream
 from oliveira.serving.engine.text_engine import TextEngine
-from oliveira.serving.protocol import Done, Error, Generate, Predict, Token
+from oliveira.serving.protocol import Done, Echo, End, Error, Generate, Predict, Token
 
 SLOTS = 4
 
@@ -174,6 +175,55 @@ def test_logprobs_are_the_models_and_cover_the_text(engine: TextEngine) -> None:
     for row, (token, entry) in enumerate(zip(chosen, got["entries"], strict=True)):
         assert entry.logprob == pytest.approx(float(expected[row, token]), abs=1e-4)
         assert entry.top[0].logprob == pytest.approx(float(expected[row].max()), abs=1e-4) and len(entry.top) == 3
+
+
+def test_a_prompt_is_said_with_its_log_probabilities(engine: TextEngine) -> None:
+    """As lm-eval asks: each token given those before it, null for the first; also of a prompt that is all there is."""
+    prompt = prompts(engine)[5]
+    with torch.inference_mode():
+        expected = torch.log_softmax(engine.model(torch.tensor([prompt]))[0].double(), -1)
+    for max_tokens, n in ((0, 1), (1, 2), (3, 1)):
+        sampling = Generate(
+            id="e", tokens=prompt, stop=[], temperature=0.0, max_tokens=max_tokens, n=n, logprobs=2, echo=True, seed=1
+        )
+        said = engine.turn([sampling])
+        while engine.busy:
+            said += engine.turn([])
+        echoes = [m for m in said if isinstance(m, Echo)]
+        assert [m.index for m in echoes] == list(range(n)) and len([m for m in said if isinstance(m, Done)]) == n
+        for echo in echoes:
+            assert echo.text == engine.tokenizer.decode(prompt) and len(echo.logprobs) == len(prompt)
+            assert echo.logprobs[0].logprob is None and echo.logprobs[0].top == []
+            for place, entry in enumerate(echo.logprobs[1:]):
+                assert entry.logprob == pytest.approx(float(expected[place, prompt[place + 1]]), abs=1e-4)
+                assert entry.top[0].logprob == pytest.approx(float(expected[place].max()), abs=1e-4)
+                assert len(entry.top) == 2
+        [end] = [m for m in said if isinstance(m, End)]
+        assert end.cached_tokens == 0
+        tokens = [m for m in said if isinstance(m, Token | Done) and m.logprobs]
+        assert not tokens or min(e.offset for m in tokens for e in m.logprobs) == len(engine.tokenizer.decode(prompt))
+
+
+def test_a_seed_gives_the_same_text_alone_and_among_others(engine: TextEngine) -> None:
+    """With penalties, bias and min-p, each stream has its own chance and its own counts."""
+    settings = [
+        Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2),
+        Sampling(min_p=0.05, frequency_penalty=0.7, presence_penalty=0.2, logit_bias=((40, 3.0), (41, -100.0))),
+        Sampling(top_k=20),
+    ]
+    asked = [replace(request(f"r{i}", prompts(engine)[4 + i], 30), sampling=one) for i, one in enumerate(settings)]
+    alone = {}
+    for i, one in enumerate(asked):
+        alone |= run(engine, [[(replace(one), i)]])
+    together = run(engine, [[(replace(one), i) for i, one in enumerate(asked)]])
+    for name, found in alone.items():
+        if name[1] == 0:
+            assert together[name] == found
+
+
+def test_a_bias_for_a_token_that_is_not_there_is_refused(engine: TextEngine) -> None:
+    [said] = engine.handle(Generate(id="b", text="um", stop=[], logit_bias={"99999": 1.0}))
+    assert isinstance(said, Error) and said.status == 400 and "99999" in said.message
 
 
 def test_embedding_is_the_normalised_mean_of_the_last_states(engine: TextEngine) -> None:

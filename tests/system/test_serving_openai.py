@@ -118,6 +118,69 @@ def test_logprobs(client: openai.OpenAI) -> None:
     ] == plain.logprobs.token_logprobs
 
 
+def test_a_prompt_is_said_as_lm_eval_reads_it(client: openai.OpenAI, server: Server) -> None:
+    text = "No principio era"  # no token ends inside a character
+    tokens = Tokenizer.load(server.home.tokenizer).encode(text)
+    ask = {"model": "oliveira", "prompt": tokens, "echo": True, "logprobs": 1, "temperature": 0}
+    found = client.completions.create(**ask, max_tokens=1).choices[0]
+    assert found.logprobs is not None and found.text.startswith(text)
+    values, tops = found.logprobs.token_logprobs, found.logprobs.top_logprobs
+    assert len(values) == len(tops) == len(tokens) + 1 == len(found.logprobs.tokens)
+    assert values[0] is None and tops[0] is None and all(value < 0 for value in values[1:])
+    assert "".join(found.logprobs.tokens) == found.text
+    assert [found.text[at] for at in found.logprobs.text_offset] == [token[0] for token in found.logprobs.tokens]
+    scored = client.completions.create(**ask, max_tokens=0)
+    assert scored.choices[0].text == text and scored.choices[0].logprobs.token_logprobs == values[:-1]
+    assert scored.usage is not None and scored.usage.completion_tokens == 0
+    streamed = list(client.completions.create(**ask, max_tokens=1, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in streamed) == found.text
+
+
+def test_penalties_bias_and_short_embeddings(client: openai.OpenAI, server: Server) -> None:
+    ask = {"model": "oliveira", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    [wanted] = Tokenizer.load(server.home.tokenizer).encode("x")[:1]
+    biased = client.completions.create(**ask, logit_bias={str(wanted): 100}).choices[0].text
+    assert biased == "x" * 12
+    freed = client.completions.create(
+        **ask, logit_bias={str(wanted): 100}, frequency_penalty=2, extra_body={"min_p": 0.1}
+    )
+    assert freed.choices[0].text.startswith("x")
+    with pytest.raises(openai.BadRequestError, match="best_of"):
+        client.completions.create(**ask, best_of=3)
+    with pytest.raises(openai.BadRequestError, match="99999999"):
+        client.completions.create(**ask, logit_bias={"99999999": 1})
+    whole = client.embeddings.create(model="oliveira", input="um").data[0].embedding
+    short = client.embeddings.create(model="oliveira", input="um", dimensions=4).data[0].embedding
+    length = math.hypot(*whole[:4])
+    assert short == pytest.approx([number / length for number in whole[:4]], abs=1e-6)
+
+
+def test_responses_whole_and_as_events(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(
+        model="oliveira",
+        messages=[{"role": "system", "content": "Um"}, {"role": "user", "content": PROMPT}],
+        max_tokens=12,
+        temperature=0,
+    )
+    ask = {"model": "oliveira", "instructions": "Um", "max_output_tokens": 12, "temperature": 0}
+    whole = client.responses.create(**ask, input=PROMPT)
+    assert whole.output_text == chat.choices[0].message.content and whole.usage is not None and chat.usage is not None
+    assert whole.usage.output_tokens == chat.usage.completion_tokens
+    cut = chat.choices[0].finish_reason == "length"
+    assert whole.status == ("incomplete" if cut else "completed")
+    parts = [{"role": "user", "content": [{"type": "input_text", "text": PROMPT}]}]
+    events = list(client.responses.create(**ask, input=parts, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events[:4]] == [
+        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+    ]  # fmt: skip
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].type == ("response.incomplete" if cut else "response.completed")
+    assert events[-1].response.output_text == whole.output_text and events[-1].response.usage.total_tokens > 0
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        client.responses.create(**ask, input="a", previous_response_id="resp_1")
+
+
 def test_embeddings(client: openai.OpenAI) -> None:
     """base64 (the client's default) and plain numbers are the same vectors, of length 1; order is kept."""
     texts = ["A noite caiu.", "O menino riu.", "A noite caiu."]

@@ -54,8 +54,8 @@ def report(request: Request, run: Run, logits_TV: Tensor, pieces: Pieces) -> Non
     tokens = request.prompt[run.position + 1 : run.position + 1 + len(run.tokens)]
     if run.position == 0:
         request.entries.append(Logprob(token=list(pieces(request.prompt[0])), logprob=None, top=[]))
+        request.said.push(pieces(request.prompt[0]))
     top = min(request.logprobs or 0, logits_TV.shape[1])
     for given in given_tokens(logits_TV[: len(tokens)], tokens, top):  # after the last one comes the answer
-        last = request.entries[-1]
-        offset = last.offset + len(bytes(last.token).decode("utf-8", "ignore"))
-        request.entries.append(replace(described(given, pieces), offset=offset))
+        request.entries.append(replace(described(given, pieces), offset=request.said.length))
+        request.said.push(pieces(given.token))

@@ -44,6 +44,7 @@ class Request:
     name: str = ""  # of the request in the front's log
     echo: str | None = None  # the prompt's text, if it is to be said before each choice
     entries: list[Logprob] = field(default_factory=list)  # of the prompt, if it is to be said with them
+    said: TextStream = field(default_factory=TextStream)  # what they have of it
     open: int = field(init=False)
     started: float = math.nan
     first_token: float = math.nan

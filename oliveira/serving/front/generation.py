@@ -151,7 +151,7 @@ class Generation:
         elif self.choices == 1:
             metrics.inter_token_latency_seconds.observe(now - self._last)
         self._last = now
-        self.tokens += 1
+        self.tokens += not (isinstance(message, Done) and message.tokens == 0)
         if isinstance(message, Done):
             metrics.request_success_total.labels(finished_reason=message.reason).inc()
 

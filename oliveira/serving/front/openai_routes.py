@@ -26,6 +26,7 @@ from oliveira.serving.front.client import EngineProcess
 from oliveira.serving.front.errors import ApiError
 from oliveira.serving.front.generation import Generation
 from oliveira.serving.front.questions import ask_all, check_model, check_text, model_header, while_connected
+from oliveira.serving.front.responses import ResponseShape, ResponsesRequest
 from oliveira.serving.front.schemas import (
     ChatMessage,
     ChatRequest,
@@ -49,6 +50,7 @@ def make_openai_router(service: Served) -> APIRouter:
     for method, path, route in (
         ("POST", "/v1/chat/completions", routes.chat),
         ("POST", "/v1/completions", routes.completions),
+        ("POST", "/v1/responses", routes.responses),
         ("POST", "/v1/embeddings", routes.embeddings),
         ("POST", "/tokenize", routes.tokenize),
         ("POST", "/detokenize", routes.detokenize),
@@ -139,6 +141,13 @@ class OpenAIRoutes:
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers the messages as the model's chat template writes them, or continues their joined contents."""
+        return await self.chat_as(request, body, ChatShape if body.asked_tools() is None else CallShape)
+
+    async def responses(self, request: Request, body: ResponsesRequest) -> Response:
+        """The same of a text or messages, in the form of OpenAI's responses."""
+        return await self.chat_as(request, body.as_chat(), ResponseShape)
+
+    async def chat_as(self, request: Request, body: ChatRequest, shape: type[Shape]) -> Response:
         self.service.check_open()
         if len(body.messages) > self.limits.max_messages:
             raise ApiError(
@@ -158,7 +167,7 @@ class OpenAIRoutes:
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         }
         message = protocol.Generate(**common, text=text, tools=tools, messages=chat_of(body.messages))
-        return await self.answer(request, body, [message], ChatShape if tools is None else CallShape)
+        return await self.answer(request, body, [message], shape)
 
     async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""

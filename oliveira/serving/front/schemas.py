@@ -57,6 +57,8 @@ _LABELS = {
 _NEUTRAL: dict[str, Any] = {
     "tool_choice": "none",
     "modalities": ["text"],
+    "text": {"format": {"type": "text"}},
+    "truncation": "disabled",
     "best_of": 1,
 }
 

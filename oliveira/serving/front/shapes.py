@@ -16,6 +16,8 @@ class Shape(ABC):
     prefix: str
     whole_object: str
     chunk_object: str
+    named = False  # its events have a line with their name
+    last_line = "data: [DONE]\n\n"
 
     def __init__(self, model: str, generation: Generation, *, with_usage: bool) -> None:
         self.with_usage = with_usage
@@ -27,7 +29,7 @@ class Shape(ABC):
             "system_fingerprint": generation.digest[:12],
         }
 
-    def whole(self, choices: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, choices: list[Choice], usage: dict[str, Any]) -> dict[str, Any]:
         shaped = [self._choice(number, choice) for number, choice in enumerate(choices)]
         return {**self._head, "object": self.whole_object, "choices": shaped, "usage": usage}
 
@@ -46,8 +48,9 @@ class Shape(ABC):
             out.append(self._chunk([self._end(number, message.reason)]))
         return out
 
-    def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
-        return {**self._chunk([]), "usage": usage}
+    def closing(self, usage: dict[str, Any]) -> list[dict[str, Any]]:
+        """Chunks after the last choice has ended."""
+        return [{**self._chunk([]), "usage": usage}] if self.with_usage else []
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk = {**self._head, "object": self.chunk_object, "choices": choices}

@@ -64,16 +64,16 @@ class EventStream(Response):
 
         try:
             async with asyncio.timeout(self._seconds):
-                await write(_lines(self._shape.opening()))
+                await write(self._lines(self._shape.opening()))
                 number, message = self._first
                 while True:
-                    if lines := _lines(self._shape.chunks(number, message)):
+                    if lines := self._lines(self._shape.chunks(number, message)):
                         await write(lines)
                     if self._generation.ended:
                         break
                     number, message = await self._next(write)
-                closing = [self._shape.usage_chunk(self._generation.usage())] if self._shape.with_usage else []
-                await write(_lines(closing) + "data: [DONE]\n\n", more=False)
+                closing = self._shape.closing(self._generation.usage())
+                await write(self._lines(closing) + self._shape.last_line, more=False)
             return
         except TimeoutError:
             error = too_slow(self._generation.service.settings.deadline)
@@ -85,6 +85,11 @@ class EventStream(Response):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await write(_lines([error.body()]), more=False)
+
+    def _lines(self, values: list[dict[str, Any]]) -> str:
+        if not self._shape.named:
+            return _lines(values)
+        return "".join(f"event: {value['type']}\n{_lines([value])}" for value in values)
 
     async def _next(self, write: Callable[[str], Any]) -> tuple[int, Echo | Token | Done | End]:
         while True:
