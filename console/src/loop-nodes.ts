@@ -13,7 +13,7 @@ export interface Node {
 const NODES: [keyof Text["nodes"], string[]][] = [
   ["collect", ["collect"]],
   ["preprocess", ["preprocess"]],
-  ["train", ["train"]],
+  ["train", ["train", "bring_in"]],
   ["optimise", ["adapt", "compress"]],
   ["package", ["package", "export"]],
   ["deploy", ["serve"]],

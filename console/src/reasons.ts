@@ -12,6 +12,10 @@ const PORTUGUESE: [RegExp, string][] = [
     /^the error of the answers whose truth came back fell by (\S+), less than (\S+)$/,
     "o erro das respostas cuja verdade voltou caiu $1, menos que $2",
   ],
+  [
+    /^the error of the answers whose truth came back rose by (\S+) and should fall by (\S+)$/,
+    "o erro das respostas cuja verdade voltou subiu $1 e devia cair $2",
+  ],
   [/^(.+) on the known data is (\S+) worse, more than (\S+)$/, "$1 nos dados conhecidos ficou $2 pior, mais que $3"],
   [/^latency (\S+) × the champion's is above (\S+)$/, "a latência de $1 × a do campeão passa de $2"],
   [

@@ -33,7 +33,7 @@ const en = {
     update: "Continuous update",
   },
   stages: {
-    collect: "Collect", preprocess: "Preprocess", train: "Train", adapt: "Adapt (LoRA)", compress: "Compress (4 or 8 bits)",
+    collect: "Collect", bring_in: "Bring in", preprocess: "Preprocess", train: "Train", adapt: "Adapt (LoRA)", compress: "Compress (4 or 8 bits)",
     package: "Package", export: "Export (ONNX)", serve: "Serve", monitor: "Monitor", update: "Update",
   },
   nothingYet: "Nothing made yet.",
@@ -199,7 +199,7 @@ const pt: Text = {
     update: "Atualização Contínua",
   },
   stages: {
-    collect: "Coleta", preprocess: "Pré-processamento", train: "Treinamento", adapt: "Adaptação (LoRA)",
+    collect: "Coleta", bring_in: "Trazer", preprocess: "Pré-processamento", train: "Treinamento", adapt: "Adaptação (LoRA)",
     compress: "Compressão (4 ou 8 bits)", package: "Pacote", export: "Exportação (ONNX)", serve: "Serviço",
     monitor: "Monitoramento", update: "Atualização",
   },

@@ -38,7 +38,7 @@ from oliveira.lifecycle.recording import ask_recording
 from oliveira.lifecycle.remembered import Asked, choose, fitted, remember
 from oliveira.lifecycle.starting import life_to_start, worlds_of_others
 from oliveira.lifecycle.summaries import told
-from oliveira.lifecycle.up import House, check_home, snippet, task_snippet
+from oliveira.lifecycle.up import House, chat_snippet, check_home, snippet, task_snippet
 from oliveira.process.progress import Reporter
 from oliveira.process.stop import Stop
 from oliveira.world import parse_override
@@ -194,7 +194,7 @@ def _task_name(task: str, data: str, target: str) -> str:
 
 def _next_steps(house: House) -> str:
     if not house.world.task.name:
-        return snippet(house.address, house.key, house.life)
+        return (chat_snippet if house.chats() else snippet)(house.address, house.key, house.life)
     return task_snippet(house.address, house.key, house.example())
 
 

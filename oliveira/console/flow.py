@@ -46,6 +46,8 @@ def task_of(home: Path) -> str:
 
 def mermaid(states: dict[str, str]) -> str:
     """`graph TD` of the seed document; each box takes the least finished state of its stages."""
+    if "bring_in" in states:  # weights that were brought in stand where others are trained
+        states = {**states, "train": states["bring_in"]}
     lines = ["graph TD"]
     for letter, title, stages in BOXES:
         state = box_state([states.get(stage, "waiting") for stage in stages])

@@ -106,8 +106,12 @@ class Converted:
     def build(self, make: Callable[..., Model], config: Callable[..., Any], **more: Any) -> Model:
         """Our model with these weights, in `eval` mode, after it has computed what the reference computes."""
         with explained(self.kind, self.wanted):
+            head = {"gives": self.gives} if self.gives else {}
             try:
-                ours = make(config(**self.config, **more), **({"gives": self.gives} if self.gives else {}))
+                if self.trial is None:  # a file may name any size: nothing is allocated before its weights fit
+                    with torch.device("meta"):
+                        self._fit(make(config(**self.config, **more), **head))
+                ours = make(config(**self.config, **more), **head)
             except ValueError as error:  # a sentence of the config's own
                 raise UserError(f"this {self.kind} cannot become a {self.wanted}: {error}") from None
             self._load(ours)
@@ -138,7 +142,8 @@ class Converted:
                     f"random batch, {allowed:.1g} is allowed. Look at {_suspect(self.reference)}."
                 )
 
-    def _load(self, ours: nn.Module) -> None:
+    def _fit(self, ours: nn.Module) -> dict[str, Tensor]:
+        """What of `ours` stays as it is. Raises `UserError` where names or shapes differ."""
         own = ours.state_dict()
         kept = {name: own[name] for name in own if name.startswith(self.fresh)} if self.fresh else {}
         for name in sorted((own.keys() - kept.keys()) ^ (self.state.keys() - kept.keys())):
@@ -150,7 +155,10 @@ class Converted:
                     f"{name} of this {self.kind} has the shape {tuple(tensor.shape)}, its sizes say "
                     f"{tuple(own[name].shape)}. Give one whose config fits its weights."
                 )
-        ours.load_state_dict({**kept, **self.state})
+        return kept
+
+    def _load(self, ours: nn.Module) -> None:
+        ours.load_state_dict({**self._fit(ours), **self.state})
         after = ours.state_dict()
         for name, tensor in self.state.items():  # two names of one weight, with two values: the last would win
             if not torch.equal(after[name], tensor.to(after[name])) and not tensor.isnan().any():

@@ -1,12 +1,14 @@
-"""A Llama-style GGUF file, the format of llama.cpp, as a `GPT` and its tokenizer.
+"""A GGUF file, the format of llama.cpp, as a `GPT` and its tokenizer.
 
-Every tensor is de-quantised to float32. Queries and keys are turned back: llama.cpp rotates neighbours (x₀, x₁), we
-rotate halves (x₀, x_{K/2}) as Llama itself does, so its converter interleaves the two halves of each head's rows:
+Every tensor is de-quantised to float32. In the architecture llama, queries and keys are turned back: llama.cpp rotates
+neighbours (x₀, x₁) there, we rotate halves (x₀, x_{K/2}) as Llama itself does, so its converter interleaves the two
+halves of each head's rows:
 
     row r of half h in a head stands at 2 r + h in the file
 
-Covered: architecture llama, RoPE without scaling. Its tokenizer: `oliveira.convert.gguf_tokenizer`.
-Checked against: transformers LlamaForCausalLM with the same de-quantised weights, 64 greedy tokens equal.
+Covered: the architectures llama, qwen2, qwen3, gemma2 and gemma3, with RoPE plain or scaled (linear, yarn, llama3's
+factors). Its tokenizer: `oliveira.convert.gguf_tokenizer`. The types of its tensors: `oliveira.convert.gguf_file`.
+Checked against: transformers' models with the same de-quantised weights, 64 greedy tokens equal.
 """
 
 from __future__ import annotations
@@ -14,16 +16,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from gguf import GGUFReader
-from gguf.quants import dequantize
 from torch import Tensor
 
 from oliveira.convert import gguf_tokenizer
 from oliveira.convert.base import Converted, explained
+from oliveira.convert.gguf_file import Packed, open_gguf
+from oliveira.convert.gguf_forms import FORMS, Fields, config_of
 from oliveira.data.brought_tokenizer import BroughtTokenizer
-from oliveira.errors import CorruptError, UserError
+from oliveira.errors import UserError
 from oliveira.models.gpt import GPT, GPTConfig
 
 _BLOCK = {
@@ -37,7 +37,9 @@ _BLOCK = {
     "ffn_up": "feed_forward.up",
     "ffn_down": "feed_forward.down",
 }
-_LONGEST = 2**24  # tokens of context: a larger number is no size but a broken file
+_HEAD_NORMS = {"attn_q_norm": "attention.query_norm", "attn_k_norm": "attention.key_norm"}
+_POST_NORMS = {"post_attention_norm": "attention_post_norm", "post_ffw_norm": "feed_forward_post_norm"}
+_BIASED = ("attn_q", "attn_k", "attn_v")
 
 
 class About(NamedTuple):
@@ -52,48 +54,17 @@ class FromGGUF(NamedTuple):
     about: About
 
 
-class Fields:
-    """The settings of a file. What is asked for is noted; `close` refuses what nobody asked for."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values, self.read = values, set[str]()
-
-    def get(self, name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        self.read.add(name)
-        value = self.values.get(name, default)
-        if value is None:
-            raise UserError(f"this GGUF file has no {name}. Give one of a plain Llama with its tokenizer.")
-        if not isinstance(value, kind) or (isinstance(value, (int, float)) and not 0 < value < 2**48):
-            raise UserError(f"{name} = {str(value)[:40]!r} of this GGUF file is not covered. Give a plain Llama.")
-        return value
-
-    def need(self, name: str, *allowed: Any) -> None:
-        self.read.add(name)
-        value = self.values.get(name)
-        if value not in allowed:
-            covered = " or ".join(repr(a) for a in allowed if a is not None)
-            raise UserError(f"{name} = {value!r} of this GGUF file is not covered. Only {covered} can be read.")
-
-    def close(self, prefix: str) -> None:
-        if left := [name for name in self.values if name.startswith(prefix) and name not in self.read]:
-            raise UserError(
-                f"{left[0]} = {self.values[left[0]]!r} of this GGUF file is not read here, and might matter."
-            )
-
-
 def read_gguf(path: Path) -> FromGGUF:
     """Raises `UserError` for what `GPT` does not compute, `CorruptError` when the file is not a GGUF file."""
     if not path.is_file():
         raise UserError(f"{path.name} is no file. Give the path of a GGUF file.")
-    try:
-        reader = GGUFReader(path)
-        fields = Fields({name: field.contents() for name, field in reader.fields.items()})
-    except Exception as error:  # the reader slices bytes by numbers that it has just read
-        raise CorruptError(f"{path.name} is not a GGUF file that can be read: {error}") from None
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    values, tensors = open_gguf(path)
+    fields = Fields(values)
     with explained(path.name, "GPT"):
-        config = _config(fields, tied="output.weight" not in tensors)
-        state = _state(config, tensors)
+        factors = tensors.pop("rope_freqs.weight", None)
+        tied = "output.weight" not in tensors
+        config = config_of(fields, tied=tied, factors=None if factors is None else factors.unpack())
+        state = _state(config, tensors, fields.values["general.architecture"])
         if tensors:
             raise UserError(f"{path.name} has weights that GPT does not know: {', '.join(sorted(tensors)[:3])}.")
         tokenizer = gguf_tokenizer.read(fields, config["vocab_size"])
@@ -111,72 +82,41 @@ def _about(fields: Fields) -> About:
     return About(fields.get("general.architecture", str), template, licence or "")
 
 
-def _config(fields: Fields, *, tied: bool) -> dict[str, Any]:
-    fields.need("general.architecture", "llama")
-    fields.need("llama.rope.scaling.type", "none", None)
-    fields.need("llama.rope.scaling.factor", 1.0, 0.0, None)
-    fields.need("llama.expert_count", 0, None)
-    fields.need("llama.expert_used_count", 0, None)
-    fields.need("llama.attention.causal", True, None)
-    d_model, n_heads = (fields.get(f"llama.{name}", int) for name in ("embedding_length", "attention.head_count"))
-    if d_model % n_heads:
-        raise UserError(f"llama.attention.head_count = {n_heads} does not divide llama.embedding_length = {d_model}.")
-    for name in ("llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"):
-        fields.need(name, d_model // n_heads, None)
-    tokens = fields.get("tokenizer.ggml.tokens", list)
-    max_len = fields.get("llama.context_length", int)
-    if max_len > _LONGEST:
-        raise UserError(f"llama.context_length = {max_len} of this GGUF file is no length. At most {_LONGEST} can be.")
-    config = {
-        "vocab_size": fields.get("llama.vocab_size", int, len(tokens)),
-        "d_model": d_model,
-        "n_layers": fields.get("llama.block_count", int),
-        "n_heads": n_heads,
-        "n_kv_heads": fields.get("llama.attention.head_count_kv", int, n_heads),
-        "d_ff": fields.get("llama.feed_forward_length", int),
-        "max_len": max_len,
-        "norm_eps": fields.get("llama.attention.layer_norm_rms_epsilon", float),
-        "rope_base": fields.get("llama.rope.freq_base", (int, float), 10_000.0),
-        "tied": tied,
-    }
-    fields.close("llama.")
-    return config
-
-
-def _state(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Tensor]:
+def _state(config: dict[str, Any], tensors: dict[str, Packed], architecture: str) -> dict[str, Tensor]:
     """Takes the tensors that it reads out of `tensors`."""
     d_model, d_ff, n_heads, n_kv_heads = (config[name] for name in ("d_model", "d_ff", "n_heads", "n_kv_heads"))
-    rows = {"attn_k": n_kv_heads, "attn_v": n_kv_heads}
+    d_head = config.get("d_head") or d_model // n_heads
+    heads = {"attn_k": n_kv_heads, "attn_v": n_kv_heads}
+    form = FORMS[architecture]
 
     def take(name: str, *shape: int) -> Tensor:
-        tensor = tensors.pop(f"{name}.weight", None)
+        tensor = tensors.pop(name, None)
         if tensor is None:
-            raise UserError(f"this GGUF file has no {name}.weight. Give one of a plain Llama.")
-        if tuple(reversed(tensor.shape.tolist())) != shape:
-            found = tuple(reversed(tensor.shape.tolist()))
-            raise UserError(f"{name}.weight of this GGUF file has the shape {found}, its sizes say {shape}.")
-        try:
-            values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        except NotImplementedError:
-            raise UserError(
-                f"{name}.weight of this GGUF file is of the type {tensor.tensor_type.name}, which the package gguf "
-                "cannot read. Give one in Q4_1, Q8_0 or F16."
-            ) from None
-        return torch.from_numpy(values if values.flags.writeable else values.copy())
+            raise UserError(f"this GGUF file has no {name}. Give one of a whole {architecture}.")
+        if tensor.shape != shape:
+            raise UserError(f"{name} of this GGUF file has the shape {tensor.shape}, its sizes say {shape}.")
+        return tensor.unpack()
 
     state = {
-        "embedding.weight": take("token_embd", config["vocab_size"], d_model),
-        "norm.weight": take("output_norm", d_model),
+        "embedding.weight": take("token_embd.weight", config["vocab_size"], d_model),
+        "norm.weight": take("output_norm.weight", d_model),
     }
+    names = {**_BLOCK, **(_HEAD_NORMS if form.qk_norm else {}), **(_POST_NORMS if form.post_norms else {})}
     for i in range(config["n_layers"]):
-        for name, ours in _BLOCK.items():
-            wide = d_ff if name in ("ffn_gate", "ffn_up") else d_model // n_heads * rows.get(name, n_heads)
-            shape = (d_model,) if name.endswith("norm") else (wide, d_ff if name == "ffn_down" else d_model)
-            weight = take(f"blk.{i}.{name}", *shape)
-            if name in ("attn_q", "attn_k"):
-                weight = _halves(weight, rows.get(name, n_heads))
+        for name, ours in names.items():
+            wide = d_ff if name in ("ffn_gate", "ffn_up") else d_head * heads.get(name, n_heads)
+            shape: tuple[int, ...] = (wide, d_model)
+            if name.endswith("norm"):
+                shape = (d_head if name in _HEAD_NORMS else d_model,)
+            elif name in ("ffn_down", "attn_output"):
+                shape = (d_model, d_ff if name == "ffn_down" else wide)
+            weight = take(f"blk.{i}.{name}.weight", *shape)
+            if form.neighbours and name in ("attn_q", "attn_k"):
+                weight = _halves(weight, heads.get(name, n_heads))
             state[f"blocks.{i}.{ours}.weight"] = weight
-    head = state["embedding.weight"] if config["tied"] else take("output", config["vocab_size"], d_model)
+            if form.qkv_bias and name in _BIASED:
+                state[f"blocks.{i}.{ours}.bias"] = take(f"blk.{i}.{name}.bias", wide)
+    head = state["embedding.weight"] if config["tied"] else take("output.weight", config["vocab_size"], d_model)
     return {**state, "head.weight": head}
 
 

@@ -2,7 +2,7 @@
 
     brought = bring_in(Path("SmolLM2-135M-Instruct.Q4_1.gguf"))
 
-Covered: a GGUF file. What it may hold: `oliveira.convert.gguf`.
+Covered: a GGUF file (`oliveira.convert.gguf`) and a Hugging Face folder (`oliveira.convert.folder`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from oliveira.convert.folder import read_folder
 from oliveira.convert.gguf import read_gguf
 from oliveira.data import chat_template
 from oliveira.data.brought_tokenizer import BroughtTokenizer
@@ -32,12 +33,25 @@ def bring_in(path: Path) -> BroughtIn:
     """Raises `UserError` for what is not covered, `CorruptError` for a file that is broken."""
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
-    raise UserError(f"{path.name} holds no weights that can be brought in. Give a .gguf file.")
+    if path.is_dir():
+        return _folder(path)
+    raise UserError(f"{path.name} holds no weights that can be brought in. Give a Hugging Face folder or a .gguf file.")
 
 
 def _gguf(path: Path) -> BroughtIn:
     model, tokenizer, about = read_gguf(path)
-    if about.chat_template:
-        chat_template.check(about.chat_template, tokenizer.rules.names)
     source = {"kind": "gguf", "form": about.form, "files": {path.name: sha256_file(path)}}
-    return BroughtIn(model, "gpt", tokenizer, about.chat_template, about.licence, source)
+    return BroughtIn(model, "gpt", tokenizer, _tried(about.chat_template, tokenizer), about.licence, source)
+
+
+def _folder(path: Path) -> BroughtIn:
+    found = read_folder(path)
+    source = {"kind": "hf", "form": found.form, "files": found.files}
+    template = _tried(found.chat_template, found.tokenizer)
+    return BroughtIn(found.model, "gpt", found.tokenizer, template, found.licence, source)
+
+
+def _tried(template: str | None, tokenizer: BroughtTokenizer) -> str | None:
+    if template:
+        chat_template.check(template, tokenizer.rules.names)
+    return template or None

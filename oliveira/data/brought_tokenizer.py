@@ -83,10 +83,6 @@ class BroughtTokenizer(Tokenizer):
         facts = json.dumps(asdict(self.rules), ensure_ascii=False)
         Path(path).write_text(f'{HEAD}{facts},"tokenizer":{self.to_json()}}}\n', encoding="utf-8", newline="\n")
 
-    def to_json(self) -> str:
-        """The tokenizer.json that Hugging Face's programs read."""
-        return str(self._backend.to_str())
-
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         texts = [whole(text) for text in texts]
         found = self._backend.encode_batch_fast(texts, add_special_tokens=False)

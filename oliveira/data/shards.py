@@ -18,7 +18,7 @@ from oliveira.data.tokenizer import Tokenizer
 from oliveira.errors import CorruptError
 from oliveira.files import sha256_file
 
-_TYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}  # by the bytes of a token
+_TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}  # by the bytes of a token
 _BATCH = 1 << 20  # characters encoded together
 
 

@@ -36,6 +36,7 @@ MISSING = ("", "na", "n/a", "nan", "nat", "null", "none", "?", "-")
 MAX_FILE = 256 << 20  # bytes, unpacked ones too
 MAX_LINE = 10_000_000  # bytes
 LONGEST_NAME = 80  # characters
+_MOST = 0.8  # of the values above which one word is a name
 ENOUGH = 0.95  # of the cells that are there: of one kind, the column is
 _SAMPLE_LINES, _SAMPLE = 200, 1 << 18
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
@@ -282,7 +283,8 @@ def _cell(value: Any) -> str:
 
 def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The first row as names. Where it looks like the rows below it (numbers and times alone, sentences alone, a long
-    text, a value that comes again in its column) the columns are numbered: no row's text ever becomes a name."""
+    text, a value that comes again in its column while no word stands above sentences) the columns are numbered: no
+    row's text ever becomes a name."""
     first = [str(cell).strip() for cell in cells.iloc[0]]
     rows = cells.iloc[1:]
     again = (rows == cells.iloc[0]).all(axis=1)
@@ -292,12 +294,23 @@ def _headed(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         cell and (rows[place] == given).any() for (place, given), cell in zip(cells.iloc[0].items(), first, strict=True)
     )
     sentences = len(first) > 1 and all(cell.endswith((".", "!", "?", "…")) for cell in first)
+    common = common and not _above_sentences(first, rows)
     if numbers or common or sentences or max(map(len, first)) > LONGEST_NAME:
         names = [f"column {number}" for number in range(1, len(first) + 1)]
         return cells.set_axis(names, axis=1), [f"the first line holds no names: {len(names)} columns are numbered"]
     names, changed = _distinct(first)
     rows = rows.reset_index(drop=True).set_axis(names, axis=1)
     return rows, said + ([f"{changed} columns without a name of their own are numbered"] if changed else [])
+
+
+def _above_sentences(first: list[str], rows: pd.DataFrame) -> bool:
+    """One word on top of a column most of whose values have several: `text`, though `label` is also a class."""
+    for place, cell in enumerate(first):
+        column = rows.iloc[:, place].str.strip()
+        there = column[column != ""]
+        if re.fullmatch(r"[^\W\d]\w*", cell) and len(there) and (there.str.count(r"\S+") >= 3).mean() >= _MOST:
+            return True
+    return False
 
 
 def _distinct(given: list[str]) -> tuple[list[str], int]:

@@ -125,6 +125,11 @@ def _of_jsonl(file: TextFile, say: Say, column: str) -> Iterator[tuple[int, str]
     """Lines that are no object with that text are left out, and counted."""
     lines = enumerate(_lines(file, say), 1)
     head = [(number, _object(line)) for number, line in itertools.islice(lines, _LOOKED_AT)]
+    if not column and any(isinstance((values or {}).get("messages"), list) for _, values in head):
+        raise UserError(
+            f"{file.place} holds chats (messages), of which only texts are learnt here. Give each text in a field "
+            "of its own, or name such a field (?text=FIELD)."
+        )
     texts: dict[str, list[str]] = {}
     for _, values in head:
         for key, value in (values or {}).items():

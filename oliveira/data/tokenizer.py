@@ -91,6 +91,10 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         Path(path).write_text(self._backend.to_str() + "\n", encoding="utf-8", newline="\n")
 
+    def to_json(self) -> str:
+        """The tokenizer.json that Hugging Face's programs read."""
+        return str(self._backend.to_str())
+
     def encode(self, text: str) -> list[int]:
         """Never a special token: their names in a text are text."""
         return self.encode_many([text])[0]

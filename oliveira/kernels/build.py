@@ -189,6 +189,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ("gated", _Code, [pointer, pointer, pointer, integer, pointer, pointer, integer]),
         ("causal", _Code, [pointer, integer]),
         ("decode", _Code, [pointer, pointer]),
+        ("sample", _Code, [pointer, integer, integer, integer]),
     ):
         function = getattr(library, f"oliveira_{name}")
         function.restype, function.argtypes = result, arguments

@@ -13,6 +13,7 @@ all give the same logits. The path (avx512, avx2, scalar) does change the last b
 
 Twin: `GPT.features` and `GPT.head` of the same (quantised) model; logits agree to 1e-4 of their standard deviation.
 Covered: every form of `GPTConfig` whose widths are multiples of 16 (4-bit: of 64, or 16, 32) and heads multiples of 16.
+A window counts places in the blocks: it goes with streams that drop none.
 """
 
 from __future__ import annotations
@@ -33,13 +34,12 @@ from oliveira.models.gpt import GPT, GPTConfig, rotations
 from oliveira.nn.feedforward import SwiGLU
 from oliveira.nn.norm import LayerNorm
 from oliveira.nn.positional import Rotary
-from oliveira.registry import stored_config
 
 POSITIONS = 16  # of a block
 MAX_TOKENS = 256  # new tokens in one call
 _LANES = 16
 _CACHES = {"fp32": torch.float32, "fp16": torch.float16}
-_ACTIVATIONS = {"gelu": 1, "relu": 2, "swiglu": 0}
+_ACTIVATIONS = {"swiglu": 0, "gelu": 1, "geglu": 1, "relu": 2, "gelu_exact": 3}
 
 
 @mirrors("Norm")
@@ -50,8 +50,11 @@ class _Norm(ctypes.Structure):
 @mirrors("Layer")
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("attention_norm", "feed_forward_norm")),
+        *((name, _Norm) for name in ("attention_norm", "feed_forward_norm", "query_norm", "key_norm")),
+        *((name, _Norm) for name in ("attention_post_norm", "feed_forward_post_norm")),
         *((name, MatrixStruct) for name in ("qkv", "output", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine")),
+        *((name, ctypes.c_int32) for name in ("window", "unused")),
     )
 
 
@@ -66,11 +69,12 @@ class _Decoder(ctypes.Structure):
             )
         ),
         ("norm_eps", ctypes.c_float),
-        ("int8", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("int8", "turned", "parallel")),
+        *((name, ctypes.c_float) for name in ("embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
         ("layers", ctypes.c_void_p),
         ("norm", _Norm),
         ("head", MatrixStruct),
-        *((name, ctypes.c_void_p) for name in ("embedding", "positions", "cosine", "sine", "pool")),
+        *((name, ctypes.c_void_p) for name in ("embedding", "positions", "pool")),
         ("n_blocks", ctypes.c_int64),
     )
 
@@ -110,8 +114,6 @@ def not_covered(model: GPT) -> str | None:
     if type(model) is not GPT:
         return f"{type(model).__name__} is not a GPT: it is computed by torch."
     config = model.config
-    if more := stored_config(config).keys() - stored_config(GPTConfig(vocab_size=1)).keys():
-        return f"{min(more)} = {getattr(config, min(more))} is not in the native step: this model is computed by torch."
     d_head = config.head_width
     if d_head % _LANES:
         return f"heads of {d_head} are not a multiple of {_LANES} wide: this model is computed by torch."
@@ -123,7 +125,7 @@ def not_covered(model: GPT) -> str | None:
     if any(len(kinds) > 1 for kinds in together):
         return "queries, keys and values (or gate and up) are stored in different formats: torch computes this model."
     for kind in set().union(*together):
-        for width in (config.d_model, config.d_ff):
+        for width in (config.d_model, config.head_width * config.n_heads, config.d_ff):
             if reason := refusal(kind, width):
                 return f"{reason} This model is computed by torch."
     return None
@@ -239,10 +241,13 @@ class NativeDecoder(Decoder):
         self._matrices: list[PackedMatrix] = []
         tied = model.head.weight is model.embedding.weight if isinstance(model.head, nn.Linear) else False
         head_kind = kind_of(model.head) if head is None else Kind[head]
-        layers = (_Layer * config.n_layers)(*(self._layer(block) for block in model.blocks))
+        rotaries, positions = rotaries_for(model, context), model.positions
+        tables = [
+            None if rotary is None else (self._floats(rotary.cos), self._floats(rotary.sin)) for rotary in rotaries
+        ]
+        layers = (_Layer * config.n_layers)(*(self._layer(i, block, tables) for i, block in enumerate(model.blocks)))
         packed_head = self._matrix(head_kind, [model.head])
         shared = tied and head_kind != Kind.fp32
-        (rotary, _), positions = rotaries_for(model, context), model.positions
         self.context = context or config.max_len
         table: Any = None if positions is None else positions.table
         table = table.weight if isinstance(table, nn.Embedding) else table
@@ -255,19 +260,23 @@ class NativeDecoder(Decoder):
             d_ff=config.d_ff,
             vocab_size=config.vocab_size,
             max_len=self.context,
-            gated=config.feed_forward == "swiglu",
+            gated=config.feed_forward in ("swiglu", "geglu"),
             activation=_ACTIVATIONS[config.feed_forward],
             threads=threads or torch.get_num_threads(),
             half=cache == "fp16",
             int8=ACTIVATIONS[activations],
+            turned=config.rotary_width,
+            parallel=config.parallel,
+            embedding_scale=config.embedding_scale,
+            attention_scale=config.attention_scale,
+            attention_cap=config.attention_cap,
+            logit_cap=config.logit_cap,
             norm_eps=config.norm_eps,
             layers=ctypes.cast(layers, ctypes.c_void_p),
             norm=self._norm(model.norm),
             head=packed_head.struct,
             embedding=None if shared else self._floats(model.embedding.weight),
             positions=None if table is None else self._floats(table),
-            cosine=None if rotary is None else self._floats(rotary.cos),
-            sine=None if rotary is None else self._floats(rotary.sin),
         )
         self._kept.append(layers)
 
@@ -292,6 +301,8 @@ class NativeDecoder(Decoder):
         return kept.data_ptr()
 
     def _norm(self, norm: Any) -> _Norm:
+        if norm is None or isinstance(norm, nn.Identity):
+            return _Norm(None, None)
         shift = self._floats(norm.bias) if isinstance(norm, LayerNorm) else None
         return _Norm(self._floats(norm.weight), shift)
 
@@ -306,11 +317,22 @@ class NativeDecoder(Decoder):
         self._matrices.append(matrix)
         return matrix
 
-    def _layer(self, block: Any) -> _Layer:
+    def _layer(self, number: int, block: Any, tables: list[tuple[int, int] | None]) -> _Layer:
+        """`tables`: cosines and sines of layers that attend to all, and of those with a window where they differ."""
         qkv, output, up, down = _products(block)
+        window = self.config.window_of(number)
+        turned = (tables[1] if window else None) or tables[0]
+        cosine, sine = turned if turned and self.config.turns(number) else (None, None)
         return _Layer(
             attention_norm=self._norm(block.attention_norm),
             feed_forward_norm=self._norm(block.feed_forward_norm),
+            query_norm=self._norm(block.attention.query_norm),
+            key_norm=self._norm(block.attention.key_norm),
+            attention_post_norm=self._norm(block.attention_post_norm),
+            feed_forward_post_norm=self._norm(block.feed_forward_post_norm),
+            cosine=cosine,
+            sine=sine,
+            window=window,
             qkv=self._matrix(kind_of(qkv[0]), qkv).struct,
             output=self._matrix(kind_of(output[0]), output).struct,
             up=self._matrix(kind_of(up[0]), up, in_turn=len(up) > 1).struct,

@@ -23,6 +23,9 @@ BASE_LINES = {
     "{}: {}. Licence: {}": "{}: {}. Licença: {}",
     "{} training tokens": "{} tokens de treino",
     "your text {} → {}, general text {} → {}": "seu texto {} → {}, texto geral {} → {}",
+    "{} is gone: what began with it is served, watched and retrained. Put it back there": (
+        "{} não está mais lá: o que começou com ele é servido, vigiado e retreinado. Ponha de volta"
+    ),
     "{}; the base is served: {}": "{}; serve-se a base: {}",
     "scoring the base as it would be served": "medindo a base como seria servida",
     "scoring what was adapted as it would be served": "medindo o que foi adaptado como seria servido",

@@ -78,5 +78,8 @@ TASK_LINES = {
     "the error of the answers whose truth came back fell by {}, less than {}": (
         "o erro das respostas cuja verdade voltou caiu {}, menos que {}"
     ),
+    "the error of the answers whose truth came back rose by {} and should fall by {}": (
+        "o erro das respostas cuja verdade voltou subiu {} e devia cair {}"
+    ),
     "{} on the known data is {} worse, more than {}": "{} nos dados conhecidos ficou {} pior, mais que {}",
 }

@@ -23,6 +23,11 @@ TEXT_SENTENCES = {
         "{} não é texto (tem bytes NUL). Tire da pasta."
     ),
     "{} is empty. Put text there, or remove it.": "{} está vazio. Ponha texto, ou remova.",
+    "{} holds chats (messages), of which only texts are learnt here. Give each text in a field of its own, or name "
+    "such a field (?text=FIELD).": (
+        "{} contém conversas (messages), das quais aqui só se aprendem textos. Dê cada texto num campo seu, ou diga "
+        "qual (?text=CAMPO)."
+    ),
     '{}: line {} is not a JSON object with texts, like {"text": "…"}. Mend it.': (
         '{}: a linha {} não é um objeto JSON com textos, como {{"text": "…"}}. Conserte.'
     ),

@@ -83,8 +83,9 @@ class Store:
         self.path = home / "ledger.sqlite"
         self._older = False
         with explain_disk(home):
-            if not reads:
+            if not reads and not home.is_dir():
                 make_folder(home)
+                home.chmod(0o700)  # requests, answers and prompts are private
             if not self.path.exists() or not self.path.stat().st_size:
                 check_not_lost(home)  # before SQLite makes a new one of it
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if reads else apsw.SQLITE_OPEN_CREATE)  # one with a WAL is written to
@@ -92,6 +93,9 @@ class Store:
             self._connection = apsw.Connection(str(self.path), flags=flags)
             try:
                 self._connection.set_busy_timeout(int(_PATIENCE * 1000))
+                if not reads:
+                    with contextlib.suppress(OSError):  # of another user, who lets us write
+                        self.path.chmod(0o600)
                 self._look() if reads else self._prepare()
             except BaseException:
                 self._connection.close()

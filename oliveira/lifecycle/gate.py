@@ -71,6 +71,11 @@ def judge(measured: Measured, gate: GateSection) -> tuple[bool, dict[str, Any]]:
     if gain is not None and gain < gate.min_gain:
         if of_text:
             reasons.append(f"gain {gain:.4f} bits per byte on the new domain is below {gate.min_gain}")
+        elif gain < 0:
+            reasons.append(
+                f"the error of the answers whose truth came back rose by {-gain:.2%} and should fall by "
+                f"{gate.min_gain:.2%}"
+            )
         else:
             reasons.append(
                 f"the error of the answers whose truth came back fell by {gain:.2%}, less than {gate.min_gain:.2%}"

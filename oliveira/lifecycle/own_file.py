@@ -44,6 +44,8 @@ def gone_line(world: World, place: Path) -> str:
             f"{place} is gone: what was learnt from it is served and watched, and retraining waits for it. Put it back "
             "there; --life NAME with --task and --data learns from another beside it"
         )
+    if str(place) in world.base.name:
+        return f"{place} is gone: what began with it is served, watched and retrained. Put it back there"
     return (
         f"{place} is gone: what was learnt from it is served, watched and retrained. Put it back there, or learn anew "
         "from another with --text"

@@ -197,6 +197,12 @@ class House:
         write_json_atomic(path, named | described.get("request", {}))
         return path
 
+    def chats(self) -> bool:
+        """Whether the champion has a chat template."""
+        digest = self.ledger.alias("champion")
+        row = self.ledger.artifact(digest) if digest else None
+        return row is not None and (row.path / "chat_template.jinja").is_file()
+
     def check(self) -> None:
         self.front.check()
         for name, loop in list(self.loops.items()):
@@ -288,6 +294,20 @@ curl {address}/v1/completions -H 'Authorization: Bearer {key}' \\
 from openai import OpenAI
 client = OpenAI(base_url="{address}/v1", api_key="{key}")
 print(client.completions.create(model="{model}", prompt="No princípio", max_tokens=40).choices[0].text)
+"""
+
+
+def chat_snippet(address: str, key: str, model: str = OWN) -> str:
+    """The same for a model that has a chat template."""
+    question = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Quem foi Noé?"}}], "max_tokens": 60}}'
+    return f"""
+curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+     -H 'Content-Type: application/json' -d '{question}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{address}/v1", api_key="{key}")
+messages = [{{"role": "user", "content": "Quem foi Noé?"}}]
+print(client.chat.completions.create(model="{model}", messages=messages, max_tokens=60).choices[0].message.content)
 """
 
 

@@ -7,7 +7,7 @@ End of file on either side ends the conversation: the engine exits, the front st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oliveira.errors import OliveiraError
@@ -62,9 +62,15 @@ class Generate(Question):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[str, float] = field(default_factory=dict)  # by the token's number
     stop: list[str]
     seed: int | None = None
     logprobs: int | None = None  # alternatives beside each token; None = no log-probabilities
+    echo: bool = False  # say the prompt before each choice, with its log-probabilities if any are asked
     observe: bool = False  # measure the loss of the prompt
     adapter: str | None = None
     tenant: str = ""  # prefixes are found again for the same tenant only
@@ -206,9 +212,18 @@ class Logprob:
     """The log-probability of one token of the text."""
 
     token: list[int]  # its bytes
-    logprob: float
+    logprob: float | None  # None: the first token of a prompt
     top: list[Alternative]
     offset: int = 0  # characters of the text before it
+
+
+@message("type", "echo")
+class Echo(Answer):
+    """The prompt, before the first token of each choice."""
+
+    index: int  # of the choice
+    text: str
+    logprobs: list[Logprob]
 
 
 @message("type", "token")

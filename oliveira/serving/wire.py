@@ -37,7 +37,7 @@ _FORMS: dict[type, _Form] = {}
 _TAGS: dict[tuple[str, str], type] = {}
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def message(key: str, tag: str) -> Callable[[type[M]], type[M]]:
     """Makes a class a message: `{key: tag, …fields}`."""
 

@@ -55,11 +55,12 @@ class TranslationData(PairData):
 
     @staticmethod
     def answer(state: dict[str, Any], run: Run, request: dict[str, Any]) -> dict[str, Any]:
-        """{"text": "In the beginning"} → {"translation": "…"}."""
+        """{"text": "In the beginning"} → {"translation": "…"}; of a text that is too long also how much was read."""
         text = TranslationData.asked(state, request)
         source, target = codec_from(state["source"]), codec_from(state["target"])
         written = write(run, [text], source, target, max_len=state["max_len"], beam=_BEAM)
-        return {"translation": written[0]}
+        tokens, most = len(source.encode(text)), state["max_len"] - 1
+        return {"translation": written[0], **({"tokens_read": most, "tokens": tokens} if tokens > most else {})}
 
     @staticmethod
     def observe(state: dict[str, Any], request: dict[str, Any], answer: dict[str, Any]) -> dict[str, float]:

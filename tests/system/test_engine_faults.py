@@ -19,8 +19,8 @@ from serving_helpers import MAX_LEN, Home
 from oliveira.artifact import Artifact
 from oliveira.kernels.build import unavailable
 from oliveira.serving.engine import __main__ as engine_module
+from oliveira.serving.engine import choosing, text_engine
 from oliveira.serving.engine import scheduler as scheduler_module
-from oliveira.serving.engine import text_engine
 from oliveira.serving.engine.decoders import Settings
 from oliveira.serving.engine.text_engine import TextEngine
 from oliveira.serving.engine.window import Window
@@ -165,15 +165,19 @@ def of_bad(stream: Any, *_: Any, **__: Any) -> bool:
     return is_bad(stream)
 
 
+def has_bad(samplers: Any, *_: Any) -> bool:
+    return any(sampler.sampling.temperature == BAD for sampler in samplers)
+
+
 REQUEST_FAULTS = {
     "add": raising(lambda e: e.scheduler, "add", lambda request, seed: request.sampling.temperature == BAD),
     "step": at_step("raise"),
     "NaN": at_step("nan"),
-    "sample": raising(lambda e: scheduler_module, "draw", lambda logits, sampling, _: sampling.temperature == BAD),
+    "sample": raising(lambda e: choosing, "choose", has_bad),
     "choices": raising(lambda e: e.scheduler, "_follow", of_bad),
     "blocks": raising(lambda e: e.scheduler, "_begin", of_bad),
     "slide": raising(lambda e: e.scheduler, "_slide", of_bad),
-    "log-probabilities": raising(lambda e: e.scheduler, "_describe", lambda logits, token, top: top == 3),
+    "log-probabilities": raising(lambda e: scheduler_module, "described", lambda choice, _: len(choice.top) == 3),
     "numbers": raising(lambda e: text_engine, "check_numbers", lambda message: message.temperature == BAD),
 }
 
@@ -213,7 +217,7 @@ def test_entries_of_a_request_that_failed_are_dropped(start: Callable[..., TextE
     assert engine.scheduler.prefixes is not None
     cache = engine.scheduler.prefixes.cache
     with pytest.MonkeyPatch.context() as patch:
-        raising(lambda e: scheduler_module, "draw")(engine, patch)
+        raising(lambda e: choosing, "choose")(engine, patch)
         talk(engine, [[generate("bad", prompt)]])
     cache.flush()
     assert cache.stats()["chunks"] == 0 and cache.stats()["bytes"] == 0
@@ -332,8 +336,8 @@ def test_a_number_that_cannot_be_written_ends_its_request(
     """Over the socket: the loop goes on, the thread says that it is alive."""
     engine = start(cache_megabytes=0)
     monkeypatch.setattr(engine_module, "BEAT_SECONDS", 0.05)
-    describe = engine.scheduler._describe
-    monkeypatch.setattr(engine.scheduler, "_describe", lambda *given: replace(describe(*given), logprob=math.nan))
+    describe = scheduler_module.described
+    monkeypatch.setattr(scheduler_module, "described", lambda *given: replace(describe(*given), logprob=math.nan))
     ours, theirs = socket.socketpair()
     ours.settimeout(30)
     loop = threading.Thread(target=engine_module.run, args=(engine, theirs), daemon=True)

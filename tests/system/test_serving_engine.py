@@ -19,7 +19,7 @@ from oliveira.errors import CorruptError, OliveiraError
 from oliveira.models.gpt import GPT
 from oliveira.serving.engine import decoders
 from oliveira.serving.engine.decoders import Settings
-from oliveira.serving.engine.sampling import Sampling, distribution, draw
+from oliveira.serving.engine.sampling import Sampler, Sampling, choose, distribution
 from oliveira.serving.engine.scheduler import CHUNK
 from oliveira.serving.engine.text import TextStream
 from oliveira.serving.engine.text_engine import TextEngine
@@ -206,12 +206,15 @@ def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     if sampling.top_p < 1:  # the smallest set that reaches top_p
         assert float(plain[kept].sum()) >= sampling.top_p or sampling.top_k
         assert float(plain[kept].sum() - plain[kept].min()) < sampling.top_p
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.tensor([draw(logits, sampling, generator) for _ in range(4000)]), minlength=7)
+    sampler, drawn = Sampler(sampling, seed=0), []
+    for _ in range(4000):
+        drawn.append(choose([sampler], [logits], [None], [None])[0].token)
+        sampler.took(drawn[-1])
+    counts = torch.bincount(torch.tensor(drawn), minlength=7)
     assert counts[~kept].sum() == 0
     if kept.sum() > 1:
         assert chisquare(counts[kept].numpy(), (p[kept] * 4000).numpy()).pvalue > 1e-3
-    assert draw(logits, Sampling(temperature=0), generator) == 0
+    assert choose([Sampler(Sampling(temperature=0), seed=0)], [logits], [None], [None])[0].token == 0
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oliveira.artifact import open_artifact
-from oliveira.console.flow import BASE_FLOW, flow_of
+from oliveira.console.flow import BASE_FLOW, flow_of, mermaid
 from oliveira.errors import UserError
 from oliveira.files import write_json_atomic
 from oliveira.ledger import Ledger
@@ -87,6 +87,10 @@ def test_the_adapted_weights_are_served_in_four_bits_with_licence_and_template(l
     assert len(answers) == 3 and all(row["prompt"] and row["before"] != row["after"] for row in answers)
 
 
+def test_the_graph_shows_what_was_brought_in_where_others_train() -> None:
+    assert "Treinamento Base<br/>done" in mermaid({"bring_in": "done"})
+
+
 def test_a_second_start_does_nothing(lived: Lived) -> None:
     def finished() -> list[float | None]:
         with Ledger(lived.home) as ledger:
@@ -116,6 +120,17 @@ def test_other_weights_at_its_place_are_refused(lived: Lived) -> None:
     finally:
         lived.base.write_bytes(kept)
     bases.check_unchanged(lived.home, lived.world)
+
+
+def test_without_its_file_it_is_served_and_that_is_told(lived: Lived) -> None:
+    remember(lived.home, lived.chosen)
+    away = lived.base.rename(lived.root / "away")
+    try:
+        planned = fitted(lived.home, choose(lived.home, Asked(environment={})))
+        assert str(lived.base) in planned.warning
+        assert lived.live() == lived.outputs
+    finally:
+        away.rename(lived.base)
 
 
 def test_it_is_retrained_in_its_bits_and_the_gate_hears_of_the_text_that_lost_more(lived: Lived) -> None:

@@ -320,13 +320,14 @@ def test_a_folder_of_texts(out: Path, tmp_path: Path) -> None:
     ("name", "content", "sentence"),
     [
         ("a.txt", b"a" * 2_000_000 + b"\0", r"a\.txt is not text \(it holds NUL bytes\)"),
+        ("a.jsonl", b'{"id": "x", "messages": [{"role": "user", "content": "a"}]}\n', r"holds chats \(messages\)"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl: line 1 is not a JSON object with texts"),
         ("a.jsonl", b'\n{"text": "a"\n', r"a\.jsonl: line 2 is not a JSON object"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl: line 1 is not a JSON object"),
         ("a.txt", b"", r"a\.txt is empty"),
         ("a.txt", b" \n", r"a\.txt is empty"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_what_is_not_text_is_refused_by_name(
     out: Path, tmp_path: Path, name: str, content: bytes, sentence: str

@@ -17,6 +17,8 @@ from oliveira.models.moe import MoE
 from oliveira.nn.attention import ConcatCache, causal_mask, windowed
 from oliveira.nn.positional import Rotary
 from oliveira.registry import create, stored_config
+from oliveira.serving.engine.decoders import Settings, make_decoder
+from oliveira.serving.engine.window import Window
 from oliveira.training.loss import next_token
 
 V, T = 61, 40
@@ -149,3 +151,9 @@ def test_nonsense_is_refused(case: str) -> None:
     changes, sentence = REFUSED[case]
     with pytest.raises(UserError, match=sentence):
         create("gpt", **{"vocab_size": 9, "d_model": 24, "n_heads": 4, "n_kv_heads": 2, **changes})
+
+
+def test_a_window_of_serving_does_not_go_with_one_of_the_model() -> None:
+    nobody: Any = None
+    with pytest.raises(UserError, match=r"serve.window = 128 does not go with .* of 5 tokens"):
+        make_decoder(nobody, GPT(replace(BASE, window=5, max_len=128)), Settings(window=Window(128)))

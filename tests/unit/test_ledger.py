@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import stat
 import subprocess
 import sys
 import threading
@@ -517,3 +518,15 @@ def test_processes_that_open_and_write_at_once(tmp_path: Path) -> None:
         assert len(events) == 450 and ledger.check()
         for name in ("a", "b", "c"):
             assert [event["data"]["n"] for event in events if event["kind"] == name] == list(range(150))
+
+
+def test_a_home_and_its_ledger_are_private(tmp_path: Path) -> None:
+    """Requests, answers and truths stand in it."""
+    home = tmp_path / "home"
+    with Ledger(home):
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        files = [home / name for name in ("ledger.sqlite", "ledger.sqlite-wal") if (home / name).exists()]
+        assert files and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+    (home / "ledger.sqlite").chmod(0o644)  # of an older program
+    with Ledger(home):
+        assert stat.S_IMODE((home / "ledger.sqlite").stat().st_mode) == 0o600

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no compiler: 
 FORMS = {
     "llama": dict(feed_forward="swiglu", n_kv_heads=2, norm="rmsnorm", positions="rope"),
     "gpt2": dict(feed_forward="gelu", n_kv_heads=4, norm="layernorm", positions="learned", bias=True),
+    "wide heads": dict(feed_forward="geglu", n_kv_heads=2, d_head=32, window=9, post_norms=True, qk_norm=True),
+    "parallel": dict(feed_forward="gelu_exact", n_kv_heads=4, bias=True, parallel=True, rotary_share=0.5),
 }
 
 

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(build.unavailable() is not None, reason=str(buil
 
 V = 203
 BASE = GPTConfig(vocab_size=V, d_model=192, n_layers=2, n_heads=6, n_kv_heads=2, d_ff=320, max_len=96)
+SMALL = replace(BASE, d_model=64, n_heads=4, n_kv_heads=2, d_ff=128)
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 FORMS: dict[str, GPTConfig] = {
     "llama": BASE,
     "gpt2": replace(
@@ -30,7 +32,21 @@ FORMS: dict[str, GPTConfig] = {
     ),
     "own": replace(BASE, feed_forward="relu", positions="sinusoidal", tied=False, d_model=64, n_heads=4, n_kv_heads=1),
     "narrow": replace(BASE, d_model=32, n_heads=2, n_kv_heads=2, d_ff=64, bias=True, norm="layernorm"),
-}
+    "mistral": replace(SMALL, window=19, d_head=32),
+    "qwen3": replace(SMALL, qk_norm=True, d_head=48, qkv_bias=True, rope_scaling=YARN),
+    "smollm3": replace(SMALL, no_rope_every=2),
+    "neox": replace(
+        SMALL, norm="layernorm", feed_forward="gelu_exact", bias=True, parallel=True, rotary_share=0.25, tied=False
+    ),
+    "gemma2": replace(
+        SMALL, window=19, full_every=2, feed_forward="geglu", post_norms=True, embedding_scale=8.0,
+        attention_scale=0.3, attention_cap=5.0, logit_cap=7.0,
+    ),
+    "gemma3": replace(
+        SMALL, n_layers=3, window=5, full_every=3, feed_forward="geglu", post_norms=True, qk_norm=True,
+        rope_base_local=100.0, rope_scaling={"type": "linear", "factor": 8.0},
+    ),
+}  # fmt: skip
 # Largest difference of a logit over their standard deviation.
 TOLERANCE = 1e-4
 
@@ -99,7 +115,7 @@ def test_every_path(path: str) -> None:
         return
     build.use(path)
     try:
-        for form in ("llama", "gpt2"):
+        for form in ("llama", "gpt2", "neox", "gemma2"):
             made = model(form, "int4")
             decoder, pool = decoder_of(made)
             tokens = prompt(37)
@@ -110,7 +126,13 @@ def test_every_path(path: str) -> None:
 
 @pytest.mark.parametrize("cache", ["fp32", "fp16"])
 @pytest.mark.parametrize("activations", ["fp32", "int8"])
-@pytest.mark.parametrize(("form", "method"), [("llama", "int4"), ("gpt2", "nf4"), ("own", "fp32"), ("narrow", "int8")])
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [
+        *(("llama", "int4"), ("gpt2", "nf4"), ("own", "fp32"), ("narrow", "int8")),
+        *(("mistral", "int4"), ("neox", "int8"), ("gemma2", "nf4"), ("gemma3", "fp32")),
+    ],
+)
 def test_same_bits_however_it_is_computed(form: str, method: str, activations: str, cache: str) -> None:
     """At once, in chunks, token by token, with other threads, in other blocks: equal, not nearly equal."""
     made = model(form, method)
@@ -143,9 +165,15 @@ def same_cache(decoder: NativeDecoder, pool: BlockPool, one: list[int], two: lis
     return torch.equal(*filled)
 
 
-@pytest.mark.parametrize(("method", "activations"), [("fp32", "fp32"), ("int4", "fp32"), ("nf4", "int8")])
-def test_a_batch_of_sixteen_is_sixteen_single_runs(method: str, activations: str) -> None:
-    made = model("llama", method)
+@pytest.mark.parametrize(
+    ("form", "method", "activations"),
+    [
+        *(("llama", "fp32", "fp32"), ("llama", "int4", "fp32"), ("llama", "nf4", "int8")),
+        *(("gemma2", "fp32", "fp32"), ("neox", "int4", "int8")),
+    ],
+)
+def test_a_batch_of_sixteen_is_sixteen_single_runs(form: str, method: str, activations: str) -> None:
+    made = model(form, method)
     decoder, pool = decoder_of(made, 16 * 4 * 2, activations=activations, threads=2)
     prompts = [prompt(1 + 3 * i, seed=i) for i in range(16)]
     alone = []

@@ -13,7 +13,7 @@ from oliveira.files import sha256_file, write_json_atomic
 from oliveira.ledger import LIFE, Ledger
 from oliveira.lifecycle.loop import Loop
 from oliveira.lifecycle.overview import overview, overview_lines
-from oliveira.lifecycle.own_file import gone
+from oliveira.lifecycle.own_file import gone, serves_without
 from oliveira.lifecycle.pipeline import Context, Pipeline, Stage
 from oliveira.lifecycle.remembered import IN_FORCE, Asked, Chosen, choose, fitted, remember
 from oliveira.process.progress import Reporter
@@ -139,3 +139,23 @@ def test_a_task_is_not_retrained_without_its_data_and_is_when_they_are_back(tmp_
     house.file.write_text("kwh\n1\n")
     loop._maybe_retrain("drift")
     assert started == ["drift"]
+
+
+@pytest.mark.parametrize("change", ["nothing", "task", "data", "base", "stage", "champion"])
+def test_a_life_serves_without_its_file_only_as_it_was(change: str, tmp_path: Path) -> None:
+    world = of_task("forecast/path:kwh.csv?target=kwh")
+    in_force = world.model_dump()
+    with Ledger(tmp_path) as ledger:
+        for name in TASK_FLOW[: -1 if change == "stage" else None]:
+            ledger.begin_stage(name, name, {}, {}, "pid 1")
+            ledger.finish_stage(name, DIGEST, {}, 1.0)
+        if change != "champion":
+            ledger.add_artifact(DIGEST, "base", tmp_path / "artifacts" / "a", {}, {})
+            ledger.promote(DIGEST, actor="pipeline", numbers={}, kind="deploy")
+        if change == "task":
+            world = of_task("forecast/path:kwh.csv?target=outra")
+        for section, field in (("data", "new"), ("base", "name")):
+            if change == section:
+                value = getattr(world, section).model_copy(update={field: "another"})
+                world = world.model_copy(update={section: value})
+        assert serves_without(ledger, world, in_force) is (change == "nothing")

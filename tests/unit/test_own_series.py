@@ -125,6 +125,13 @@ def test_a_season_before_never_comes_from_another_series() -> None:
     assert data._season(np.array([60]), 7) is None
 
 
+def test_rows_that_are_not_in_order_are_sorted_whole() -> None:
+    when = np.array([MONDAY + n * timedelta(days=1) for n in (2, 0, 3, 1)], "datetime64[s]")
+    series, said = regular(when, np.array([2.0, 0, 3, 1]), {"a": np.array([20.0, 0, 30, 10])})
+    assert series.values.tolist() == [0, 1, 2, 3] and series.beside["a"].tolist() == [0, 10, 20, 30]
+    assert "rows were not in the order of time: sorted" in said
+
+
 def test_gaps_beside_are_carried() -> None:
     nan = np.nan
     assert carried(np.array([nan, 1, nan, nan, 4, nan])).tolist() == [1, 1, 1, 1, 4, 4]

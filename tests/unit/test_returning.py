@@ -15,7 +15,7 @@ from oliveira.language import PORTUGUESE, VARIABLE, translate
 from oliveira.ledger import ArtifactRow, Ledger
 from oliveira.lifecycle.loop import Loop
 from oliveira.lifecycle.overview import overview, overview_lines
-from oliveira.lifecycle.returning import FIRST_MINUTE, PUT_BACK, Returning
+from oliveira.lifecycle.returning import FIRST_MINUTE, LOOP, PUT_BACK, Returning
 from oliveira.lifecycle.update import _decide
 from oliveira.world import World
 
@@ -154,6 +154,14 @@ def test_what_a_person_chose_and_loads_is_the_persons(front: Front, kind: str, a
         front.serve("b")
         front.refuse("c")
         assert look(front) == (True, "b"), "one that does not load serves nobody"
+
+
+def test_what_the_loop_itself_put_back_is_not_taken_away_by_it(front: Front) -> None:
+    """Else two models that both die would change places for ever."""
+    front.ledger.promote("c", actor=LOOP, numbers={}, kind="swap")
+    front.serve("c", swapped_from="b")
+    front.refuse("c")
+    assert look(front) == (False, "c")
 
 
 def test_without_an_older_one_it_stays(tmp_path: Path) -> None:

@@ -385,3 +385,15 @@ def test_a_table_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_table(path) is first
     put(tmp_path, "a,b\n1,3\n")
     assert read_table(path).digest != first.digest and read_table(path).cells.iloc[0, 1] == "3"
+
+
+@pytest.mark.parametrize("name", ["text", "mensagem"])
+def test_a_word_above_sentences_is_a_name_also_where_a_class_is_called_like_its_column(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "spam.csv"
+    rows = [f'"ganhe {number} prêmios hoje, clique aqui",{"spam" if number % 2 else "ham"}' for number in range(40)]
+    path.write_text("\n".join([f"{name},spam", *rows]), encoding="utf-8")
+    assert list(read_table(path).cells.columns) == [name, "spam"]
+    path.write_text("\n".join(rows), encoding="utf-8")  # without a line of names
+    assert list(read_table(path).cells.columns) == ["column 1", "column 2"]

@@ -84,6 +84,7 @@ GATE = GateSection(min_gain=0.02, max_forgetting=0.02)
         (Scores(0.90, 0.90), Scores(0.5, 0.495), "higher", False, "fell by 1.00%, less than 2.00%"),
         (Scores(0.90, 0.90), Scores(100.0, 99.0), "higher", False, "fell by 1.00%, less than 2.00%"),
         (Scores(0.90, 0.90), Scores(0.0, 0.0), "higher", False, "fell by 0.00%"),
+        (Scores(0.90, 0.90), Scores(0.5, 0.75), "higher", False, "rose by 50.00% and should fall by 2.00%"),
         (Scores(0.90, float("nan")), Scores(0.5, 0.4), "higher", False, "finite"),
     ],
 )

@@ -62,7 +62,7 @@ API int64_t oliveira_size(const char *name) noexcept {
         const char *name;
         size_t size;
     } known[] = {{"Matrix", sizeof(Matrix)}, {"LowRank", sizeof(LowRank)}, {"Slab", sizeof(Slab)},   {"Causal", sizeof(Causal)},
-                 {"Norm", sizeof(Norm)},     {"Layer", sizeof(Layer)},     {"Decoder", sizeof(Decoder)}, {"Batch", sizeof(Batch)}};
+                 {"Norm", sizeof(Norm)},     {"Layer", sizeof(Layer)},     {"Decoder", sizeof(Decoder)}, {"Batch", sizeof(Batch)}, {"Draw", sizeof(Draw)}};
     for (const auto &one : known)
         if (!std::strcmp(name, one.name)) return int64_t(one.size);
     return 0;
@@ -274,4 +274,31 @@ API int oliveira_causal(Causal *job, int threads) noexcept {
 
 API int oliveira_decode(const Decoder *d, const Batch *batch) noexcept {
     return guarded([&] { decode(*d, *batch); });
+}
+
+namespace {
+struct Draws {
+    Draw *const *each;
+    int n, vocab;
+    float *memory; // `size` floats for each thread
+    size_t size;
+};
+
+void sample_all(Worker &w, void *data) {
+    const Draws &job = *static_cast<Draws *>(data);
+    for (int from, end; w.take(job.n, 1, true, from, end);)
+        for (int i = from; i < end; i++) isa->sample(*job.each[i], job.vocab, job.memory + w.id * job.size);
+}
+} // namespace
+
+// The next tokens of n streams.
+API int oliveira_sample(Draw *const *each, int n, int vocab, int threads) noexcept {
+    return guarded([&] {
+        static thread_local std::vector<float> memory;
+        threads = threads < 1 ? 1 : threads < n ? threads : n;
+        const size_t size = (isa->sample_memory(vocab) + LANES) / LANES * LANES;
+        memory.resize(size * (threads < MAX_THREADS ? threads : MAX_THREADS));
+        Draws job{each, n, vocab, memory.data(), size};
+        run(threads, {0, 0, 0, 0}, sample_all, &job, false);
+    });
 }

@@ -16,7 +16,7 @@ struct Row {
 };
 
 struct Buffers {
-    std::vector<float> x, normed, qkv, mixed, hidden, scales, extra;
+    std::vector<float> x, normed, qkv, mixed, hidden, scales, extra, branch;
     std::vector<int8_t> q;
     std::vector<Row> rows;
     std::vector<int> first;         // row of each run
@@ -108,6 +108,8 @@ void embed(const Pass &pass, int row, int64_t token, float *scratch) {
             for (int k = 0; k < GROUP && g * GROUP + k < d.d_model; k++) x[g * GROUP + k] = scratch[k * LANES + token % LANES];
         }
     }
+    if (d.embedding_scale != 1)
+        for (int i = 0; i < d.d_model; i++) x[i] *= d.embedding_scale;
     if (d.positions) {
         const float *p = d.positions + int64_t(pass.at.rows[row].position) * d.d_model;
         for (int i = 0; i < d.d_model; i++) x[i] += p[i];
@@ -120,29 +122,37 @@ void keep(const Pass &pass, int row, int layer, int kv_head) {
     const int stride = (d.n_heads + 2 * d.n_kv_heads) * d.d_head, share = d.n_heads / d.n_kv_heads;
     const Row &r = pass.at.rows[row];
     float *q = pass.at.qkv.data() + int64_t(row) * stride;
-    const int64_t turned = int64_t(r.position) * d.d_head;
-    const float *cosine = d.cosine ? d.cosine + turned : nullptr, *sine = d.cosine ? d.sine + turned : nullptr;
-    for (int i = 0; i < share; i++)
-        isa->rope(q + (kv_head * share + i) * d.d_head, cosine, sine, d.d_head, 1.0f / __builtin_sqrtf(float(d.d_head)));
+    const Layer &of = d.layers[layer];
+    const int64_t turned = int64_t(r.position) * d.turned;
+    const float *cosine = of.cosine ? of.cosine + turned : nullptr, *sine = of.cosine ? of.sine + turned : nullptr;
+    const float scale = d.attention_scale ? d.attention_scale : 1.0f / __builtin_sqrtf(float(d.d_head));
+    for (int i = 0; i < share; i++) {
+        float *head = q + (kv_head * share + i) * d.d_head;
+        if (of.query_norm.gain) isa->norm_here(head, of.query_norm.gain, nullptr, d.d_head, d.norm_eps);
+        isa->rope(head, cosine, sine, d.turned, d.d_head, scale);
+    }
     float *k = q + (d.n_heads + kv_head) * d.d_head, *v = k + d.n_kv_heads * d.d_head;
-    if (cosine) isa->rope(k, cosine, sine, d.d_head, 1.0f);
+    if (of.key_norm.gain) isa->norm_here(k, of.key_norm.gain, nullptr, d.d_head, d.norm_eps);
+    if (cosine) isa->rope(k, cosine, sine, d.turned, d.d_head, 1.0f);
     isa->keep(pass.block(r.run, r.slot / POSITIONS, layer, kv_head), r.slot % POSITIONS, k, v, d.d_head, d.half);
 }
 
 void look_back(Worker &w, const Pass &pass, int run, int layer, int kv_head, int first, int last) {
     const Decoder &d = pass.d;
     const int stride = (d.n_heads + 2 * d.n_kv_heads) * d.d_head, share = d.n_heads / d.n_kv_heads;
-    const int n_blocks = pass.at.rows[last - 1].slot / POSITIONS + 1;
-    for (int i = 0; i < n_blocks; i++) w.scratch.blocks[i] = pass.block(run, i, layer, kv_head);
+    const int n_blocks = pass.at.rows[last - 1].slot / POSITIONS + 1, window = d.layers[layer].window;
+    const auto from = [&](int row) { return window && pass.at.rows[row].slot >= window ? pass.at.rows[row].slot - window + 1 : 0; };
+    for (int i = from(first) / POSITIONS; i < n_blocks; i++) w.scratch.blocks[i] = pass.block(run, i, layer, kv_head);
     Query queries[4];
     int n = 0;
     for (int row = first; row < last; row++)
         for (int i = 0; i < share; i++) {
             const int head = kv_head * share + i;
             const float *q = pass.at.qkv.data() + int64_t(row) * stride + head * d.d_head;
-            queries[n++] = {q, row, head * d.d_head, pass.at.rows[row].slot + 1};
+            queries[n++] = {q, row, head * d.d_head, from(row), pass.at.rows[row].slot + 1};
             if (n == 4 || (row == last - 1 && i == share - 1)) {
-                isa->attend(w.scratch.blocks, d.half, queries, n, d.d_head, pass.at.mixed.data(), pass.m, w.scratch.scores);
+                const bool part = d.attention_cap || queries[n - 1].from; // the last of them has the largest
+                isa->attend(w.scratch.blocks, d.half, queries, n, d.d_head, part, d.attention_cap, pass.at.mixed.data(), pass.m, w.scratch.scores);
                 n = 0;
             }
         }
@@ -172,6 +182,23 @@ void attention(Worker &w, const Pass &pass, int layer) {
     }
 }
 
+// x += y, or, with a norm behind, x += Norm(y) row by row, which all threads wait for.
+void add(Worker &w, const Pass &pass, const Matrix &matrix, const Norm &norm, const float *input, const float *extra) {
+    const int d = pass.d.d_model;
+    float *x = pass.at.x.data(), *branch = pass.at.branch.data();
+    multiply(w, pass, matrix, input, pass.m, {norm.gain ? PLAIN : ADD, IDENTITY, norm.gain ? branch : x, d, extra});
+    w.barrier();
+    if (!norm.gain) return;
+    int from, end;
+    if (w.take(pass.m, 1, false, from, end))
+        for (int row = from; row < end; row++) {
+            float *y = branch + int64_t(row) * d;
+            isa->norm_here(y, norm.gain, norm.shift, d, pass.d.norm_eps);
+            for (int i = 0; i < d; i++) x[int64_t(row) * d + i] += y[i];
+        }
+    w.barrier();
+}
+
 void forward(Worker &w, void *data) {
     const Pass &pass = *static_cast<Pass *>(data);
     const Decoder &d = pass.d;
@@ -188,18 +215,17 @@ void forward(Worker &w, void *data) {
         if (extra) adapt(w, pass, layer.qkv, x, i, QUERY, VALUE);
         multiply(w, pass, layer.qkv, x, m, {PLAIN, IDENTITY, at.qkv.data(), int64_t(d.n_heads + 2 * d.n_kv_heads) * d.d_head, extra});
         w.barrier();
+        if (d.parallel) x = normalise(w, pass, layer.feed_forward_norm, nullptr, m); // before anything is added
         attention(w, pass, i);
         w.barrier();
         if (extra) adapt(w, pass, layer.output, at.mixed.data(), i, OUTPUT, OUTPUT);
-        multiply(w, pass, layer.output, at.mixed.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model, extra});
-        w.barrier();
-        x = normalise(w, pass, layer.feed_forward_norm, nullptr, m);
+        add(w, pass, layer.output, layer.attention_post_norm, at.mixed.data(), extra);
+        if (!d.parallel) x = normalise(w, pass, layer.feed_forward_norm, nullptr, m);
         if (extra) adapt(w, pass, layer.up, x, i, GATE, UP);
         multiply(w, pass, layer.up, x, m, {d.gated ? GATED : PACKED, d.activation, at.hidden.data(), 0, extra});
         w.barrier();
         if (extra) adapt(w, pass, layer.down, at.hidden.data(), i, DOWN, DOWN);
-        multiply(w, pass, layer.down, at.hidden.data(), m, {ADD, IDENTITY, at.x.data(), d.d_model, extra});
-        w.barrier();
+        add(w, pass, layer.down, layer.feed_forward_post_norm, at.hidden.data(), extra);
     }
     const int wanted = int(at.wanted.size());
     if (!wanted) return;
@@ -212,6 +238,10 @@ void forward(Worker &w, void *data) {
         return;
     }
     multiply(w, pass, d.head, x, wanted, {PLAIN, IDENTITY, pass.batch.logits, d.vocab_size, nullptr});
+    if (!d.logit_cap) return;
+    w.barrier();
+    while (w.take(wanted, 1, false, from, end))
+        isa->cap(pass.batch.logits + int64_t(from) * d.vocab_size, int64_t(end - from) * d.vocab_size, d.logit_cap);
 }
 
 } // namespace
@@ -242,6 +272,7 @@ void decode(const Decoder &d, const Batch &batch) {
     if (d.d_ff % GROUP) at.hidden.assign(padded(d.d_ff), 0);
     at.mixed.resize(padded(width)), at.hidden.resize(padded(d.d_ff));
     at.qkv.resize(m * (d.n_heads + 2 * d.n_kv_heads) * d.d_head);
+    if (d.layers->attention_post_norm.gain) at.branch.resize(m * d.d_model);
     size_t widest = size_t(d.d_ff) > width ? d.d_ff : width;
     widest = widest > size_t(d.d_model) ? widest : d.d_model;
     const size_t rounded = groups(int(widest));

@@ -3,12 +3,16 @@
 #include "types.h"
 
 struct Norm {
-    const float *gain, *shift; // shift null: RMSNorm
+    const float *gain, *shift; // gain null: there is none; shift null: RMSNorm
 };
 
 struct Layer {
     Norm attention_norm, feed_forward_norm;
+    Norm query_norm, key_norm;                         // of each head, before it turns
+    Norm attention_post_norm, feed_forward_post_norm; // of what is added to x
     Matrix qkv, output, up, down; // up: gate and up in turn, panel by panel, if gated
+    const float *cosine, *sine;   // (max_len, turned), or null: this layer turns nothing
+    int32_t window, unused;       // a position attends to so many; 0: all
 };
 
 struct Decoder {
@@ -16,12 +20,13 @@ struct Decoder {
     int32_t gated, activation, threads, half; // half: keys and values as fp16
     float norm_eps;
     int32_t int8; // rows are rounded to 8 bits before a product with quantised weights
+    int32_t turned, parallel; // of a head's width; attention and feed-forward net read the same x
+    float embedding_scale, attention_scale, attention_cap, logit_cap; // 0: 1 / sqrt(d_head), no cap
     const Layer *layers;
     Norm norm;
     Matrix head;
     const float *embedding;          // (vocab_size, d_model), or null: the rows of `head`
     const float *positions;          // (max_len, d_model) or null
-    const float *cosine, *sine;      // (max_len, d_head) or null
     char *pool;                     // blocks of keys and values: (n_blocks, n_layers, n_kv_heads, 2, 16 d_head)
     int64_t n_blocks;
 };

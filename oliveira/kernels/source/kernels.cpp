@@ -3,6 +3,7 @@
 #include "layers.h"
 #include "product.h"
 #include "int8.h"
+#include "sample.h"
 
 #if defined(__AVX512VNNI__)
 #define NAME avx512vnni
@@ -18,6 +19,6 @@
 #define TEXT(name) #name
 #define NAMED(name) TEXT(name)
 
-static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, keep, attend, decode, low_rank, rope, expand, causal, causal_back, gated, gated_back};
+static const Isa isa = {NAMED(NAME), product, sums, round_rows, norm, pack, norm_here, keep, attend, cap, decode, low_rank, rope, expand, causal, causal_back, gated, gated_back, sample, sample_memory};
 
 extern "C" const Isa *MAKE(NAME)() { return &isa; }

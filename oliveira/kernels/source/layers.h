@@ -20,7 +20,9 @@ static void pack(const float *x, int d, float *out, int m, int row) {
 }
 
 // `shift` null: RMSNorm, gain x / sqrt(mean(x^2) + eps). Else LayerNorm, gain (x - mean) / sqrt(var + eps) + shift.
-static void norm(const float *x, const float *gain, const float *shift, int d, float eps, float *out, int m, int row) {
+// `at(n)`: where features n … n + 15 of the result go; it may be where they came from.
+template <class At>
+INLINE void norm_to(const float *x, const float *gain, const float *shift, int d, float eps, At at) {
     V mean = zero(), s = zero();
     if (shift) {
         for (int n = 0; n < d; n += LANES) s = add(s, load(x + n));
@@ -31,17 +33,25 @@ static void norm(const float *x, const float *gain, const float *shift, int d, f
         V c = sub(load(x + n), mean);
         s = fma(c, c, s);
     }
-    fill_up(d, out, m, row);
     const V scale = broadcast(1.0f / std::sqrt(sum(s) / float(d) + eps));
     for (int n = 0; n < d; n += LANES) {
         V y = mul(mul(sub(load(x + n), mean), scale), load(gain + n));
-        store(out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP, shift ? add(y, load(shift + n)) : y);
+        store(at(n), shift ? add(y, load(shift + n)) : y);
     }
 }
 
+static void norm(const float *x, const float *gain, const float *shift, int d, float eps, float *out, int m, int row) {
+    fill_up(d, out, m, row);
+    norm_to(x, gain, shift, d, eps, [=](int n) { return out + (size_t(n / GROUP) * m + row) * GROUP + n % GROUP; });
+}
+
+static void norm_here(float *x, const float *gain, const float *shift, int d, float eps) {
+    norm_to(x, gain, shift, d, eps, [=](int n) { return x + n; });
+}
+
 // RoPE, half rotation: (a, b) -> (a cos - b sin, b cos + a sin).
-static void rope(float *head, const float *cosine, const float *sine, int d_head, float scale) {
-    const int half = d_head / 2;
+static void rope(float *head, const float *cosine, const float *sine, int turned, int d_head, float scale) {
+    const int half = turned / 2;
     if (cosine)
         for (int i = 0; i < half; i++) {
             const float a = head[i], b = head[i + half], c = cosine[i], s = sine[i];
@@ -49,6 +59,15 @@ static void rope(float *head, const float *cosine, const float *sine, int d_head
             head[i + half] = b * c + a * s;
         }
     for (int i = 0; i < d_head; i += LANES) store(head + i, mul(load(head + i), broadcast(scale)));
+}
+
+static void cap(float *x, int64_t n, float cap) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(x + i, capped(load(x + i), cap));
+    float last[LANES] = {};
+    for (int64_t k = i; k < n; k++) last[k - i] = x[k];
+    store(last, capped(load(last), cap));
+    for (int64_t k = i; k < n; k++) x[k] = last[k - i];
 }
 
 static void low_rank(const LowRank &layer, const float *x, int groups, int m, int row, float *extra) {
@@ -107,8 +126,8 @@ INLINE void score(const T *const *blocks, int left, const Query *q, int d_head, 
         for (int b = 0; b < B; b++) store(out + size_t(i) * stride + b * POSITIONS, s[i][b]);
 }
 
-// Weights times values, D vectors of features at a time; positions one after the other.
-template <class T, int N, int D>
+// Weights times values, D vectors of features at a time; positions one after the other. PART: not from the first on.
+template <class T, int N, int D, bool PART>
 INLINE void gather(const T *const *blocks, const Query *q, const V *share, int d_head, int from, const float *p, int stride,
                    float *out, int m) {
     V acc[N][D];
@@ -116,7 +135,19 @@ INLINE void gather(const T *const *blocks, const Query *q, const V *share, int d
     for (int i = 1; i < N; i++) common = q[i].limit < common ? q[i].limit : common;
     for (int i = 0; i < N; i++)
         for (int d = 0; d < D; d++) acc[i][d] = zero();
-    for (int t = 0; t < common; t++) {
+    int begin = 0;
+    if (PART) {
+        for (int i = 0; i < N; i++) begin = q[i].from > begin ? q[i].from : begin;
+        common = common > begin ? common : begin;
+        UNROLL
+        for (int i = 0; i < N; i++)
+            for (int t = q[i].from; t < begin && t < q[i].limit; t++) {
+                const T *value = blocks[t / POSITIONS] + (POSITIONS + t % POSITIONS) * d_head + from;
+                V w = broadcast(p[size_t(i) * stride + t]);
+                for (int d = 0; d < D; d++) acc[i][d] = fma(w, load(value + d * LANES), acc[i][d]);
+            }
+    }
+    for (int t = begin; t < common; t++) {
         const T *value = blocks[t / POSITIONS] + (POSITIONS + t % POSITIONS) * d_head + from;
         V v[D];
         for (int d = 0; d < D; d++) v[d] = load(value + d * LANES);
@@ -138,19 +169,48 @@ INLINE void gather(const T *const *blocks, const Query *q, const V *share, int d
     }
 }
 
+// Scores of one query to its weights, up to the factor that is given back. Lanes of positions that it does not see are zero,
+// so that it does not matter in which block others begin.
+INLINE V weights_of_part(const Query &q, float cap, float *s) {
+    const int begin = q.from / POSITIONS, skip = q.from % POSITIONS, end = (q.limit + POSITIONS - 1) / POSITIONS, rest = q.limit % POSITIONS;
+    const auto seen = [&](V v, V other, int j) {
+        if (j == begin && skip) v = first_lanes(other, v, skip);
+        return j == end - 1 && rest ? first_lanes(v, other, rest) : v;
+    };
+    const V lowest = broadcast(-3.0e38f);
+    V top = lowest;
+    for (int j = begin; j < end; j++) {
+        V v = load(s + j * POSITIONS);
+        if (cap) store(s + j * POSITIONS, v = capped(v, cap));
+        top = max(top, seen(v, lowest, j));
+    }
+    top = broadcast(largest(top));
+    V total = zero();
+    for (int j = begin; j < end; j++) {
+        V e = seen(exponential(sub(load(s + j * POSITIONS), top)), zero(), j);
+        store(s + j * POSITIONS, e);
+        total = add(total, e);
+    }
+    return broadcast(1.0f / sum(total));
+}
+
 // softmax(q K^T) V. Two passes: all scores, then their weights. Positions from `limit` on are never read as values.
-template <class T, int N>
-static void attend_to(const T *const *blocks, const Query *q, int d_head, float *out, int m, float *scores) {
+template <class T, int N, bool PART>
+static void attend_to(const T *const *blocks, const Query *q, int d_head, float cap, float *out, int m, float *scores) {
     int reach = 0;
     for (int i = 0; i < N; i++) reach = q[i].limit > reach ? q[i].limit : reach;
     const int n_blocks = (reach + POSITIONS - 1) / POSITIONS, stride = n_blocks * POSITIONS;
     constexpr int B = N == 1 ? 4 : 2;
-    int b = 0;
+    int b = PART ? q[0].from / POSITIONS : 0; // of the first query, which looks back furthest
     for (; b + B <= n_blocks; b += B) score<T, N, B>(blocks + b, n_blocks - b, q, d_head, scores + b * POSITIONS, stride);
     for (; b < n_blocks; b++) score<T, N, 1>(blocks + b, n_blocks - b, q, d_head, scores + b * POSITIONS, stride);
     V share[N];
     for (int i = 0; i < N; i++) {
         float *s = scores + size_t(i) * stride;
+        if (PART) {
+            share[i] = weights_of_part(q[i], cap, s);
+            continue;
+        }
         const int full = q[i].limit / POSITIONS, rest = q[i].limit % POSITIONS;
         V top = broadcast(-3.0e38f);
         for (int j = 0; j < full; j++) top = max(top, load(s + j * POSITIONS));
@@ -171,21 +231,26 @@ static void attend_to(const T *const *blocks, const Query *q, int d_head, float 
     }
     int from = 0;
     for (; from + 4 * LANES <= d_head; from += 4 * LANES)
-        gather<T, N, 4>(blocks, q, share, d_head, from, scores, stride, out, m);
-    for (; from < d_head; from += LANES) gather<T, N, 1>(blocks, q, share, d_head, from, scores, stride, out, m);
+        gather<T, N, 4, PART>(blocks, q, share, d_head, from, scores, stride, out, m);
+    for (; from < d_head; from += LANES) gather<T, N, 1, PART>(blocks, q, share, d_head, from, scores, stride, out, m);
+}
+
+template <class T, bool PART>
+INLINE void attend_in(const T *const *blocks, const Query *q, int n, int d_head, float cap, float *out, int m, float *scores) {
+    if (n == 4) return attend_to<T, 4, PART>(blocks, q, d_head, cap, out, m, scores);
+    if (n == 3) return attend_to<T, 3, PART>(blocks, q, d_head, cap, out, m, scores);
+    if (n == 2) return attend_to<T, 2, PART>(blocks, q, d_head, cap, out, m, scores);
+    attend_to<T, 1, PART>(blocks, q, d_head, cap, out, m, scores);
 }
 
 template <class T>
-INLINE void attend_in(const T *const *blocks, const Query *q, int n, int d_head, float *out, int m, float *scores) {
-    if (n == 4) return attend_to<T, 4>(blocks, q, d_head, out, m, scores);
-    if (n == 3) return attend_to<T, 3>(blocks, q, d_head, out, m, scores);
-    if (n == 2) return attend_to<T, 2>(blocks, q, d_head, out, m, scores);
-    attend_to<T, 1>(blocks, q, d_head, out, m, scores);
+INLINE void attend_as(const T *const *blocks, const Query *q, int n, int d_head, bool part, float cap, float *out, int m, float *scores) {
+    part ? attend_in<T, true>(blocks, q, n, d_head, cap, out, m, scores) : attend_in<T, false>(blocks, q, n, d_head, cap, out, m, scores);
 }
 
-static void attend(const void *const *blocks, bool half, const Query *q, int n, int d_head, float *out, int m, float *scores) {
-    half ? attend_in((const uint16_t *const *)blocks, q, n, d_head, out, m, scores)
-         : attend_in((const float *const *)blocks, q, n, d_head, out, m, scores);
+static void attend(const void *const *blocks, bool half, const Query *q, int n, int d_head, bool part, float cap, float *out, int m, float *scores) {
+    half ? attend_as((const uint16_t *const *)blocks, q, n, d_head, part, cap, out, m, scores)
+         : attend_as((const float *const *)blocks, q, n, d_head, part, cap, out, m, scores);
 }
 
 // Blocks first … last - 1 of stored weights, written out in their order. Product and sum are rounded one by one, as torch does.

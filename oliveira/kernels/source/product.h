@@ -84,6 +84,7 @@ template <int KIND> INLINE V scale_of(const Matrix &w, const uint8_t *tile, int 
 
 INLINE V activate(V x, int kind) {
     if (kind == RELU) return max(x, zero());
+    if (kind == GELU_EXACT) return gelu(x);
     if (kind != GELU) return x;
     // 0.5 x (1 + tanh u) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3)
     V u = mul(mul(broadcast(-1.5957691216057308f), x), fma(mul(x, x), broadcast(0.044715f), broadcast(1.0f)));
@@ -105,7 +106,8 @@ static void finish(const Matrix &w, int p, int n, const float *y, int row, int c
                 store(to.out + (size_t(at / GROUP) * m + row + r) * GROUP + at % GROUP, activate(v, to.activation));
             } else if (to.mode == GATED) {
                 V up = biased(w, p + 1, row + r, load(y + ((i + 1) * count + r) * LANES), to);
-                V h = mul(div(v, add(broadcast(1.0f), exponential(sub(zero(), v)))), up);
+                V g = to.activation == GELU ? activate(v, GELU) : div(v, add(broadcast(1.0f), exponential(sub(zero(), v))));
+                V h = mul(g, up);
                 const int half = at / 2;
                 store(to.out + (size_t(half / GROUP) * m + row + r) * GROUP + half % GROUP, h);
             } else {

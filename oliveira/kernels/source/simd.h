@@ -318,4 +318,23 @@ INLINE V exponential(V x) {
     return mul(p, power(shifted));
 }
 
+// 0.5 x (1 + erf(x / sqrt(2))), erf to 1.5e-7 (Abramowitz and Stegun 7.1.26): x or 0, less 0.5 |x| erfc(|x| / sqrt(2)).
+INLINE V gelu(V x) {
+    const V size = max(sub(zero(), x), x), z = mul(size, broadcast(0.70710678118654752f));
+    const V t = div(broadcast(1.0f), fma(z, broadcast(0.3275911f), broadcast(1.0f)));
+    V p = broadcast(1.061405429f);
+    p = fma(p, t, broadcast(-1.453152027f));
+    p = fma(p, t, broadcast(1.421413741f));
+    p = fma(p, t, broadcast(-0.284496736f));
+    p = fma(p, t, broadcast(0.254829592f));
+    const V erfc = mul(mul(p, t), exponential(sub(zero(), mul(z, z))));
+    return sub(max(x, zero()), mul(mul(broadcast(0.5f), size), erfc));
+}
+
+// cap tanh(x / cap)
+INLINE V capped(V x, float cap) {
+    const V e = exponential(mul(x, broadcast(2.0f / cap)));
+    return mul(broadcast(cap), sub(broadcast(1.0f), div(broadcast(2.0f), add(e, broadcast(1.0f)))));
+}
+
 } // namespace

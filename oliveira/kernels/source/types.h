@@ -47,9 +47,9 @@ enum Mode {
     PLAIN = 0,  // out[m * stride + n] = y
     ADD = 1,    // out[m * stride + n] += y
     PACKED = 2, // out (d / 64, M, 64) = activation(y)
-    GATED = 3,  // the same, y = silu(even panel) * odd panel
+    GATED = 3,  // the same, y = silu(even panel) * odd panel, or gelu(even panel) where that is the activation
 };
-enum Activation { IDENTITY = 0, GELU = 1, RELU = 2 };
+enum Activation { IDENTITY = 0, GELU = 1, RELU = 2, GELU_EXACT = 3 };
 
 struct Output {
     int mode, activation;
@@ -93,10 +93,26 @@ static inline int causal_stride(int length) { return (length + LANES - 1) / LANE
 constexpr int QUERIES = 64; // at a time
 static inline size_t causal_memory(const Causal &t) { return size_t(2 * t.d_head + 2 * QUERIES) * causal_stride(t.length); }
 
+// The next token of a stream (source/sample.h): what is asked, and what came of it.
+struct Draw {
+    const float *logits;
+    const uint32_t *mask;       // null = all; bit i of word j allows token 32 j + i
+    const int32_t *bias_tokens; // n_bias of them
+    const float *bias;
+    const int32_t *seen;   // n_seen tokens of prompt and answer, each once
+    const int32_t *counts; // how often each stands in the answer
+    double *top_logprobs;  // n_top of them, the most likely first
+    int32_t *top_tokens;
+    double temperature, greedy_below, top_p, min_p, uniform, logprob;
+    float repetition, frequency, presence;
+    int32_t top_k, n_bias, n_seen, n_top; // n_top -1: no log-probabilities
+    int32_t token, finite;                // token -1: none is allowed, or a logit is NaN or +inf
+};
+
 struct Query {
-    const float *q; // (d_head), already divided by sqrt(d_head)
+    const float *q; // (d_head), already multiplied by the scale of the scores
     int row, first; // the result goes to row `row`, features `first` … of the packed output
-    int limit;      // sees positions 0 … limit - 1
+    int from, limit; // sees positions from … limit - 1
 };
 
 // A batch of rows, as a product reads it. `q` not null: what the rows were rounded to, and with it a product is done in whole
@@ -130,14 +146,18 @@ struct Isa {
     // One row x (d) into row `row` of a packed block of m rows, normalised or as it is.
     void (*norm)(const float *x, const float *gain, const float *shift, int d, float eps, float *out, int m, int row);
     void (*pack)(const float *x, int d, float *out, int m, int row);
+    // One row where it stands, normalised as above.
+    void (*norm_here)(float *x, const float *gain, const float *shift, int d, float eps);
     // blocks[i]: keys (d_head, 16), then values (16, d_head), of positions 16 i … 16 i + 15, fp32 or fp16. At most 4 queries.
+    // `cap`: scores s become cap tanh(s / cap); 0: as they are. Where one query's `from` is not 0, or with a cap: `part`.
     void (*keep)(void *block, int slot, const float *key, const float *value, int d_head, bool half);
-    void (*attend)(const void *const *blocks, bool half, const Query *queries, int n, int d_head, float *out, int m, float *scores);
+    void (*attend)(const void *const *blocks, bool half, const Query *queries, int n, int d_head, bool part, float cap, float *out, int m, float *scores);
+    void (*cap)(float *x, int64_t n, float cap); // x becomes cap tanh(x / cap)
     void (*decode)(const Matrix &w, int p, int g, float *out); // a tile as (64, 16) fp32
     // One row of a packed block of m rows: extra += B A x, in the panels of this layer.
     void (*low_rank)(const LowRank &layer, const float *x, int groups, int m, int row, float *extra);
-    // One head turned in place (no turning if cosine is null) and multiplied by `scale`.
-    void (*rope)(float *head, const float *cosine, const float *sine, int d_head, float scale);
+    // The first `turned` numbers of one head turned in place (none if cosine is null), and the head multiplied by `scale`.
+    void (*rope)(float *head, const float *cosine, const float *sine, int turned, int d_head, float scale);
     void (*expand)(const Stored &from, int64_t first, int64_t last, void *out);
     // One batch element and key/value head, in `causal_memory` floats.
     void (*causal)(const Causal &t, int item, float *memory);
@@ -145,6 +165,9 @@ struct Isa {
     // silu(gate) up of n numbers, a multiple of 16, and what it gives back.
     void (*gated)(const float *gate, const float *up, int64_t n, float *out);
     void (*gated_back)(const float *out, const float *gate, const float *up, int64_t n, float *d_gate, float *d_up);
+    // One stream's next token of n, in `sample_memory(n)` floats.
+    void (*sample)(Draw &draw, int n, float *memory);
+    size_t (*sample_memory)(int n);
 };
 
 extern "C" {

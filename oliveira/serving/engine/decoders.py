@@ -55,6 +55,11 @@ def make_decoder(artifact: Artifact, model: GPT, settings: Settings) -> tuple[De
             f"serve.window = {window.size} is more than the model's max_len = {model.config.max_len}: it never learned "
             "to look back so far. Lower it."
         )
+    if window and model.config.window:
+        raise UserError(
+            f"serve.window = {window.size} does not go with a model whose layers have a window of their own, of "
+            f"{model.config.window} tokens. Leave it out."
+        )
     chosen = choice(artifact.path, artifact.digest)
     if chosen == "onnx" and window is None:  # a graph knows the positions up to max_len
         from oliveira.export.decoder import OnnxDecoder  # onnxruntime is loaded for this choice alone

@@ -18,7 +18,7 @@ from oliveira.kernels.adapter import Adapter
 from oliveira.kernels.decoder import Run
 from oliveira.memory.attention_cache import CHUNK
 from oliveira.serving.engine.grammar import Compiled, Masks, Matcher, masks_of
-from oliveira.serving.engine.sampling import Sampling, mix
+from oliveira.serving.engine.sampling import Sampler, Sampling, mix
 from oliveira.serving.engine.text import TextStream
 from oliveira.serving.protocol import Logprob
 
@@ -42,6 +42,8 @@ class Request:
     salt: bytes | None = b""  # prefixes are found again among requests of the same salt only; None: not at all
     tenant: str = ""  # tenants take turns
     name: str = ""  # of the request in the front's log
+    echo: str | None = None  # the prompt's text, if it is to be said before each choice
+    entries: list[Logprob] = field(default_factory=list)  # of the prompt, if it is to be said with them
     open: int = field(init=False)
     started: float = math.nan
     first_token: float = math.nan
@@ -60,7 +62,7 @@ class Stream:
 
     def __init__(self, request: Request, index: int, seed: int) -> None:
         self.request, self.index = request, index
-        self.generator = torch.Generator().manual_seed(mix(seed, index))
+        self.sampler = Sampler(request.sampling, mix(seed, index), request.prompt)
         self.text = TextStream(request.stop)
         self.matcher = Matcher(request.grammar) if request.grammar is not None else None
         self.tokens = list(request.prompt)  # and what was sampled
@@ -81,6 +83,11 @@ class Stream:
     def observed(self) -> bool:
         """Only the first choice measures the loss of the prompt: the others read the same one."""
         return self.request.observe and self.request.measure and self.index == 0 and len(self.request.prompt) > 1
+
+    @property
+    def reported(self) -> bool:
+        """Its request wants the log-probabilities of the prompt."""
+        return self.request.echo is not None and self.request.logprobs is not None and self.index == 0
 
     @property
     def salt(self) -> bytes | None:
@@ -114,7 +121,7 @@ class Stream:
                 self.loss_after[place // CHUNK] = self.loss
 
     def remember(self, start: int, entry: Logprob) -> None:
-        self._entries.append((start, self.text.length, replace(entry, offset=start)))
+        self._entries.append((start, self.text.length, replace(entry, offset=start + len(self.request.echo or ""))))
 
     def entries(self, *, final: bool) -> list[Logprob]:
         """Log-probabilities of the tokens whose text has been handed out."""

@@ -28,16 +28,17 @@ from torch import Tensor
 
 from oliveira.kernels.decoder import MAX_TOKENS, POSITIONS, BlockPool, Decoder, Run
 from oliveira.memory.attention_cache import CHUNK
+from oliveira.serving.engine.choosing import Turn, choices, described, first_turn, report
 from oliveira.serving.engine.embedding import Embedder, blocks_for
 from oliveira.serving.engine.failures import Failures, each, not_finite
-from oliveira.serving.engine.grammar import Masks, allowed, masks_of
+from oliveira.serving.engine.grammar import GrammarError, Masks, masks_of
 from oliveira.serving.engine.prefixes import Prefixes
 from oliveira.serving.engine.request import Request, Stream
-from oliveira.serving.engine.sampling import draw, log_probabilities
+from oliveira.serving.engine.sampling import Choice
 from oliveira.serving.engine.speculation import Speculator
 from oliveira.serving.engine.turns import Turns
 from oliveira.serving.engine.window import BLOCKS, Window
-from oliveira.serving.protocol import Alternative, Answer, Done, End, Logprob, Stats, Token
+from oliveira.serving.protocol import Answer, Done, Echo, End, Stats, Token
 
 log = logging.getLogger(__name__)
 
@@ -163,18 +164,21 @@ class Scheduler:
             work.append((stream, stream.run([stream.tokens[-1], *guess], 1 + len(guess))))
         if reading is not None:
             work.append((reading, self._piece(reading)))
+        turns: list[Turn] = []
         for (stream, run), found in zip(work, self._compute([run for _, run in work]), strict=True):
             if stream is not self.reading and stream not in self.decoding:
                 continue  # a sibling that failed took its whole request along
             try:
                 if isinstance(found, Exception):
                     raise found
-                if stream is reading:
-                    self._have_read(stream, run, found, messages)
-                else:
-                    self._decoded(stream, run, found, masks.get(stream), messages)
+                if stream is not reading:
+                    stream.request.guessed += len(run.tokens) - 1
+                    turns.append(Turn(stream, found, masks.get(stream), run.tokens[1:]))
+                elif self._have_read(stream, run, found):
+                    turns.append(first_turn(stream, found[-1]))
             except Exception as error:
                 self._fail(stream.request, error, messages)
+        self._choose(turns, messages)
         if embeds and self.embedder is not None:
             messages += self.embedder.piece(CHUNK if self.decoding else MAX_TOKENS)
         return messages
@@ -239,7 +243,7 @@ class Scheduler:
         stream.stored = stream.position // CHUNK
         if stream.index == request.n - 1:
             self._forget_prompt(request)
-        self._choose(stream, logits_V, stream.mask(), messages)
+        self._choose([first_turn(stream, logits_V)], messages)
 
     def _forget_prompt(self, request: Request) -> None:
         if request.read is not None:
@@ -292,7 +296,7 @@ class Scheduler:
         end = min(start + (CHUNK if self.decoding else MAX_TOKENS), n)
         if self.window is not None:
             end = min(end, self.window.end(start))
-        wanted = end - start if stream.observed else int(end == n)
+        wanted = end - start if stream.observed or stream.reported else int(end == n)
         return stream.run(stream.request.prompt[start:end], wanted)
 
     def _compute(self, runs: list[Run]) -> list[Tensor | Exception]:
@@ -310,15 +314,17 @@ class Scheduler:
     def _logits(self, runs: Sequence[Run]) -> Tensor:
         return self.decoder.step(runs)[:, : self.n_tokens]
 
-    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor, messages: list[Answer]) -> None:
-        """After the last piece of a prompt comes the first token."""
+    def _have_read(self, stream: Stream, run: Run, logits_TV: Tensor) -> bool:
+        """After the last piece of a prompt comes the first token: then True."""
         request, prompt = stream.request, stream.request.prompt
         stream.position += len(run.tokens)
         if stream.observed:  # no token of the prompt follows the last one
             stream.lose(run.position + 1, logits_TV, prompt[run.position + 1 : stream.position + 1])
             stream.loss_kept = stream.loss
+        if stream.reported:
+            report(request, run, logits_TV, self.token_bytes)
         if stream.position < len(prompt):
-            return
+            return False
         if stream.observed and math.isfinite(stream.loss):
             request.loss = stream.loss / (len(prompt) - 1)
         self.reading = None
@@ -327,34 +333,50 @@ class Scheduler:
             self.prefixes.keep(stream)
         if request.n > 1 and len(prompt) + request.max_tokens <= self.reach:  # else the window slides over the prompt
             request.read = self.pool.share(stream.table[: -(-len(prompt) // POSITIONS)]), logits_TV[-1]
-        self._choose(stream, logits_TV[-1], stream.mask(), messages)
+        return True
 
-    def _decoded(
-        self, stream: Stream, run: Run, logits_TV: Tensor, masks: Masks | None, messages: list[Answer]
-    ) -> None:
-        """One token, and one more for every guess that is what was sampled: the text is the same as without guesses."""
-        right, request = 0, stream.request
-        request.guessed += len(run.tokens) - 1
-        for place, (guess, logits_V) in enumerate(zip([*run.tokens[1:], None], logits_TV, strict=True)):
-            stream.position += 1
-            token = self._choose(stream, logits_V, None if masks is None else masks[place], messages)
-            if token is None or token != guess:
-                break
-            right += 1
-            request.accepted += 1
-        if self.speculator is not None:
-            self.speculator.learn(len(run.tokens) - 1, right)
+    def _choose(self, turns: list[Turn], messages: list[Answer]) -> None:
+        """A token for each stream in one call, then one more for those whose guess it was: the text is the same as
+        without guesses. An exception ends its own request."""
+        at = 0
+        while turns:
+            going = []
+            for turn, choice in zip(turns, choices(turns, at), strict=True):
+                if turn.stream not in self.decoding:
+                    continue  # as above
+                request = turn.stream.request
+                try:
+                    if isinstance(choice, Exception):
+                        raise choice
+                    turn.stream.position += not turn.first
+                    token = self._say(turn.stream, choice, turn.logits_TV[at], messages)
+                except Exception as error:
+                    self._fail(request, error, messages)
+                    continue
+                right = token is not None and at < len(turn.guesses) and token == turn.guesses[at]
+                request.accepted += right
+                if right:
+                    going.append(turn)
+                elif self.speculator is not None and not turn.first:
+                    self.speculator.learn(len(turn.guesses), at)
+            turns, at = going, at + 1
 
-    def _choose(self, stream: Stream, logits_V: Tensor, mask_W: Masks | None, messages: list[Answer]) -> int | None:
-        """Samples the next token of one stream, of those that its mask allows, and says so. None: the stream has ended
-        and is gone."""
-        request = stream.request
-        if not self._finite(request, logits_V, messages):
+    def _say(self, stream: Stream, choice: Choice, logits_V: Tensor, messages: list[Answer]) -> int | None:
+        """The next token of one stream. None: the stream has ended and is gone."""
+        request, token = stream.request, choice.token
+        if not choice.finite:
+            messages.append(not_finite(request.id))
+            self._spoil(request)
             return None
-        held_V = logits_V
-        if mask_W is not None:
-            held_V = logits_V.masked_fill(torch.from_numpy(~allowed(mask_W, self.n_tokens)), -math.inf)
-        token = draw(held_V, request.sampling, stream.generator)
+        if stream.generated == 0 and request.echo is not None:
+            messages.append(Echo(id=request.id, index=stream.index, text=request.echo, logprobs=request.entries))
+        if request.max_tokens == 0:
+            request.first_token = time.monotonic()
+            self._end(stream, "length", "", messages)
+            return None
+        if token < 0:
+            raise GrammarError("the constraint became too costly, or no token of the vocabulary fits it")
+        stream.sampler.took(token)
         if stream.observed and self.prefixes is not None:  # for the next turn of a conversation
             stream.loss_kept = stream.loss
             stream.lose(len(stream.tokens), logits_V[None], [token])
@@ -372,8 +394,8 @@ class Scheduler:
                 complete = stream.matcher.done
             start = stream.text.length
             text = stream.text.push(self.token_bytes(token))
-            if request.logprobs is not None:
-                stream.remember(start, self._describe(logits_V, token, request.logprobs))
+            if choice.logprob is not None:
+                stream.remember(start, described(choice, self.token_bytes))
         stopped = ended or complete or stream.text.stopped
         reason = "stop" if stopped else "length" if stream.generated == request.max_tokens else None
         if reason is None:
@@ -383,6 +405,12 @@ class Scheduler:
         text += stream.text.finish()
         if stream.text.stopped:  # also when the last bytes completed a stop string
             reason = "stop"
+        self._end(stream, reason, text, messages)
+        return None
+
+    def _end(self, stream: Stream, reason: str, text: str, messages: list[Answer]) -> None:
+        """One choice is done, and with the last one its request."""
+        request = stream.request
         messages.append(
             Done(
                 id=request.id,
@@ -403,7 +431,7 @@ class Scheduler:
                     id=request.id,
                     queue_seconds=request.started - request.arrived,
                     prefill_seconds=request.first_token - request.started,
-                    decode_seconds=now - request.first_token,
+                    decode_seconds=time.monotonic() - request.first_token,
                     loss=request.loss,
                     prompt=request.prompt if request.observe else None,
                     cached_tokens=request.cached,
@@ -411,20 +439,6 @@ class Scheduler:
                     accepted_tokens=request.accepted,
                 )
             )
-        return None
-
-    def _finite(self, request: Request, logits: Tensor, messages: list[Answer]) -> bool:
-        """False: the request has been ended."""
-        if bool(torch.isfinite(logits).all()):
-            return True
-        messages.append(not_finite(request.id))
-        self._spoil(request)
-        return False
-
-    def _describe(self, logits_V: Tensor, token: int, top: int) -> Logprob:
-        logprob, ranked = log_probabilities(logits_V, token, min(top, self.n_tokens))
-        top_ranked = [Alternative(token=list(self.token_bytes(other)), logprob=value) for other, value in ranked]
-        return Logprob(token=list(self.token_bytes(token)), logprob=logprob, top=top_ranked)
 
     def _leave(self, stream: Stream) -> None:
         self.decoding.remove(stream)

@@ -53,6 +53,7 @@ from oliveira.serving.protocol import (
 
 SMOKE_PROMPTS = ("A", "No princípio", "1, 2, 3", "\n")
 SMOKE_TOKENS = 8
+FRACTIONS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 MAX_CHOICES = 64  # of a request; the front allows fewer
 CACHE_AGAIN_SECONDS = 0.5  # from one attempt to have the attention cache to the next
 
@@ -228,7 +229,7 @@ class TextEngine:
         prompt = self._tokens(message, self.max_len) if chat is None else self._fitting(chat, self.max_len)
         room = self.max_len - len(prompt)
         wanted = message.max_tokens
-        if room < 1 or (wanted is not None and wanted > room):
+        if room < (wanted != 0) or (wanted is not None and wanted > room):
             asked = f" and max_tokens asks for {wanted}" if wanted is not None else " and leaves no room for an answer"
             raise Refused(
                 f"the context of this model is {self.max_len} tokens; the prompt has {len(prompt)}{asked}. "
@@ -242,7 +243,8 @@ class TextEngine:
             prompt=prompt,
             n=message.n,
             max_tokens=room if wanted is None else wanted,
-            sampling=Sampling(temperature=message.temperature, top_k=message.top_k, top_p=message.top_p),
+            sampling=self._sampling(message),
+            echo=self._echo(message),
             stop=message.stop,
             logprobs=message.logprobs,
             observe=message.observe,
@@ -257,10 +259,31 @@ class TextEngine:
             self.constraints.begin(request, seed, constraint)
         return Accepted(id=request.id, prompt_tokens=len(prompt))
 
+    def _sampling(self, message: Generate) -> Sampling:
+        bias = {int(token): value for token, value in message.logit_bias.items()}
+        self._known(list(bias))
+        return Sampling(
+            temperature=message.temperature,
+            top_k=message.top_k,
+            top_p=message.top_p,
+            min_p=message.min_p,
+            repetition_penalty=message.repetition_penalty,
+            frequency_penalty=message.frequency_penalty,
+            presence_penalty=message.presence_penalty,
+            logit_bias=tuple(bias.items()),
+        )
+
+    def _echo(self, message: Generate) -> str | None:
+        """The text of the prompt, where it is to be said."""
+        if not message.echo:
+            return None
+        return message.text if message.tokens is None else self.tokenizer.decode(message.tokens)
+
     def _adapted(self, message: Generate) -> dict[str, Any]:
         """The adapter, and what keeps its prefixes and those of the tenant apart from others. Raises `Refused`."""
         home, name = self.settings.home, message.adapter
-        salt = self._salt(message.tenant)
+        # What is restored has no logits.
+        salt = None if message.echo and message.logprobs is not None else self._salt(message.tenant)
         if name is None:
             return {"salt": salt}
         if self.adapters is None:
@@ -329,12 +352,13 @@ class TextEngine:
 def check_numbers(message: Generate) -> None:
     """The front has looked at them; a number that it let through must not harm the others. Raises `Refused`."""
     for name, low, high in (
-        ("n", 1, MAX_CHOICES), ("max_tokens", 1, 2**31 - 1), ("top_k", 0, 2**31 - 1), ("logprobs", 0, 64),
-        ("seed", -(2**63), 2**63 - 1), ("temperature", 0, 1e6), ("top_p", 0, 1),
+        ("n", 1, MAX_CHOICES), ("max_tokens", int(not message.echo), 2**31 - 1), ("top_k", 0, 2**31 - 1),
+        ("logprobs", 0, 64), ("seed", -(2**63), 2**63 - 1), ("temperature", 0, 1e6), ("top_p", 0, 1), ("min_p", 0, 1),
+        ("repetition_penalty", 1e-3, 1e3), ("frequency_penalty", -1e3, 1e3), ("presence_penalty", -1e3, 1e3),
     ):  # fmt: skip
         value = getattr(message, name)
         if value is None and name in ("max_tokens", "logprobs", "seed"):
             continue
-        kinds = (int, float) if name in ("temperature", "top_p") else int
+        kinds = (int, float) if name in FRACTIONS else int
         if not isinstance(value, kinds) or not low <= value <= high:  # NaN is not either
             raise Refused(f"{name} is not a number from {low:g} to {high:g}. Correct it.", "invalid_value")

@@ -8,7 +8,7 @@ from typing import Any
 from oliveira.serving.calls import Arguments, Call, Content, Event, Reader
 from oliveira.serving.front.generation import Choice, Generation
 from oliveira.serving.front.shapes import ChatShape
-from oliveira.serving.protocol import Done, End, Token
+from oliveira.serving.protocol import Done, Echo, End, Token
 
 
 class CallShape(ChatShape):
@@ -17,7 +17,7 @@ class CallShape(ChatShape):
         self._syntax = generation.calls
         self._readers = [Reader(self._syntax) for _ in range(self.choices)]
 
-    def chunks(self, number: int, message: Token | Done | End) -> list[dict[str, Any]]:
+    def chunks(self, number: int, message: Echo | Token | Done | End) -> list[dict[str, Any]]:
         if isinstance(message, End):
             return []
         reader = self._readers[number]

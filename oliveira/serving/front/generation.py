@@ -16,7 +16,7 @@ from oliveira.serving.front.client import EngineProcess, Job
 from oliveira.serving.front.errors import EngineDied, engine_stopped
 from oliveira.serving.front.limits import Permit
 from oliveira.serving.front.service import Service
-from oliveira.serving.protocol import Accepted, Done, End, Generate, Logprob, TextReady, Token
+from oliveira.serving.protocol import Accepted, Done, Echo, End, Generate, Logprob, TextReady, Token
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
-    async def begin(self, check: Callable[[EngineProcess], None]) -> tuple[int, Token | Done | End]:
+    async def begin(self, check: Callable[[EngineProcess], None]) -> tuple[int, Echo | Token | Done | End]:
         """The first part of the answer. `check` may refuse the engine (unknown model) with an `ApiError`."""
         return await self._retried(check, self.next)
 
@@ -123,7 +123,7 @@ class Generation:
         self._job = engine.submit(self._messages)
         self._to_end, self.prompt_tokens, self.cached_tokens, self.tokens = len(self._messages), 0, 0, 0
 
-    async def next(self) -> tuple[int, Token | Done | End]:
+    async def next(self) -> tuple[int, Echo | Token | Done | End]:
         """(choice, message) for `token` and `done`; (-1, `end`) when the last choice of a prompt has ended.
 
         Raises `ApiError` or `EngineDied`.
@@ -134,6 +134,8 @@ class Generation:
             match message:
                 case Accepted():
                     self.prompt_tokens += message.prompt_tokens
+                case Echo():
+                    return prompt * self.n + message.index, message
                 case Token() | Done():
                     self._measure(message)
                     return prompt * self.n + message.index, message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import base64
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -162,7 +163,7 @@ class OpenAIRoutes:
     async def completions(self, request: Request, body: CompletionRequest) -> Response:
         """Continues each prompt."""
         self.service.check_open()
-        common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs}
+        common = {**body.sampling(), "max_tokens": body.max_tokens, "logprobs": body.logprobs, "echo": bool(body.echo)}
         messages = [protocol.Generate(**common, **one) for one in self.text_or_tokens(body.prompts(), "prompt")]
         return await self.answer(request, body, messages, CompletionShape)
 
@@ -186,7 +187,7 @@ class OpenAIRoutes:
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": encode(found.embedding, body.encoding_format),
+                "embedding": encode(shortened(found.embedding, body.dimensions), body.encoding_format),
             }
             for index, found in enumerate(answers)
         ]
@@ -262,6 +263,17 @@ def describe(name: str, engine: EngineProcess) -> dict[str, Any]:
     if engine.task is not None:
         return {**described, "task": engine.task["task"]}
     return {**described, "max_model_len": engine.max_len}
+
+
+def shortened(vector: list[float], dimensions: int | None) -> list[float]:
+    """The first so many numbers, of length 1 again. Raises `ApiError` where there are not so many."""
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    if dimensions > len(vector):
+        said = f"dimensions = {dimensions}, and this model's embeddings have {len(vector)}. Ask for at most so many."
+        raise ApiError(400, said, code="invalid_value", param="dimensions")
+    length = math.hypot(*vector[:dimensions]) or 1.0
+    return [number / length for number in vector[:dimensions]]
 
 
 def encode(vector: list[float], form: str) -> list[float] | str:

@@ -40,6 +40,9 @@ Tokens = Annotated[list[Token], Field(min_length=1, max_length=65_536, fail_fast
 Texts = Annotated[list[str], Field(max_length=256, fail_fast=True)]
 TokenLists = Annotated[list[Tokens], Field(max_length=256, fail_fast=True)]
 Stops = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+MAX_BIAS = 1024  # tokens with a bias
+TokenName = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 
 # Known to OpenAI's clients, without effect on the text: accepted and left alone.
@@ -92,6 +95,11 @@ class Generate(Body):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="0 = all tokens")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=MAX_BIAS)] | None = None
     stop: StopString | Stops | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     response_format: ResponseFormat | None = None
@@ -117,6 +125,11 @@ class Generate(Body):
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "top_k": self.top_k or 0,
+            "min_p": self.min_p or 0.0,
+            "repetition_penalty": 1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "logit_bias": self.logit_bias or {},
             "stop": [nfc(stop) for stop in stops],
             "seed": self.seed,
             "constraint": self.constraint(),
@@ -210,8 +223,9 @@ class ChatRequest(Generate):
 
 class CompletionRequest(Generate):
     prompt: str | Texts | Tokens | TokenLists = ""
-    max_tokens: int | None = Field(16, ge=1, le=2**31 - 1)
+    max_tokens: int | None = Field(16, ge=0, le=2**31 - 1)
     logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = Field(False, description="the prompt before each answer, with its log-probabilities")
 
     def prompts(self) -> list[str] | list[list[int]]:
         return several(self.prompt)
@@ -221,6 +235,8 @@ class CompletionRequest(Generate):
         choices = len(self.prompts()) * (self.n or 1)
         if not 1 <= choices <= MAX_CHOICES:
             raise ValueError(f"prompt asks for {choices} answers. Ask for 1 to {MAX_CHOICES} in one request.")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens = 0 needs echo = true. Set it, or ask for a token.")
         return self
 
 
@@ -228,6 +244,7 @@ class EmbeddingRequest(Body):
     model: str = Field(max_length=128)
     input: str | Texts | Tokens | TokenLists
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, le=65_536, description="the first so many, made of length 1 again")
 
     def inputs(self) -> list[str] | list[list[int]]:
         return several(self.input)

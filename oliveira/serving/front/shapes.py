@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from oliveira.serving.front.generation import Choice, Generation
-from oliveira.serving.protocol import Done, End, Logprob, Token
+from oliveira.serving.protocol import Done, Echo, End, Logprob, Token
 
 
 class Shape(ABC):
@@ -35,7 +35,7 @@ class Shape(ABC):
         """Chunks before the first token."""
         return []
 
-    def chunks(self, number: int, message: Token | Done | End) -> list[dict[str, Any]]:
+    def chunks(self, number: int, message: Echo | Token | Done | End) -> list[dict[str, Any]]:
         """What one message of the engine means to the client: nothing, some text, the end of a choice."""
         if isinstance(message, End):
             return []
@@ -118,7 +118,10 @@ class CompletionShape(Shape):
         return {
             "tokens": [_text(entry.token) for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [{_text(other.token): other.logprob for other in entry.top} for entry in entries],
+            "top_logprobs": [  # of the first token of a prompt there are none
+                None if entry.logprob is None else {_text(other.token): other.logprob for other in entry.top}
+                for entry in entries
+            ],
             "text_offset": [entry.offset for entry in entries],
         }
 
@@ -131,7 +134,7 @@ def _entry(entry: Logprob) -> dict[str, Any]:
     }
 
 
-def _token(piece: list[int], logprob: float) -> dict[str, Any]:
+def _token(piece: list[int], logprob: float | None) -> dict[str, Any]:
     return {"token": _text(piece), "logprob": logprob, "bytes": piece}
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from oliveira.serving.front.errors import ApiError, EngineDied, engine_stopped, too_slow
 from oliveira.serving.front.generation import Generation
 from oliveira.serving.front.shapes import Shape
-from oliveira.serving.protocol import Done, End, Token
+from oliveira.serving.protocol import Done, Echo, End, Token
 
 PING_SECONDS = 15.0
 LAST_WORDS_SECONDS = 1.0  # for a slow reader to take the error line
@@ -32,7 +32,7 @@ class EventStream(Response):
     def __init__(
         self,
         generation: Generation,
-        first: tuple[int, Token | Done | End],
+        first: tuple[int, Echo | Token | Done | End],
         shape: Shape,
         *,
         seconds: float,
@@ -86,7 +86,7 @@ class EventStream(Response):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await write(_lines([error.body()]), more=False)
 
-    async def _next(self, write: Callable[[str], Any]) -> tuple[int, Token | Done | End]:
+    async def _next(self, write: Callable[[str], Any]) -> tuple[int, Echo | Token | Done | End]:
         while True:
             try:
                 async with asyncio.timeout(PING_SECONDS):
