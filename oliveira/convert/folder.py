@@ -12,6 +12,7 @@ Checked against: transformers' models saved by save_pretrained, logits to 1e-4.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from oliveira.data.brought_tokenizer import BroughtTokenizer, bring
 from oliveira.errors import UserError
 from oliveira.models.gpt import GPT, GPTConfig
 
+_SIZES = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_len")
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
 _LONGEST = 2**20  # positions: tables are made of them
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -64,8 +67,25 @@ def _model(folder: Folder, config: dict[str, Any], kind: str) -> GPT:
         theirs = Reference.of_files(kind, small, config)
         converted = READERS[kind](theirs)
         theirs.close()
+    _check(converted.config)
     converted.kind, converted.wanted, converted.trial = kind, "GPT", None  # a file computes nothing
     return converted.build(GPT, GPTConfig)
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Numbers are numbers, and sizes are sizes: JSON may hold anything in their place."""
+    for field in dataclasses.fields(GPTConfig):
+        value: Any = config.get(field.name, field.default)
+        kinds = _KINDS.get(str(field.type))
+        if kinds is None or value is dataclasses.MISSING:
+            continue
+        if not isinstance(value, kinds) or (isinstance(value, bool) and field.type != "bool"):
+            raise UserError(
+                f"{field.name} = {str(value)[:40]!r} of config.json is no {field.type}. Give the published file."
+            )
+    for name in _SIZES:
+        if config.get(name, 1) < 1:
+            raise UserError(f"{name} = {config[name]} of config.json is no size. Give the published file.")
 
 
 def _tokenizer(folder: Folder, config: dict[str, Any], settings: dict[str, Any], vocab_size: int) -> BroughtTokenizer:

@@ -46,7 +46,11 @@ class Fields:
         value = self.values.get(name, default)
         if value is None:
             raise UserError(f"this GGUF file has no {name}. Give a whole one, with its tokenizer.")
-        if not isinstance(value, kind) or (isinstance(value, (int, float)) and not 0 < value < 2**48):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kind)
+            or (isinstance(value, (int, float)) and not 0 < value < 2**48)
+        ):
             raise UserError(f"{name} = {str(value)[:40]!r} of this GGUF file is not covered.")
         return value
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from oliveira.convert.base import explained
 from oliveira.convert.folder import read_folder
 from oliveira.convert.gguf import read_gguf
 from oliveira.data import chat_template
@@ -31,10 +32,11 @@ class BroughtIn(NamedTuple):
 
 def bring_in(path: Path) -> BroughtIn:
     """Raises `UserError` for what is not covered, `CorruptError` for a file that is broken."""
-    if path.suffix.lower() == ".gguf":
-        return _gguf(path)
-    if path.is_dir():
-        return _folder(path)
+    with explained(path.name, "model of this house"):
+        if path.suffix.lower() == ".gguf":
+            return _gguf(path)
+        if path.is_dir():
+            return _folder(path)
     raise UserError(f"{path.name} holds no weights that can be brought in. Give a Hugging Face folder or a .gguf file.")
 
 

@@ -63,7 +63,7 @@ def _converted(sizes: dict[str, Any], state: dict[str, Tensor], **more: Any) -> 
 def llama(theirs: Reference) -> Converted:
     config = theirs.config
     _no_mlp_bias(config)
-    config.ignore("pretraining_tp", "rope_interleaved")  # how products were split over machines; of another reader
+    config.ignore("pretraining_tp", "is_llama_config")  # how products were split over machines; of another reader
     bias = config.get("attention_bias", False)
     return _converted(*_read(theirs, {**ATTENTION, **GATED}), bias=bias)
 
@@ -90,7 +90,7 @@ def qwen3(theirs: Reference) -> Converted:
 def smollm3(theirs: Reference) -> Converted:
     config = theirs.config
     _no_mlp_bias(config)
-    config.ignore("pretraining_tp")
+    config.ignore("pretraining_tp", "max_window_layers")  # the latter is of Qwen: layer_types decides
     sizes, state = _read(theirs, {**ATTENTION, **GATED}, base=2_000_000.0, tied=True)
     layers, interval = range(sizes["n_layers"]), config.get("no_rope_layer_interval", 4)
     turned = list(config.get("no_rope_layers", [(i + 1) % interval != 0 for i in layers]))[: len(layers)]

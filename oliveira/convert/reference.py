@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from oliveira.errors import UserError
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Options of transformers that change no number of `forward` in evaluation: names, labels, what is handed out, how
-# weights began, how text is written.
+# Options of transformers that change no number of `forward` in evaluation: names (also of code, which nobody runs
+# here), labels, what is handed out, how weights began, how text is written.
 INERT = {
     "_name_or_path", "transformers_version", "architectures", "model_type", "dtype", "torch_dtype",
+    "auto_map", "transformers.js_config",
     "output_hidden_states", "output_attentions", "return_dict", "use_cache", "is_encoder_decoder",
     "id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params", "language",
     "initializer_range", "init_std", "gradient_checkpointing", "chunk_size_feed_forward", "chunk_size_lm_head",

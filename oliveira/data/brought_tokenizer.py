@@ -28,6 +28,7 @@ from oliveira.errors import CorruptError, UserError
 
 HEAD = '{"oliveira":'
 _SPACE = "▁"
+_MOST = 1 << 21
 _PROBES = ("Olá, mundo!", " it's 12345\n\n\tfim  ", "açaí 日本 🙂 def f(x):", "")
 _DECODERS = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
 # Special tokens that end a turn or a document, by the names that models give them.
@@ -61,6 +62,8 @@ class BroughtTokenizer(Tokenizer):
         self.end_of_text, self.stops, self.begin = rules.end_of_text, rules.stops, rules.begin
         by_id = {index: token for token, index in backend.get_vocab().items()}
         self.vocab_size = max(by_id, default=-1) + 1
+        if self.vocab_size > _MOST:
+            raise UserError(f"the tokenizer has a token {self.vocab_size - 1}. At most {_MOST} tokens can be.")
         self._added = backend.get_added_tokens_decoder()
         self.specials = {token.content: index for index, token in self._added.items() if token.special}
         self._commands = frozenset(self.specials.values())

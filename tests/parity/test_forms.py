@@ -143,6 +143,7 @@ OLD: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-linear-third": ("gemma3-linear-third", {
         "rope_theta": 5e4, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     }),
+    "smollm3": ("smollm3", {"rope_theta": 2e6, "max_window_layers": 28, "transformers.js_config": {"dtype": "q4"}}),
     "gpt-neox": ("gpt-neox", {"rotary_emb_base": 10_000, "rotary_pct": 0.4}),
     "phi3-part-window": ("phi3-part-window", {
         "rope_theta": 10_000.0, "partial_rotary_factor": 0.4, "rope_scaling": None,

@@ -42,6 +42,7 @@ class Rule(NamedTuple):
 
 
 LIVES = "tests/system/test_task_lives.py"
+BASES = f"tests/system/test_base_whole.py tests/system/life_helpers.py {LIVES}"
 TOGETHER, STARTING = f"tests/system/test_lives_together.py {LIVES}", "tests/unit/test_transfer.py"
 RULES = {
     "make up": Rule(run="stays up"),
@@ -90,6 +91,9 @@ RULES = {
     "oliveira up --life consumo --task forecast --data consumo.csv --target kwh": Rule(TOGETHER, run="elsewhere"),
     "oliveira up --life avaliacoes --task classify --data avaliacoes.csv": Rule(TOGETHER, run="elsewhere"),
     "oliveira rollback --life consumo": Rule(TOGETHER, run="elsewhere"),
+    "oliveira up --base smollm2 --data my-texts --home assistant": Rule(BASES, run="elsewhere"),
+    "oliveira up --base model.gguf --home mine": Rule(BASES, run="elsewhere"),
+    "make up WORLD=assistant": Rule(BASES, run="elsewhere"),
     "oliveira status": Rule(says="champion"),
     "oliveira status --mermaid": Rule(says="graph TD"),
     "oliveira history": Rule(says="deploy"),
@@ -106,6 +110,12 @@ RULES = {
     "oliveira adapt NAME FOLDER": Rule("oliveira adapt ana {texts} --steps 2 --keep", "bits per byte"),
     "oliveira adapters list": Rule(says="ana"),
     "oliveira adapters show NAME": Rule("oliveira adapters show ana", "bits per byte"),
+    "oliveira export champion --to hf --output my-model": Rule(says="MB"),
+    "oliveira export champion --to gguf --output my-model.gguf": Rule(says="llama.cpp"),
+    "oliveira export NAME --to peft --output my-adapter": Rule(
+        "oliveira export ana --to peft --output my-adapter", "my"
+    ),
+    "oliveira adapters add NAME FOLDER": Rule("oliveira adapters add bia my-adapter", "rank 16"),
     "oliveira adapters remove NAME": Rule("oliveira adapters remove ana", "removed"),
     "oliveira compile champion": Rule("oliveira compile champion --streams 1 --rounds 1", "serves from"),
     "oliveira keys create NAME": Rule("oliveira keys create ana", r"sk-|-"),

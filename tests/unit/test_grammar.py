@@ -96,6 +96,19 @@ def test_formats_are_those_that_validators_know(grammars: Grammars, tokenizer: T
             jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(value)
 
 
+def test_days_are_those_of_the_calendar(grammars: Grammars, tokenizer: Tokenizer) -> None:
+    def fits(name: str, text: str) -> bool:
+        matcher = Matcher(grammars.compile(json_constraint({"type": "string", "format": name})))
+        tokens = tokenizer.encode(json.dumps(text))
+        return matcher.fitting(tokens) == len(tokens)
+
+    days = {"2024-02-29": True, "2000-02-29": True, "2023-02-29": False, "1900-02-29": False, "2023-02-28": True,
+            "2023-12-31": True, "2023-02-09": True, "2023-11-31": False}  # fmt: skip
+    for day, there in days.items():
+        assert fits("date", day) == fits("date-time", f"{day}T10:20:30Z") == there, day
+    assert fits("time", "23:59:59Z") and not fits("time", "23:59:60Z") and not fits("date-time", "2023-01-01T10:20:60Z")
+
+
 @pytest.mark.parametrize(
     ("schema", "named"),
     [

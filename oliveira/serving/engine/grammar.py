@@ -39,11 +39,14 @@ JSON_OPTIONS: dict[str, Any] = {
     "coerce_one_of": False,
     "whitespace_pattern": r" |\n {0,32}",
 }
-# The library's formats admit more than validators do: names of any length, the 60th second at any time.
+# The library's formats admit more than validators do: names of any length, the 60th second and 29 February at any time.
+_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+_DAY = f"^([0-9]{{4}}-(0[13-9]|1[0-2])|[0-9]{{4}}-02-([01]|2[0-8])|{_LEAP}-02-29)"
 _FORMATS = {
     "email": "^[^@]{1,64}@[^.]{1,48}([.][^.]{1,48}){0,4}$",
+    "date": _DAY,
     "time": "^[0-9]{2}:[0-9]{2}:[0-5]",
-    "date-time": "^[^:]{1,14}:[0-9]{2}:[0-5]",
+    "date-time": _DAY + "[^:]{1,6}:[0-9]{2}:[0-5]",
 }
 _SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")  # keywords that hold schemas by name
 _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
