@@ -124,6 +124,7 @@ RULES = {
     "oliveira formulas list": Rule(says="chinchilla"),
     "oliveira reproduce machado-gpt": Rule(says="bits per byte", code=1),
     "oliveira sources": Rule(says="machado"),
+    "make clients": Rule("tests/system/test_clients.py", run="elsewhere"),
 }
 PYTHON = {'model="lstm")': 'model="lstm", budget="steps=2", d_model=8)'}
 WORLD: dict[str, object] = {
