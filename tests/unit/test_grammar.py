@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 
 from oliveira.data.tokenizer import Tokenizer
-from oliveira.serving.engine.grammar import GrammarError, Grammars, Matcher, allowed
+from oliveira.serving.engine.grammar import GrammarError, Grammars, Masks, Matcher
 from oliveira.serving.protocol import Constraint, Refused
 from tests import random_schemas
 
 TEXTS = ['{"nome": "Ana", "idade": 31, "ok": [true, false, null]}', "No princípio criou Deus os céus e a terra. 0.5e-3"]
 LONGEST = 400  # tokens of a walk
+
+
+def allowed(mask: Masks, n_tokens: int) -> np.ndarray:
+    """As booleans. A mask that allows nothing ends its stream (`scheduler.py`)."""
+    bits = np.unpackbits(mask.view(np.uint8), count=n_tokens, bitorder="little").astype(bool)
+    if not bits.any():
+        raise GrammarError("costly")
+    return bits
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,7 @@ def walk(
         logits[~allowed(mask, tokenizer.vocab_size)] = -np.inf
         token = int((logits + chance.gumbel(size=logits.size)).argmax())
         if token == tokenizer.end_of_text:
-            assert matcher.satisfied
+            assert matcher.inner.is_accepting()
             return tokens, True
         matcher.advance(token)
         tokens.append(token)
@@ -194,7 +202,7 @@ def test_masks_after_guesses_are_those_after_tokens(grammars: Grammars, tokenize
         [[mask]] = grammars.masks([(stepping, [])])
         assert np.array_equal(mask, masks[place]) and allowed(mask, tokenizer.vocab_size)[token]
         stepping.advance(token)
-    assert stepping.done and stepping.satisfied and not guessing.done
+    assert stepping.done and stepping.inner.is_accepting() and not guessing.done
     [[end]] = grammars.masks([(stepping, [])])
     assert np.flatnonzero(allowed(end, tokenizer.vocab_size)).tolist() == [tokenizer.end_of_text]
     assert np.array_equal(end, masks[-1])

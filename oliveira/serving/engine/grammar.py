@@ -59,8 +59,6 @@ _LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-
-
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
 
 
@@ -151,23 +149,10 @@ class Matcher:
         """Nothing but the end may follow."""
         return bool(self.inner.is_stopped())
 
-    @property
-    def satisfied(self) -> bool:
-        """The text so far is an answer."""
-        return bool(self.inner.is_accepting())
-
 
 def masks_of(asked: Sequence[tuple[Matcher, Sequence[int]]]) -> list[Masks]:
     """As `Grammars.masks`, of streams of one engine."""
     return asked[0][0].grammars.masks(asked)
-
-
-def allowed(mask_W: Masks, n_tokens: int) -> NDArray[np.bool_]:
-    """The mask of one token as (V,) booleans. Raises `GrammarError` where nothing is allowed."""
-    bits = np.unpackbits(mask_W.view(np.uint8), count=n_tokens, bitorder="little").view(np.bool_)
-    if not bits.any():
-        raise GrammarError("the constraint became too costly, or no token of the vocabulary fits it")
-    return bits
 
 
 def _grammar(constraint: Constraint) -> str:
