@@ -203,7 +203,7 @@ def _files(good: Path, marker: Path) -> dict[str, dict[str, Any]]:
         {"head_dim": 7}, {"intermediate_size": 10**12}, {"max_position_embeddings": 10**15},
         {"max_position_embeddings": -1}, {"model_type": "../llama"}, {"model_type": ["llama"]}, {"hidden_act": "x"},
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2}}, {"rope_parameters": "x"}, {"rms_norm_eps": "x"},
-        {"what": 1}, {"auto_map": {"AutoModel": "x.py"}}, {"quantization_config": {"bits": 4}}, {"eos_token_id": -1},
+        {"what": 1}, {"use_mup": True}, {"quantization_config": {"bits": 4}}, {"eos_token_id": -1},
         {"eos_token_id": [10**9]}, {"eos_token_id": "x"},
     ]):  # fmt: skip
         settings("config.json", str(n), {**config, **changed})

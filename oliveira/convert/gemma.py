@@ -22,7 +22,9 @@ _NORMS = {
 _HEADS = {"self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm"}
 
 
-def _read(theirs: Reference, norms: dict[str, str], pattern: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(
+    theirs: Reference, norms: dict[str, str], pattern: int, cap: float | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What both have: the fields of our config but for RoPE, and the weights."""
     config = theirs.config
     activation = config.get("hidden_activation", "gelu_pytorch_tanh")
@@ -56,16 +58,16 @@ def _read(theirs: Reference, norms: dict[str, str], pattern: int) -> tuple[dict[
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "post_norms": True,
         "embedding_scale": config.hidden_size**0.5,
-        "attention_scale": config.query_pre_attn_scalar**-0.5,
-        "logit_cap": config.given("final_logit_softcapping", None) or 0.0,
+        "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
+        "logit_cap": config.given("final_logit_softcapping", cap) or 0.0,
         **window_fields(config, config.given("sliding_window", 4096), kinds),
     }
     return sizes, state
 
 
 def gemma2(theirs: Reference) -> Converted:
-    sizes, state = _read(theirs, _NORMS, 2)
-    sizes |= {"attention_cap": theirs.config.given("attn_logit_softcapping", None) or 0.0}
+    sizes, state = _read(theirs, _NORMS, 2, cap=30.0)
+    sizes |= {"attention_cap": theirs.config.given("attn_logit_softcapping", 50.0) or 0.0}
     sizes |= rope_fields(theirs.config)
     # Its attention has no float64: rows of padding would be NaN there.
     return Converted(config=sizes, state=state, trial=whole_trial, tolerance=ROUNDED)

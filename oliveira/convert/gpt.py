@@ -28,7 +28,9 @@ def _gpt2(theirs: Reference) -> Converted:
     if config.get("add_cross_attention", False):
         need(config, "add_cross_attention", False)
     config.ignore("reorder_and_upcast_attn")  # the same sums in another order
-    activation = need(config, "activation_function", *ACTIVATIONS)
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        need(config, "activation_function", *ACTIVATIONS)
     config.ignore("n_ctx")  # the older name of n_positions
     room = "transformer." if "transformer.wte.weight" in theirs.weights else ""  # not in some files
     state: dict[str, Tensor] = {}

@@ -22,7 +22,13 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def _read(
-    theirs: Reference, names: dict[str, str], *, base: float = 10_000.0, share: float | None = None, tied: bool = False
+    theirs: Reference,
+    names: dict[str, str],
+    *,
+    base: float = 10_000.0,
+    share: float | None = None,
+    tied: bool = False,
+    eps: float = 1e-6,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What all of them have: the fields of our config, and the weights."""
     config = theirs.config
@@ -48,7 +54,7 @@ def _read(
         "feed_forward": "swiglu",
         "positions": "rope",
         "tied": head(theirs, state, tied=tied),
-        "norm_eps": config.get("rms_norm_eps", 1e-6),
+        "norm_eps": config.get("rms_norm_eps", eps),
         **rope_fields(config, base=base, share=share),
     }
     if width * n_heads != config.hidden_size:
@@ -118,7 +124,7 @@ def phi3(theirs: Reference) -> Converted:
         names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
         for name, part in zip(names, parts, strict=True):
             theirs.weights[f"{layer}{name}.weight"] = part
-    sizes, state = _read(theirs, {**ATTENTION, **GATED}, share=1.0)
+    sizes, state = _read(theirs, {**ATTENTION, **GATED}, share=1.0, eps=1e-5)
     window = config.given("sliding_window", None)
     kind = _SLIDING if window else _FULL
     return _converted(sizes, state, **window_fields(config, window, [kind] * sizes["n_layers"]))

@@ -164,3 +164,16 @@ def test_weights_that_say_otherwise(tmp_path: Path) -> None:
         save_file(weights, file)
         with pytest.raises(error, match=word):
             read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_config_json_leaves_out_is_transformers_default(form: str, tmp_path: Path) -> None:
+    theirs = save(tmp_path, form)
+    whole = json.loads((tmp_path / "config.json").read_bytes())
+    defaults = type(theirs.config)().to_dict()
+    needed = {"model_type", "vocab_size", "layer_types", "no_rope_layers"}
+    short = {name: value for name, value in whole.items() if name in needed or defaults.get(name, ...) != value}
+    assert len(short) < len(whole) - 5
+    expected = read_folder(tmp_path).model.config
+    (tmp_path / "config.json").write_text(json.dumps(short), encoding="utf-8")
+    assert read_folder(tmp_path).model.config == expected
