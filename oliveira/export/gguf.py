@@ -17,8 +17,10 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
 from torch import Tensor
 
 from oliveira.artifact import TEMPLATE, TOKENIZER, Artifact
+from oliveira.convert.gguf import read_gguf
 from oliveira.convert.gguf_tokenizer import CONTROL, LLAMA3, QWEN2, USER
 from oliveira.errors import UserError
+from oliveira.export.again import check_same
 from oliveira.export.theirs import Theirs, under_their_names
 from oliveira.export.words import Words, words
 from oliveira.files import explain_disk, fsync_path, scratch_folder
@@ -31,6 +33,7 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+READABLE = ("llama", "qwen2", "qwen3")  # here as well: what is written of these is read back before it is kept
 _NORMAL = 1  # type of a token
 
 
@@ -58,6 +61,8 @@ def write_gguf(artifact: Artifact, file: Path) -> dict[str, Any]:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        if ARCHITECTURES[theirs.kind] in READABLE:
+            check_same(model, read_gguf(made).model, f"{file}")
         fsync_path(made)
         made.replace(file)
         fsync_path(file.parent)

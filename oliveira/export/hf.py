@@ -4,8 +4,9 @@
     chat_template.jinja     where the model has one
     README.md               the card, from what the ledger knows of it
 
-4 and 8 bits are written out as float32, with what they have lost. transformers' AutoTokenizer cuts every text for a
-`qwen2` as Qwen does, whatever tokenizer.json says: load another tokenizer of such a model with PreTrainedTokenizerFast.
+What was written is read back by `oliveira.convert` before it is kept. 4 and 8 bits are written out as float32, with
+what they have lost. transformers' AutoTokenizer cuts every text for a `qwen2` as Qwen does, whatever tokenizer.json
+says: load another tokenizer of such a model with PreTrainedTokenizerFast.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from oliveira.artifact import TEMPLATE, TOKENIZER, Artifact
+from oliveira.convert.hub import bring_in
 from oliveira.errors import UserError
+from oliveira.export.again import check_same
 from oliveira.export.theirs import under_their_names
 from oliveira.export.words import words
 from oliveira.files import atomic_directory, readable_json
@@ -53,5 +56,6 @@ def write_hf(artifact: Artifact, folder: Path, card: str) -> dict[str, Any]:
         if TEMPLATE in artifact.files:
             (made / TEMPLATE).write_bytes((artifact.path / TEMPLATE).read_bytes())
         (made / "README.md").write_text(card, encoding="utf-8")
+        check_same(model, bring_in(made).model, f"{folder}")
     size = sum(path.stat().st_size for path in folder.iterdir())
     return {"folder": str(folder), "class": theirs.kind, "bytes": size, "from": artifact.weights}
