@@ -31,6 +31,7 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from oliveira import terminal
 from oliveira.errors import UserError
 
 if TYPE_CHECKING:
@@ -324,6 +325,7 @@ def _try_out(source: str, names: Mapping[str, str]) -> str:
 def _main() -> int:
     import resource
 
+    terminal.set_up()
     given = json.load(sys.stdin)
     for source in ("{{ messages[0].content }}{{ messages | tojson }}", "{% include 'x' %}", "{% no"):
         _try_out(source, {})  # what Python imports late, it imports now

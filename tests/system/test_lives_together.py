@@ -93,7 +93,7 @@ def test_what_happens_to_one_life_leaves_the_other_alone(tmp_path: Path, tokeniz
             wait_for(lambda: ask(http, "outra").status_code == 200)
             wait_for(lambda: of(server, "outra")["asleep"])  # nobody asks it any more
             assert of(server, "oliveira")["digest"], "who is asked does not sleep"
-            assert len(server.engines()) == 1
+            wait_for(lambda: len(server.engines()) == 1)  # its process takes a moment to end
             assert ask(http, "outra").status_code == 200, "the request waits for its engine"
         kinds = [event["kind"] for event in outra.ledger.events() if event["kind"] != "swap"]
         assert kinds == ["engine_died"] * kinds.count("engine_died") + ["engine_restarted"]

@@ -279,6 +279,9 @@ class Slow:
         self.ended = True
         return 0, Done(id="", index=0, text="b", tokens=2, logprobs=[], reason="stop")
 
+    def usage(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         self.closed += 1
 
