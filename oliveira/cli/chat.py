@@ -34,6 +34,9 @@ def chat(
     ] = "",
     model: Annotated[str, typer.Option(help="Name of a life or an adapter; else the served model itself.")] = MODEL,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0 = always the likeliest word; small models wander at 1.", min=0.0, max=2.0)
+    ] = 0.7,
     home: Home = DEFAULT_HOME,
     life: Life = "",
 ) -> None:
@@ -51,7 +54,7 @@ def chat(
         model = chosen(home, life)
     with _server(url, key, home) as server:
         _check_talks(server, model)
-        conversation = Conversation(server, model, max_tokens)
+        conversation = Conversation(server, model, max_tokens, temperature)
         if sys.stdin.isatty():
             _talk(conversation)
         else:

@@ -112,8 +112,8 @@ def _refusal(status: int, body: Any) -> Refusal:
 class Conversation:
     """The turns so far. `forgotten`: how many of the oldest the last question went without."""
 
-    def __init__(self, server: Server, model: str = MODEL, most: int = 200) -> None:
-        self.server, self.model, self._most = server, model, most
+    def __init__(self, server: Server, model: str = MODEL, most: int = 200, temperature: float = 0.7) -> None:
+        self.server, self.model, self._most, self._temperature = server, model, most, temperature
         self.turns: list[Turn] = []
         self.context = 0  # tokens, known from the first question on
         self.forgotten = 0
@@ -126,6 +126,7 @@ class Conversation:
         try:
             room = self._fit()
             body = {"model": self.model, "messages": self.turns, "max_tokens": room, "stream": True}
+            body["temperature"] = self._temperature
             for event in self.server.stream("/v1/chat/completions", body):
                 piece = event["choices"][0]["delta"].get("content") if event["choices"] else None
                 if piece:

@@ -89,6 +89,9 @@ HELP = {
     ),
     "Key of the server; empty: a fresh one of the home's own.": "Chave do servidor; vazia: uma nova, da própria pasta.",
     "Longest answer, in tokens.": "A maior resposta, em tokens.",
+    "0 = always the likeliest word; small models wander at 1.": (
+        "0 = sempre a palavra mais provável; modelos pequenos se perdem com 1."
+    ),
     "Writes prometheus.yml, its rules and a key file for the server of this home.": (
         "Escreve prometheus.yml, suas regras e um arquivo de chave para o servidor desta pasta."
     ),

@@ -83,6 +83,7 @@ def test_an_answer_comes_in_pieces_and_is_remembered(served: tuple[str, type[Han
     conversation = Conversation(Server(served[0] + "/v1/", "sk"), most=10)
     assert list(conversation.ask("bom dia")) == ["you said ", "2 ", "words"]
     assert "".join(conversation.ask("three more words")) == "you said 3 words"
+    assert served[1].asked[-1]["temperature"] == 0.7
     roles = [turn["role"] for turn in served[1].asked[-1]["messages"]]
     assert roles == ["user", "assistant", "user"] and conversation.forgotten == 0
 
