@@ -11,7 +11,8 @@ from torch import nn
 from benchmarks.qlora_case import ALPHA, CONFIG, RANK, TARGETS, Side, Subject
 from oliveira.adaptation.lora import add_lora, layers
 from oliveira.convert import from_reference
-from oliveira.convert.gpt import to_gpt
+from oliveira.convert.base import read
+from oliveira.convert.gpt import READERS
 from oliveira.models.gpt import GPT
 
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -73,7 +74,7 @@ def llama(source: GPT) -> Any:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     state = source.state_dict()
-    for name, tensor in to_gpt(model).state.items():  # their tensors themselves, under our names
+    for name, tensor in read(model, "GPT", READERS).state.items():  # their tensors themselves, under our names
         tensor.copy_(state[name])
     assert from_reference(GPT, model).config == c, "the two must be the same network"
     return model
