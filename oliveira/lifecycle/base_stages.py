@@ -65,7 +65,7 @@ def _bring_in(context: Context) -> dict[str, Any]:
     with bases.opened(spec, context.home, context.report.say) as place:
         brought = bring_in(place)
     model = decoding(brought.model, f"base.name = {spec}: ")
-    if getattr(model.config, "positions", "") == "rope":  # no weight knows the length
+    if model.config.positions == "rope":  # no weight knows the length
         longest = min(model.config.max_len, context.world.base.context)
         model.config = dataclasses.replace(model.config, max_len=longest)
     if context.world.model.max_len > model.config.max_len:
